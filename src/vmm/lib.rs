@@ -1,1 +1,18 @@
+//! The hypervisor: one process runs one microVM on KVM.
+//!
+//! Rooms, from the guest's side inwards:
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`memory`] | the guest's physical address map and its RAM |
+//! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
+//! | [`poll`] | waiting for many file descriptors |
+//!
+//! Nothing here knows tokio: a microVM is a handful of threads that wait in `KVM_RUN`, `epoll_wait`
+//! and `io_uring_enter`.
+
 #![allow(unsafe_code)]
+
+pub mod memory;
+pub mod poll;
+pub mod virtio;

@@ -1,0 +1,33 @@
+//! virtio 1.2 devices, and what they share.
+//!
+//! A device is two halves. [`VirtioDevice`] is what the transport asks: its type, features, queue sizes and
+//! configuration space; it may be called from any vCPU's thread. Its [`QueueHandler`]s do the work, each on a
+//! thread of its own ([`worker::WorkerThread`]) that owns the queues given to it: no lock stands between a guest's
+//! kick and its completion.
+//!
+//! ```text
+//!  vCPU ──MMIO──▶ transport ──Start(queues)──▶ worker thread: QueueHandler
+//!    └──ioeventfd────────────────kick──────────▶    │
+//!  irqfd ◀─────────────── Interrupt::trigger ───────┘
+//! ```
+//!
+//! What a guest writes is never trusted: a request is parsed from guest memory into a typed value first and then
+//! executed. A broken ring or chain is a [`DeviceError`]: the worker lets go of the queues and the device tells
+//! the guest that it needs a reset (virtio 1.2, 2.1.2). A sound request that cannot be served is answered with the
+//! device's own error status.
+
+mod device;
+mod interrupt;
+mod queue;
+pub mod worker;
+
+pub use device::{Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart};
+pub use interrupt::{DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
+pub use queue::{ActiveQueue, Chain, QueueError};
+
+/// Feature bits that belong to no device (virtio 1.2, section 6).
+pub mod feature {
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const EVENT_IDX: u64 = 1 << 29;
+    pub const VERSION_1: u64 = 1 << 32;
+}
