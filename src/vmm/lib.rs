@@ -7,6 +7,7 @@
 //! | [`memory`] | the guest's physical address map and its RAM |
 //! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
 //! | [`poll`] | waiting for many file descriptors |
+//! | [`probe`] | what this machine's KVM can do |
 //!
 //! Nothing here knows tokio: a microVM is a handful of threads that wait in `KVM_RUN`, `epoll_wait`
 //! and `io_uring_enter`.
@@ -15,4 +16,5 @@
 
 pub mod memory;
 pub mod poll;
+pub mod probe;
 pub mod virtio;
