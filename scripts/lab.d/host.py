@@ -1,0 +1,211 @@
+"""The lab host of a checkout: started once, shared by every command, watched through its heartbeat.
+
+State is one folder, `nimbo-lab/HASH` under $XDG_RUNTIME_DIR or /run, where HASH stands for the checkout:
+
+    lock          held while the host is started or ended
+    state.json    what the running host is: a Running
+    pid qmp       QEMU's process id and control socket
+    heartbeat     READY, and one byte a second while both of the host's processors run processes
+    console.log   what the host's kernel and init printed
+
+A host is known by its token, a secret made at each start: whoever finds another token in state.json than
+the one it worked with knows that somebody else has started the host again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from channel import AGENT_PORT, READY
+from machine import LabError, Qmp, initramfs, qemu_command
+
+BOOT_TIMEOUT_S = 120
+# A boot without a word for this long has stalled.
+ATTEMPTS = 3
+
+
+@dataclass
+class Running:
+    """A started host."""
+
+    token: str
+    port: int
+    cpus: int
+    memory: str
+    boot_s: float
+
+
+class Heartbeat:
+    """Tells how long the heartbeat has been still, as seen by this watcher.
+
+    By the watcher's own monotonic clock and not by the file's time, so that a machine that was suspended
+    does not take its own absence for a stall.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._beats = -1
+        self._changed = time.monotonic()
+
+    def still_s(self) -> float:
+        try:
+            beats = self._path.stat().st_size
+        except FileNotFoundError:
+            beats = 0
+        if beats != self._beats:
+            self._beats = beats
+            self._changed = time.monotonic()
+        return time.monotonic() - self._changed
+
+
+class Host:
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")
+        name = hashlib.sha256(os.fsencode(checkout)).hexdigest()[:12]
+        self.state = Path(runtime) / "nimbo-lab" / name
+        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextmanager
+    def locked(self):
+        with open(self.state / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def running(self) -> Running | None:
+        """The host that runs now, if its process does."""
+        try:
+            running = Running(**json.loads((self.state / "state.json").read_text()))
+        except FileNotFoundError:
+            return None
+        return running if self._process() else None
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.state / "heartbeat")
+
+    def ensure_up(self, cpus: int, memory: str, say) -> Running:
+        """The running host, started if there is none."""
+        with self.locked():
+            if running := self.running():
+                return running
+            for attempt in range(1, ATTEMPTS + 1):
+                say("starting the lab host (a machine emulated by QEMU)")
+                try:
+                    return self._start(cpus, memory)
+                except LabError as error:
+                    self._end()
+                    if attempt == ATTEMPTS:
+                        raise
+                    say(f"{error}; trying again")
+        raise AssertionError("unreachable")
+
+    def restart_stalled(self, stalled: Running) -> None:
+        """End `stalled`, unless somebody else did already."""
+        with self.locked():
+            running = self.running()
+            if running and running.token == stalled.token:
+                self._end()
+
+    def down(self) -> bool:
+        """End the host; False when none ran."""
+        with self.locked():
+            found = self._process() is not None
+            self._end()
+            return found
+
+    def _start(self, cpus: int, memory: str) -> Running:
+        kernel = self.checkout / ".cache/lab/kernel"
+        if not (kernel / "complete").exists() or not shutil.which("qemu-system-x86_64"):
+            raise LabError("the lab's packages are missing: run scripts/deps")
+        self._end()
+        started = time.monotonic()
+        token = secrets.token_hex(16)
+        settings = {"token": token, "checkout": str(self.checkout), "kernel": str(kernel)}
+        initrd = self.state / "initrd"
+        initrd.touch(mode=0o600)
+        initrd.write_bytes(initramfs(kernel, self.checkout / "scripts/lab.d/init", settings))
+        port = unused_port()
+        command = qemu_command(
+            kernel=kernel, initrd=initrd, checkout=self.checkout, state=self.state,
+            cpus=cpus, memory=memory, agent=(port, AGENT_PORT),
+        )  # fmt: skip
+        qemu = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/")
+        if qemu.returncode != 0:
+            raise LabError(f"QEMU did not start: {qemu.stderr.strip()}")
+        self._await_agent()
+        boot_s = round(time.monotonic() - started, 1)
+        running = Running(token=token, port=port, cpus=cpus, memory=memory, boot_s=boot_s)
+        draft = self.state / "state.json.new"
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(asdict(running)))
+        draft.rename(self.state / "state.json")
+        return running
+
+    def _await_agent(self) -> None:
+        """Wait until the agent says on the heartbeat's port that it listens.
+
+        A connection would not tell: QEMU accepts it at once and tries to pass it on every few seconds.
+        """
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        while READY not in (self.state / "heartbeat").read_bytes():
+            if not self._process():
+                raise LabError(f"the lab host ended while it started:\n{self.console_tail()}")
+            if time.monotonic() > deadline:
+                raise LabError(f"the lab host did not start in {BOOT_TIMEOUT_S} s:\n{self.console_tail()}")
+            time.sleep(0.05)
+
+    def console_tail(self, lines: int = 15) -> str:
+        try:
+            text = (self.state / "console.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return "(no console output)"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _process(self) -> int | None:
+        """QEMU's process id, if it lives and is ours: a number in an old file may be somebody else's."""
+        try:
+            pid = int((self.state / "pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
+        return pid if os.fsencode(self.state / "pid") in command.split(b"\0") else None
+
+    def _end(self) -> None:
+        """Kill QEMU: its host has no state worth an orderly end."""
+        if pid := self._process():
+            watch = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(watch, signal.SIGKILL)
+                wait_readable(watch)
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(watch)
+        for name in ("state.json", "pid", "qmp", "heartbeat", "initrd"):
+            (self.state / name).unlink(missing_ok=True)
+
+    def qmp(self) -> Qmp:
+        return Qmp(self.state / "qmp")
+
+
+def wait_readable(fd: int) -> None:
+    import select
+
+    select.select([fd], [], [])
+
+
+def unused_port() -> int:
+    """A port that nobody listens on. Another process may take it first: then QEMU says so and we try again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
