@@ -1,13 +1,23 @@
 //! Block storage: what the disks of instances are made of.
 //!
 //! [`BlockBackend`] is the seam between a device model and its disk; see [`backend`] for its rules.
+//! [`RawFile`] is a file or a block device as it is, [`Overlay`] a temporary copy-on-write layer over
+//! one.
+//!
+//! Data moves through io_uring, one ring for each queue, between the guest's memory and the host's
+//! files with no copy and no thread in between. All that is unsafe about that is in `sys`.
 
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod overlay;
+mod queue;
+pub mod raw;
 #[allow(unsafe_code)]
 mod sys;
 
 pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
+pub use overlay::{Overlay, OverlayError};
+pub use raw::{RawError, RawFile, RawOptions};

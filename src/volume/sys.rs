@@ -1,5 +1,10 @@
-//! The unsafe ground of this crate: memory that others change meanwhile.
+//! The unsafe ground of this crate: memory that others change meanwhile, and io_uring.
 
 mod buffer;
+mod file;
+mod ring;
 
 pub use buffer::IoBuffer;
+pub(crate) use buffer::{AlignedMemory, zeroes};
+pub(crate) use file::{direct_alignment, zeroed_words};
+pub(crate) use ring::{Call, FileIndex, Ring, RingFile};

@@ -1,0 +1,431 @@
+//! One io_uring, and whole transfers through it.
+//!
+//! The kernel may read or write less than it was asked to, and refuses buffers that direct I/O cannot
+//! use; [`Ring`] hides both. A call started here ends when all of it was done or failed.
+//!
+//! ```text
+//!   start ─▶ ready ──submit──▶ with the kernel ──▶ arrived ──all of it──▶ ended
+//!              ▲                                     │
+//!              └──────── a part of it ◀──────────────┘
+//! ```
+//!
+//! Invariants: a slot that is with the kernel owns its buffer list and its bounce memory, and neither
+//! moves or is freed before its completion arrived; never more calls are with the kernel than the
+//! completion queue has room for, so that it cannot overflow.
+//!
+//! The event is kept quiet while the owner works: `submit` silences it, and `next` arms it when it
+//! finds nothing more. Arming races with arrivals, so the ring is looked at once more afterwards.
+//! That needs deferred task work (Linux 6.1), where nothing arrives but on the owner's own calls and
+//! the kernel raises a flag, with a full barrier, before it looks whether the event is wanted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::buffer::{AlignedMemory, IoBuffer};
+
+/// The most buffers that one call to the kernel may have (`IOV_MAX`).
+const BUFFERS_MAX: usize = 1024;
+/// The most bytes that the kernel moves in one call (`MAX_RW_COUNT`).
+const TRANSFER_BYTES_MAX: u64 = 0x7fff_f000;
+/// How often a call is repeated that the kernel asks to repeat, without any progress in between.
+const RETRIES_MAX: u8 = 64;
+
+/// A file of the ring, by its place in the list that the ring was opened with.
+pub(crate) type FileIndex = u32;
+
+/// What a ring should know of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RingFile<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
+    /// What the addresses of buffers must be multiples of; `None` when the page cache is used and
+    /// anything goes.
+    pub(crate) direct_alignment: Option<usize>,
+}
+
+/// What the kernel is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Read {
+        file: FileIndex,
+        offset: u64,
+    },
+    Write {
+        file: FileIndex,
+        offset: u64,
+    },
+    SyncData {
+        file: FileIndex,
+    },
+    Allocate {
+        file: FileIndex,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    },
+    /// Nothing but a completion.
+    Nothing,
+}
+
+/// A call that has ended, with what its starter said it belongs to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) owner: u32,
+    pub(crate) result: io::Result<()>,
+}
+
+struct Slot {
+    call: Call,
+    owner: u32,
+    /// What the kernel still has to transfer, from `first` on.
+    buffers: Vec<IoBuffer>,
+    first: usize,
+    left: u64,
+    retries: u8,
+    /// Where the data of a bounced read must go in the end.
+    scatter: Vec<IoBuffer>,
+    bounce: Option<AlignedMemory>,
+}
+
+pub(crate) struct Ring {
+    uring: IoUring,
+    event: EventFd,
+    alignments: Vec<Option<usize>>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    ready: VecDeque<u32>,
+    with_kernel: usize,
+    with_kernel_max: usize,
+    enabled: bool,
+    /// Whether the event may be silenced; see the module's text.
+    deferred: bool,
+    armed: bool,
+}
+
+impl Ring {
+    /// A ring of `entries` calls on `files`, which it keeps open.
+    pub(crate) fn new(files: &[RingFile<'_>], entries: u16) -> io::Result<Self> {
+        let entries = u32::from(entries.clamp(1, 4096)).next_power_of_two();
+        let (uring, deferred) = build(entries)?;
+        let descriptors: Vec<RawFd> = files.iter().map(|file| file.fd.as_raw_fd()).collect();
+        uring.submitter().register_files(&descriptors)?;
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        uring.submitter().register_eventfd(event.as_fd().as_raw_fd())?;
+        let with_kernel_max = usize::try_from(uring.params().cq_entries()).unwrap_or(usize::MAX);
+        Ok(Self {
+            uring,
+            event,
+            alignments: files.iter().map(|file| file.direct_alignment).collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: VecDeque::new(),
+            with_kernel: 0,
+            with_kernel_max,
+            enabled: !deferred,
+            deferred,
+            armed: true,
+        })
+    }
+
+    /// Readable when something arrived while the ring was armed.
+    pub(crate) fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// Takes a call; the kernel sees it at the next `submit`.
+    pub(crate) fn start(&mut self, owner: u32, call: Call, buffers: impl IntoIterator<Item = IoBuffer>) {
+        let index = self.free.pop().unwrap_or_else(|| self.add_slot());
+        let slot = &mut self.slots[index as usize];
+        slot.call = call;
+        slot.owner = owner;
+        slot.first = 0;
+        slot.retries = 0;
+        slot.buffers.clear();
+        slot.buffers.extend(buffers.into_iter().filter(|buffer| !buffer.is_empty()));
+        slot.left = slot.buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        if let Call::Read { file, .. } | Call::Write { file, .. } = call
+            && let Some(alignment) = self.alignments[file as usize]
+        {
+            slot.bounce_unless_aligned(alignment);
+        }
+        self.ready.push_back(index);
+    }
+
+    fn add_slot(&mut self) -> u32 {
+        self.slots.push(Slot {
+            call: Call::Nothing,
+            owner: 0,
+            buffers: Vec::new(),
+            first: 0,
+            left: 0,
+            retries: 0,
+            scatter: Vec::new(),
+            bounce: None,
+        });
+        u32::try_from(self.slots.len() - 1).expect("a queue has far fewer than 2^32 calls")
+    }
+
+    /// Hands what is ready to the kernel.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        if self.ready.is_empty() {
+            return Ok(());
+        }
+        self.silence();
+        loop {
+            self.fill_submission_queue();
+            self.enter(0)?;
+            if self.ready.is_empty() || self.with_kernel >= self.with_kernel_max {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until something arrived, or nothing is with the kernel.
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        self.submit()?;
+        while self.with_kernel > 0 && self.uring.completion().is_empty() {
+            self.enter(1)?;
+        }
+        Ok(())
+    }
+
+    /// A call that has ended, if any has; arms the event when there is none.
+    pub(crate) fn next(&mut self) -> Option<Ended> {
+        loop {
+            let arrival = self.uring.completion().next();
+            if let Some(arrival) = arrival {
+                self.with_kernel -= 1;
+                let index = u32::try_from(arrival.user_data()).expect("we set it to an index");
+                if let Some(result) = self.arrived(index, arrival.result()) {
+                    return Some(self.end(index, result));
+                }
+                continue;
+            }
+            let wants_entry = self.uring.submission().taskrun();
+            let may_submit = !self.ready.is_empty() && self.with_kernel < self.with_kernel_max;
+            if wants_entry || may_submit {
+                let entered = if may_submit { self.submit() } else { self.enter(0) };
+                if entered.is_err() {
+                    // The kernel is short of something: come back instead of spinning here.
+                    // Writing can fail only when the counter is at its end: readable already.
+                    let _ = self.event.write(1);
+                    return None;
+                }
+            } else if self.armed {
+                return None;
+            } else {
+                self.arm();
+            }
+        }
+    }
+
+    /// What became of a call that the kernel answered; `None` when it must go on.
+    fn arrived(&mut self, index: u32, result: i32) -> Option<io::Result<()>> {
+        let slot = &mut self.slots[index as usize];
+        let Ok(transferred) = u32::try_from(result) else {
+            let error = io::Error::from_raw_os_error(-result);
+            let repeat = matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock);
+            if repeat && slot.retries < RETRIES_MAX {
+                slot.retries += 1;
+                self.ready.push_back(index);
+                return None;
+            }
+            return Some(Err(error));
+        };
+        let (file, is_read) = match slot.call {
+            Call::Read { file, .. } => (file, true),
+            Call::Write { file, .. } => (file, false),
+            _ => return Some(Ok(())),
+        };
+        slot.advance(u64::from(transferred));
+        // Direct I/O goes on at a multiple of its alignment; less than a sector is the file's end.
+        let at_end = transferred == 0
+            || (self.alignments[file as usize].is_some()
+                && !u64::from(transferred).is_multiple_of(crate::SECTOR_BYTES));
+        if slot.left == 0 {
+            Some(Ok(()))
+        } else if !at_end {
+            slot.retries = 0;
+            self.ready.push_back(index);
+            None
+        } else if is_read {
+            // The file ends before the disk does: what is beyond reads as zeroes.
+            slot.buffers[slot.first..].iter().for_each(IoBuffer::fill_with_zeroes);
+            Some(Ok(()))
+        } else {
+            Some(Err(io::ErrorKind::WriteZero.into()))
+        }
+    }
+
+    fn end(&mut self, index: u32, result: io::Result<()>) -> Ended {
+        let slot = &mut self.slots[index as usize];
+        if let Some(bounce) = slot.bounce.take()
+            && matches!(slot.call, Call::Read { .. })
+            && result.is_ok()
+        {
+            bounce.scatter(&slot.scatter);
+        }
+        self.free.push(index);
+        Ended { owner: slot.owner, result }
+    }
+
+    fn fill_submission_queue(&mut self) {
+        let mut queue = self.uring.submission();
+        while self.with_kernel < self.with_kernel_max && !queue.is_full() {
+            let Some(index) = self.ready.pop_front() else { break };
+            let entry = self.slots[index as usize].entry().user_data(u64::from(index));
+            // SAFETY: the entry points at the slot's buffers, which stay where they are, and name
+            // memory that stays valid, until its completion arrived: `buffers` is a vector that is
+            // left alone meanwhile, and `Drop` waits for the kernel before it goes.
+            let pushed = unsafe { queue.push(&entry) };
+            assert!(pushed.is_ok(), "the queue was not full");
+            self.with_kernel += 1;
+        }
+    }
+
+    /// Calls the kernel: it takes what is in the submission queue, does the work that waits for this
+    /// thread, and waits for `want` completions.
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        if !self.enabled {
+            // Here and not in `new`: the thread that enables a ring owns it.
+            self.uring.submitter().register_enable_rings()?;
+            self.enabled = true;
+        }
+        loop {
+            match self.uring.submitter().submit_and_wait(want) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn silence(&mut self) {
+        if self.deferred && self.armed {
+            self.uring.completion().disable_eventfd();
+            self.armed = false;
+        }
+    }
+
+    fn arm(&mut self) {
+        self.uring.completion().enable_eventfd();
+        // The caller looks at the ring again, and must not do so before the kernel can see the above.
+        fence(Ordering::SeqCst);
+        self.armed = true;
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        while self.with_kernel > 0 {
+            // It fails on another thread than the owner's, and then the owner is gone: a thread that
+            // ends waits for its own calls first.
+            if self.enter(1).is_err() {
+                return;
+            }
+            self.with_kernel -= self.uring.completion().count();
+        }
+    }
+}
+
+impl Slot {
+    fn entry(&self) -> squeue::Entry {
+        let buffers = &self.buffers[self.first..];
+        let count = u32::try_from(buffers.len().min(BUFFERS_MAX)).expect("at most BUFFERS_MAX");
+        let single = |buffer: &IoBuffer| {
+            let len = u64::min(buffer.len() as u64, TRANSFER_BYTES_MAX);
+            (buffer.start(), u32::try_from(len).expect("at most TRANSFER_BYTES_MAX"))
+        };
+        match self.call {
+            Call::Read { file, offset } => match buffers {
+                [buffer] => {
+                    let (start, len) = single(buffer);
+                    opcode::Read::new(types::Fixed(file), start, len).offset(offset).build()
+                }
+                _ => opcode::Readv::new(types::Fixed(file), buffers.as_ptr().cast(), count)
+                    .offset(offset)
+                    .build(),
+            },
+            Call::Write { file, offset } => match buffers {
+                [buffer] => {
+                    let (start, len) = single(buffer);
+                    opcode::Write::new(types::Fixed(file), start, len).offset(offset).build()
+                }
+                _ => opcode::Writev::new(types::Fixed(file), buffers.as_ptr().cast(), count)
+                    .offset(offset)
+                    .build(),
+            },
+            Call::SyncData { file } => {
+                opcode::Fsync::new(types::Fixed(file)).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            Call::Allocate { file, mode, offset, len } => {
+                opcode::Fallocate::new(types::Fixed(file), len).offset(offset).mode(mode).build()
+            }
+            Call::Nothing => opcode::Nop::new().build(),
+        }
+    }
+
+    /// Takes note that `transferred` bytes more were done.
+    fn advance(&mut self, transferred: u64) {
+        self.left = self.left.saturating_sub(transferred);
+        if let Call::Read { offset, .. } | Call::Write { offset, .. } = &mut self.call {
+            *offset += transferred;
+        }
+        let mut rest = usize::try_from(transferred).expect("64-bit addresses");
+        while let Some(buffer) = self.buffers.get_mut(self.first)
+            && rest > 0
+        {
+            if rest < buffer.len() {
+                *buffer = buffer.part(rest, usize::MAX);
+                return;
+            }
+            rest -= buffer.len();
+            self.first += 1;
+        }
+    }
+
+    /// Direct I/O takes only aligned memory: other goes through a copy.
+    fn bounce_unless_aligned(&mut self, alignment: usize) {
+        let sector = 512;
+        let fits = |buffer: &IoBuffer| {
+            buffer.start().addr().is_multiple_of(alignment) && buffer.len().is_multiple_of(sector)
+        };
+        if self.buffers.iter().all(fits) {
+            return;
+        }
+        let len = usize::try_from(self.left).expect("64-bit addresses");
+        let memory = AlignedMemory::zeroed(len);
+        if matches!(self.call, Call::Write { .. }) {
+            memory.gather(&self.buffers);
+        } else {
+            self.scatter.clear();
+            self.scatter.append(&mut self.buffers);
+        }
+        self.buffers.clear();
+        self.buffers.push(memory.buffer());
+        self.bounce = Some(memory);
+    }
+}
+
+/// The ring with the best settings that the kernel has, and whether its task work is deferred.
+fn build(entries: u32) -> io::Result<(IoUring, bool)> {
+    let deferred = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_r_disabled()
+        .build(entries);
+    match deferred {
+        Ok(ring) => Ok((ring, true)),
+        // Before Linux 6.1.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::new(entries).map(|ring| (ring, false))
+        }
+        Err(error) => Err(error),
+    }
+}
