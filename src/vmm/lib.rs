@@ -4,6 +4,8 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
+//! | `pci` | the bus, configuration space, MSI-X, hot-plug registers |
 //! | [`memory`] | the guest's physical address map and its RAM |
 //! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
 //! | [`poll`] | waiting for many file descriptors |
@@ -14,7 +16,9 @@
 
 #![allow(unsafe_code)]
 
+mod kvm;
 pub mod memory;
+mod pci;
 pub mod poll;
 pub mod probe;
 pub mod virtio;

@@ -18,6 +18,7 @@
 
 mod device;
 mod interrupt;
+pub(crate) mod pci;
 mod queue;
 pub mod worker;
 

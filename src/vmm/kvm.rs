@@ -1,0 +1,195 @@
+//! A virtual machine of KVM: its RAM slots, its interrupt controller and its interrupt routes.
+//!
+//! Made in the order that costs least: RAM slots before the interrupt controller, since afterwards each slot waits
+//! for an RCU grace period.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::{GuestRam, KVM_IDENTITY_MAP, KVM_TSS};
+
+/// Pins of the I/O APIC; interrupts from here on are MSI routes.
+const IO_APIC_PINS: u32 = 24;
+
+/// What KVM must be able to do, with the name under which its documentation lists it.
+const NEEDED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    #[error("KVM on this host lacks {capability}")]
+    Lacks { capability: &'static str },
+    #[error("{call}")]
+    Call { call: &'static str, source: kvm_ioctls::Error },
+}
+
+fn call(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
+    move |source| KvmError::Call { call, source }
+}
+
+/// Where an MSI goes: what a driver writes into an MSI-X table entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MsiMessage {
+    pub address: u64,
+    pub data: u32,
+}
+
+/// A virtual machine. Dropping it frees what the kernel holds for it.
+pub struct Vm {
+    fd: VmFd,
+    routes: Mutex<Routes>,
+}
+
+/// The routes of MSI interrupts by their global number.
+#[derive(Default)]
+struct Routes {
+    msi: BTreeMap<u32, MsiMessage>,
+    taken: std::collections::BTreeSet<u32>,
+}
+
+impl Vm {
+    /// Makes a machine that has `ram` and an interrupt controller, and no CPU yet.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM lacks something or refuses.
+    pub fn new(kvm: &Kvm, ram: &GuestRam) -> Result<Arc<Self>, KvmError> {
+        for (capability, name) in NEEDED {
+            if !kvm.check_extension(*capability) {
+                return Err(KvmError::Lacks { capability: name });
+            }
+        }
+        let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        for (slot, region) in (0u32..).zip(ram.iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr().addr() as u64,
+                flags: 0,
+            };
+            // SAFETY: the region is mapped for as long as the process lives, with this size.
+            unsafe { fd.set_user_memory_region(slot) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(KVM_TSS).map_err(call("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+        Ok(Arc::new(Vm { fd, routes: Mutex::default() }))
+    }
+
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(u64::from(index)).map_err(call("KVM_CREATE_VCPU"))
+    }
+
+    /// Connects `event` to pin `pin` of the I/O APIC: each signal is one edge.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn connect_pin(&self, pin: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.fd.register_irqfd(event, pin).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Takes a free interrupt number for an MSI.
+    pub fn take_interrupt(&self) -> u32 {
+        let mut routes = self.routes();
+        let free = (IO_APIC_PINS..).find(|number| !routes.taken.contains(number)).unwrap_or(IO_APIC_PINS);
+        routes.taken.insert(free);
+        free
+    }
+
+    /// Gives an interrupt number back; nothing is connected to it any more.
+    pub fn give_back_interrupt(&self, number: u32) {
+        let mut routes = self.routes();
+        routes.taken.remove(&number);
+        routes.msi.remove(&number);
+    }
+
+    /// Lets interrupt `number` send `message`, and connects `event` to it.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn connect_msi(&self, number: u32, message: MsiMessage, event: &EventFd) -> Result<(), KvmError> {
+        let mut routes = self.routes();
+        if routes.msi.insert(number, message) != Some(message) {
+            self.fd.set_gsi_routing(&routes.table()?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        }
+        self.fd.register_irqfd(event, number).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Disconnects `event` from interrupt `number`: what is signalled from now on waits in the event.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn disconnect_msi(&self, number: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.fd.unregister_irqfd(event, number).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Signals `event`, without an exit, whenever the guest writes to `address`.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn connect_write(&self, address: u64, event: &EventFd) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(call("KVM_IOEVENTFD"))
+    }
+
+    /// Undoes [`Vm::connect_write`].
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn disconnect_write(&self, address: u64, event: &EventFd) -> Result<(), KvmError> {
+        self.fd
+            .unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(call("KVM_IOEVENTFD"))
+    }
+
+    fn routes(&self) -> std::sync::MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    /// The whole table, since KVM replaces it as one: the pins of the I/O APIC and every MSI.
+    fn table(&self) -> Result<KvmIrqRouting, KvmError> {
+        let pins = (0..IO_APIC_PINS).map(|pin| {
+            let mut entry =
+                kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+            entry.u.irqchip.pin = pin;
+            entry
+        });
+        let messages = self.msi.iter().map(|(&number, message)| {
+            let mut entry =
+                kvm_irq_routing_entry { gsi: number, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+            entry.u.msi.address_lo = low_half(message.address);
+            entry.u.msi.address_hi = low_half(message.address >> 32);
+            entry.u.msi.data = message.data;
+            entry
+        });
+        let entries: Vec<_> = pins.chain(messages).collect();
+        KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| KvmError::Lacks { capability: "room for another interrupt route" })
+    }
+}
+
+/// The low 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+pub(crate) fn low_half(value: u64) -> u32 {
+    value as u32
+}

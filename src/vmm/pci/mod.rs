@@ -1,0 +1,193 @@
+//! One PCI Express bus without bridges: 31 slots of one function each, behind ECAM and the legacy ports 0xcf8/0xcfc.
+//!
+//! Every function has one 32-bit memory BAR and MSI-X; there are no INTx lines and no I/O BARs. A BAR may be moved by
+//! the guest at any time. Slots are plugged and unplugged while the guest runs; the ACPI side that tells the
+//! guest is [`hotplug`].
+
+mod config;
+pub mod hotplug;
+mod msix;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+pub use config::{Capability, ConfigSpace, Identity};
+pub use msix::MsixTable;
+
+/// Slots of the bus; slot 0 is the host bridge.
+pub const SLOT_COUNT: u8 = 32;
+
+/// A slot of bus 0 that can hold a device: 1 to 31.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Slot(u8);
+
+impl Slot {
+    /// Slot `number`, unless it is the host bridge's or does not exist.
+    pub fn new(number: u8) -> Option<Self> {
+        (1..SLOT_COUNT).contains(&number).then_some(Slot(number))
+    }
+
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The slot's bit in a map of slots.
+    pub fn bit(self) -> u32 {
+        1 << self.0
+    }
+}
+
+/// A function in a slot, as the bus sees it. Called from any vCPU's thread.
+pub trait PciFunction: Send + Sync {
+    /// Reads 1, 2 or 4 bytes of configuration space, aligned to their size.
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+    fn write_config(&self, offset: u16, data: &[u8]);
+    /// The offset of `address` in the function's BAR, while the function decodes it.
+    fn bar_offset(&self, address: u64) -> Option<u64>;
+    fn read_bar(&self, offset: u64, data: &mut [u8]);
+    fn write_bar(&self, offset: u64, data: &[u8]);
+}
+
+/// The bus.
+pub struct PciBus {
+    functions: RwLock<[Option<Arc<dyn PciFunction>>; SLOT_COUNT as usize]>,
+    /// The legacy address port, 0xcf8.
+    address_port: Mutex<u32>,
+}
+
+/// The host bridge: only its identity can be seen.
+struct HostBridge(ConfigSpace);
+
+impl PciFunction for HostBridge {
+    fn read_config(&self, offset: u16, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+    fn write_config(&self, _offset: u16, _data: &[u8]) {}
+    fn bar_offset(&self, _address: u64) -> Option<u64> {
+        None
+    }
+    fn read_bar(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn write_bar(&self, _offset: u64, _data: &[u8]) {}
+}
+
+impl Default for PciBus {
+    fn default() -> Self {
+        let mut functions: [Option<Arc<dyn PciFunction>>; SLOT_COUNT as usize] = Default::default();
+        functions[0] = Some(Arc::new(HostBridge(ConfigSpace::new(Identity::HOST_BRIDGE))));
+        PciBus { functions: RwLock::new(functions), address_port: Mutex::new(0) }
+    }
+}
+
+/// The enable bit of the address port.
+const ADDRESS_ENABLE: u32 = 1 << 31;
+
+impl PciBus {
+    /// The lowest slot that is free.
+    pub fn free_slot(&self) -> Option<Slot> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        (1..SLOT_COUNT).find(|&number| functions[usize::from(number)].is_none()).and_then(Slot::new)
+    }
+
+    /// Puts `function` into `slot`.
+    pub fn plug(&self, slot: Slot, function: Arc<dyn PciFunction>) {
+        self.functions.write().unwrap_or_else(PoisonError::into_inner)[usize::from(slot.number())] =
+            Some(function);
+    }
+
+    /// Takes the function out of `slot`.
+    pub fn unplug(&self, slot: Slot) -> Option<Arc<dyn PciFunction>> {
+        self.functions.write().unwrap_or_else(PoisonError::into_inner)[usize::from(slot.number())].take()
+    }
+
+    /// An access to ECAM, at `offset` from its start. What is not there reads as ones.
+    pub fn read_ecam(&self, offset: u64, data: &mut [u8]) {
+        match self.ecam_target(offset, data.len()) {
+            Some((function, register)) => function.read_config(register, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    pub fn write_ecam(&self, offset: u64, data: &[u8]) {
+        if let Some((function, register)) = self.ecam_target(offset, data.len()) {
+            function.write_config(register, data);
+        }
+    }
+
+    /// An access to a memory address of the PCI window.
+    pub fn read_memory(&self, address: u64, data: &mut [u8]) {
+        match self.bar_target(address) {
+            Some((function, offset)) => function.read_bar(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    pub fn write_memory(&self, address: u64, data: &[u8]) {
+        if let Some((function, offset)) = self.bar_target(address) {
+            function.write_bar(offset, data);
+        }
+    }
+
+    /// An access to the ports 0xcf8 to 0xcff, at `offset` from the first.
+    pub fn read_port(&self, offset: u16, data: &mut [u8]) {
+        let address = *self.address_port.lock().unwrap_or_else(PoisonError::into_inner);
+        match (offset, data.len()) {
+            (0, 4) => data.copy_from_slice(&address.to_le_bytes()),
+            (4..=7, length) => match self.port_target(address, offset - 4, length) {
+                Some((function, register)) => function.read_config(register, data),
+                None => data.fill(0xff),
+            },
+            _ => data.fill(0xff),
+        }
+    }
+
+    pub fn write_port(&self, offset: u16, data: &[u8]) {
+        let mut address = self.address_port.lock().unwrap_or_else(PoisonError::into_inner);
+        match (offset, <[u8; 4]>::try_from(data)) {
+            (0, Ok(bytes)) => *address = u32::from_le_bytes(bytes),
+            (4..=7, _) => {
+                if let Some((function, register)) = self.port_target(*address, offset - 4, data.len()) {
+                    function.write_config(register, data);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn function(&self, slot: u64) -> Option<Arc<dyn PciFunction>> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions.get(usize::try_from(slot).ok()?)?.clone()
+    }
+
+    /// ECAM (PCI Express base specification 7.2.2): bus 27:20, device 19:15, function 14:12, register 11:0.
+    fn ecam_target(&self, offset: u64, length: usize) -> Option<(Arc<dyn PciFunction>, u16)> {
+        let register = u16::try_from(offset & 0xfff).ok()?;
+        let first_function = (offset >> 12).is_multiple_of(8);
+        let target = (first_function && is_aligned(register, length)).then_some(offset >> 15)?;
+        Some((self.function(target)?, register))
+    }
+
+    /// The address port: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
+    fn port_target(&self, address: u32, byte: u16, length: usize) -> Option<(Arc<dyn PciFunction>, u16)> {
+        let register = u16::try_from(address & 0xfc).ok()? + byte;
+        let on_bus_0 = (address >> 8) & 0xff07 == 0;
+        let reachable = address & ADDRESS_ENABLE != 0
+            && address >> 24 == 0x80
+            && on_bus_0
+            && is_aligned(register, length);
+        let slot = reachable.then_some(u64::from((address >> 11) & 0x1f))?;
+        Some((self.function(slot)?, register))
+    }
+
+    fn bar_target(&self, address: u64) -> Option<(Arc<dyn PciFunction>, u64)> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions.iter().flatten().find_map(|f| Some((f.clone(), f.bar_offset(address)?)))
+    }
+}
+
+/// Configuration space is read in naturally aligned pieces of 1, 2 or 4 bytes.
+fn is_aligned(register: u16, length: usize) -> bool {
+    matches!(length, 1 | 2 | 4) && usize::from(register).is_multiple_of(length)
+}
