@@ -15,6 +15,11 @@ mod queue;
 pub mod raw;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+#[cfg(test)]
+mod conformance;
 
 pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,

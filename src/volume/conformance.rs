@@ -1,0 +1,400 @@
+//! What every [`BlockBackend`] must do, tried on each of ours and on each file system at hand.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
+use crate::testing::{FakeDisk, Memory, execute};
+use crate::{Overlay, RawFile, RawOptions};
+
+const SECTORS: usize = 64;
+const SECTOR: usize = 512;
+
+/// A disk under test, with the folder that its files are in.
+struct Disk {
+    backend: Box<dyn BlockBackend>,
+    _folder: Option<TempDir>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Fake,
+    Raw,
+    Direct,
+    Overlay,
+    OverlayOverDirect,
+    /// Half of the disk is the base's and half is new.
+    GrownOverlay,
+}
+
+const ALL: [(Kind, &str); 9] = [
+    (Kind::Fake, "/"),
+    (Kind::Raw, "/var/tmp"),
+    (Kind::Raw, "/dev/shm"),
+    (Kind::Direct, "/var/tmp"),
+    (Kind::Overlay, "/var/tmp"),
+    (Kind::Overlay, "/dev/shm"),
+    (Kind::OverlayOverDirect, "/var/tmp"),
+    (Kind::GrownOverlay, "/var/tmp"),
+    (Kind::GrownOverlay, "/dev/shm"),
+];
+
+/// A disk of this kind whose files are in a new folder in `parent`, and which holds `bytes`.
+fn disk(kind: Kind, parent: &str, bytes: &[u8]) -> Disk {
+    if matches!(kind, Kind::Fake) {
+        return Disk { backend: Box::new(FakeDisk::new(bytes.to_vec())), _folder: None };
+    }
+    let folder = tempfile::tempdir_in(parent).unwrap();
+    let backend = file_backend(kind, folder.path(), bytes);
+    Disk { backend, _folder: Some(folder) }
+}
+
+fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend> {
+    let path = folder.join("disk");
+    let half = bytes.len() / 2;
+    let content = if matches!(kind, Kind::GrownOverlay) { &bytes[..half] } else { bytes };
+    std::fs::write(&path, content).unwrap();
+    let options = RawOptions {
+        read_only: !matches!(kind, Kind::Raw | Kind::Direct),
+        direct: matches!(kind, Kind::Direct | Kind::OverlayOverDirect),
+    };
+    let raw = RawFile::open(&path, options).unwrap();
+    match kind {
+        Kind::Raw | Kind::Direct => Box::new(raw),
+        Kind::Overlay | Kind::OverlayOverDirect => Box::new(Overlay::create(&raw, folder, None).unwrap()),
+        Kind::GrownOverlay => {
+            let overlay = Overlay::create(&raw, folder, Some(bytes.len() as u64)).unwrap();
+            let rest = Memory::from_bytes(&bytes[half..]);
+            let request = BlockRequest::Write { offset: half as u64, buffers: &[rest.all()] };
+            execute(&mut *overlay.open_queue(1).unwrap(), request).unwrap();
+            Box::new(overlay)
+        }
+        Kind::Fake => unreachable!("it has no files"),
+    }
+}
+
+fn for_each_kind(bytes: &[u8], test: impl Fn(&dyn BlockBackend)) {
+    for (kind, parent) in ALL {
+        eprintln!("{kind:?} in {parent}");
+        let disk = disk(kind, parent, bytes);
+        test(&*disk.backend);
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|index| u8::try_from((index / SECTOR * 7 + index) % 251).unwrap()).collect()
+}
+
+fn read_all(backend: &dyn BlockBackend) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(backend.size_bytes()).unwrap()];
+    backend.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// Waits for the event as a device does, and takes all that ended.
+fn drain(queue: &mut dyn BlockQueue) -> Vec<Completion> {
+    let mut completions = Vec::new();
+    while queue.in_flight() > 0 {
+        match queue.next_completion() {
+            Some(completion) => completions.push(completion),
+            None => {
+                let event = queue.completion_event();
+                let mut events = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
+                assert_eq!(poll(&mut events, PollTimeout::from(10_000u16)).unwrap(), 1, "no event in 10 s");
+                // Poll knows no edges, so the event has to be read here.
+                let _ = nix::unistd::read(event, &mut [0; 8]);
+            }
+        }
+    }
+    completions
+}
+
+#[test]
+fn a_disk_has_the_size_of_what_it_holds() {
+    let bytes = pattern(SECTORS * SECTOR);
+    for_each_kind(&bytes, |backend| {
+        assert_eq!(backend.size_bytes(), bytes.len() as u64);
+        assert_eq!(read_all(backend), bytes);
+    });
+}
+
+#[test]
+fn reads_of_any_place_give_what_is_there_in_buffers_of_any_shape() {
+    let bytes = pattern(SECTORS * SECTOR);
+    for_each_kind(&bytes, |backend| {
+        let mut queue = backend.open_queue(4).unwrap();
+        for (sector, count, piece) in [(0, 1, 512), (3, 20, 100), (7, 57, 4096), (0, 64, 1), (63, 1, 513)] {
+            let memory = Memory::new(count * SECTOR);
+            let offset = (sector * SECTOR) as u64;
+            execute(&mut *queue, BlockRequest::Read { offset, buffers: &memory.pieces(piece) }).unwrap();
+            assert_eq!(memory.to_vec(), &bytes[sector * SECTOR..(sector + count) * SECTOR]);
+        }
+    });
+}
+
+#[test]
+fn a_batch_ends_with_each_token_once_and_rings_the_event() {
+    let bytes = pattern(SECTORS * SECTOR);
+    for_each_kind(&bytes, |backend| {
+        let mut queue = backend.open_queue(32).unwrap();
+        for _ in 0..3 {
+            let memories: Vec<Memory> = (0..32).map(|_| Memory::new(SECTOR)).collect();
+            for (token, memory) in memories.iter().enumerate() {
+                let token = token as u64;
+                let offset = token * SECTOR_BYTES;
+                queue.push(token, BlockRequest::Read { offset, buffers: &[memory.all()] }).unwrap();
+            }
+            assert!(queue.push(99, BlockRequest::Flush).is_err(), "the queue is full");
+            queue.submit().unwrap();
+            let mut tokens: Vec<u64> = drain(&mut *queue)
+                .into_iter()
+                .map(|completion| {
+                    completion.result.unwrap();
+                    completion.token
+                })
+                .collect();
+            tokens.sort_unstable();
+            assert_eq!(tokens, (0..32).collect::<Vec<u64>>());
+            for (index, memory) in memories.iter().enumerate() {
+                assert_eq!(memory.to_vec(), &bytes[index * SECTOR..(index + 1) * SECTOR]);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_wrong_in_itself_is_refused_by_its_completion() {
+    let bytes = pattern(SECTORS * SECTOR);
+    let size = bytes.len() as u64;
+    for_each_kind(&bytes, |backend| {
+        let mut queue = backend.open_queue(4).unwrap();
+        let sector = Memory::new(SECTOR);
+        let odd = Memory::new(SECTOR - 1);
+        let wrong = [
+            BlockRequest::Read { offset: size, buffers: &[sector.all()] },
+            BlockRequest::Read { offset: u64::MAX - 511, buffers: &[sector.all(), sector.all()] },
+            BlockRequest::Read { offset: 1, buffers: &[sector.all()] },
+            BlockRequest::Write { offset: 0, buffers: &[odd.all()] },
+            BlockRequest::Discard { offset: size - 512, len: 1024 },
+            BlockRequest::WriteZeroes { offset: 512, len: u64::MAX - 511, may_unmap: true },
+        ];
+        for request in wrong {
+            let error = execute(&mut *queue, request).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{request:?}: {error}");
+        }
+        assert_eq!(
+            backend.read_at(size, &mut [0]).unwrap_err().kind() == io::ErrorKind::UnexpectedEof,
+            !is_fake(backend)
+        );
+        assert_eq!(read_all(backend), bytes, "a refused request changes nothing");
+    });
+}
+
+fn is_fake(backend: &dyn BlockBackend) -> bool {
+    // Only the fake one says so in the operating system's words.
+    backend.read_at(u64::MAX, &mut [0]).unwrap_err().raw_os_error().is_some()
+}
+
+#[test]
+fn nothing_to_do_is_done() {
+    for_each_kind(&pattern(SECTORS * SECTOR), |backend| {
+        let mut queue = backend.open_queue(1).unwrap();
+        assert!(queue.next_completion().is_none());
+        queue.wait().unwrap();
+        for request in [
+            BlockRequest::Read { offset: 0, buffers: &[] },
+            BlockRequest::Write { offset: 0, buffers: &[] },
+            BlockRequest::Discard { offset: 0, len: 0 },
+            BlockRequest::WriteZeroes { offset: 0, len: 0, may_unmap: false },
+            BlockRequest::Flush,
+        ] {
+            execute(&mut *queue, request).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_queue_may_be_opened_here_and_used_there() {
+    let bytes = pattern(SECTORS * SECTOR);
+    for_each_kind(&bytes, |backend| {
+        let mut queue = backend.open_queue(4).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let memory = Memory::new(SECTOR);
+                let request = BlockRequest::Read { offset: 512, buffers: &[memory.all()] };
+                execute(&mut *queue, request).unwrap();
+                assert_eq!(memory.to_vec(), &pattern(SECTORS * SECTOR)[512..1024]);
+            });
+        });
+    });
+}
+
+#[test]
+fn a_queue_that_is_dropped_has_finished_its_writes() {
+    for_each_kind(&vec![0; SECTORS * SECTOR], |backend| {
+        let memory = Memory::from_bytes(&pattern(SECTORS * SECTOR));
+        let mut queue = backend.open_queue(64).unwrap();
+        for (index, piece) in memory.pieces(SECTOR).into_iter().enumerate() {
+            let offset = (index * SECTOR) as u64;
+            queue.push(0, BlockRequest::Write { offset, buffers: &[piece] }).unwrap();
+        }
+        queue.submit().unwrap();
+        drop(queue);
+        drop(memory);
+    });
+}
+
+/// Four threads write the sectors of the same blocks, each its own ones.
+#[test]
+fn queues_that_share_blocks_do_not_undo_each_other() {
+    const THREADS: usize = 4;
+    for_each_kind(&vec![0xee; SECTORS * SECTOR], |backend| {
+        let expected = pattern(SECTORS * SECTOR);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let memory = Memory::from_bytes(&expected);
+                scope.spawn(move || {
+                    let mut queue = backend.open_queue(8).unwrap();
+                    for (sector, piece) in memory.pieces(SECTOR).into_iter().enumerate() {
+                        if sector % THREADS != thread {
+                            continue;
+                        }
+                        let request =
+                            BlockRequest::Write { offset: (sector * SECTOR) as u64, buffers: &[piece] };
+                        while queue.push(sector as u64, request).is_err() {
+                            queue.wait().unwrap();
+                            queue.next_completion().unwrap().result.unwrap();
+                        }
+                        queue.submit().unwrap();
+                    }
+                    for completion in drain(&mut *queue) {
+                        completion.result.unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(read_all(backend), expected);
+    });
+}
+
+/// One request of a history, in sectors.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Read { piece: usize },
+    Write { piece: usize, seed: u8 },
+    Zero { may_unmap: bool },
+    Discard,
+    Flush,
+}
+
+fn any_step() -> impl Strategy<Value = (usize, usize, Step)> {
+    let piece = prop_oneof![Just(512usize), Just(4096), Just(1024), 1usize..2000];
+    let step = prop_oneof![
+        4 => piece.clone().prop_map(|piece| Step::Read { piece }),
+        5 => (piece, any::<u8>()).prop_map(|(piece, seed)| Step::Write { piece, seed }),
+        1 => any::<bool>().prop_map(|may_unmap| Step::Zero { may_unmap }),
+        1 => Just(Step::Discard),
+        1 => Just(Step::Flush),
+    ];
+    (0..SECTORS, 1..24usize, step).prop_map(|(first, count, step)| (first, count.min(SECTORS - first), step))
+}
+
+/// What is in flight, with the sectors and the memory it uses.
+struct InFlight {
+    first: usize,
+    count: usize,
+    step: Step,
+    memory: Memory,
+}
+
+/// Runs batches of requests over three queues. Those of a batch are in flight together and touch no
+/// sector twice, so each one's outcome is known.
+fn agrees_with_a_list_of_bytes(kind: Kind, parent: &str, batches: &[Vec<(usize, usize, Step)>]) {
+    let mut model: Vec<Option<u8>> = pattern(SECTORS * SECTOR).into_iter().map(Some).collect();
+    let disk = disk(kind, parent, &pattern(SECTORS * SECTOR));
+    let mut queues: Vec<_> = (0..3).map(|_| disk.backend.open_queue(32).unwrap()).collect();
+    for batch in batches {
+        let mut touched = [false; SECTORS];
+        let mut in_flight = HashMap::new();
+        for (token, &(first, count, step)) in batch.iter().enumerate() {
+            let sectors = first..first + count;
+            if touched[sectors.clone()].contains(&true) {
+                continue;
+            }
+            touched[sectors].fill(true);
+            let memory = push(&mut *queues[token % 3], token as u64, first, count, step);
+            in_flight.insert(token as u64, InFlight { first, count, step, memory });
+        }
+        for queue in &mut queues {
+            queue.submit().unwrap();
+        }
+        for queue in &mut queues {
+            for completion in drain(&mut **queue) {
+                completion.result.unwrap();
+                apply(&mut model, &in_flight[&completion.token]);
+            }
+        }
+    }
+    for (index, (found, expected)) in read_all(&*disk.backend).into_iter().zip(&model).enumerate() {
+        assert!(
+            expected.is_none_or(|expected| expected == found),
+            "byte {index} is {found}, not {expected:?}"
+        );
+    }
+}
+
+fn push(queue: &mut dyn BlockQueue, token: u64, first: usize, count: usize, step: Step) -> Memory {
+    let (offset, len) = ((first * SECTOR) as u64, (count * SECTOR) as u64);
+    let memory = match step {
+        Step::Write { seed, .. } => {
+            let bytes: Vec<u8> = pattern(count * SECTOR).into_iter().map(|byte| byte ^ seed).collect();
+            Memory::from_bytes(&bytes)
+        }
+        _ => Memory::new(count * SECTOR),
+    };
+    let request = match step {
+        Step::Read { piece } => BlockRequest::Read { offset, buffers: &memory.pieces(piece) },
+        Step::Write { piece, .. } => BlockRequest::Write { offset, buffers: &memory.pieces(piece) },
+        Step::Zero { may_unmap } => BlockRequest::WriteZeroes { offset, len, may_unmap },
+        Step::Discard => BlockRequest::Discard { offset, len },
+        Step::Flush => BlockRequest::Flush,
+    };
+    queue.push(token, request).unwrap();
+    memory
+}
+
+/// Compares what was read with the model, or changes the model; `None` is a byte of any value.
+fn apply(model: &mut [Option<u8>], done: &InFlight) {
+    let bytes = &mut model[done.first * SECTOR..(done.first + done.count) * SECTOR];
+    match done.step {
+        Step::Read { .. } => {
+            for (found, expected) in done.memory.to_vec().into_iter().zip(bytes) {
+                assert!(expected.is_none_or(|expected| expected == found));
+            }
+        }
+        Step::Write { .. } => {
+            bytes.iter_mut().zip(done.memory.to_vec()).for_each(|(byte, new)| *byte = Some(new));
+        }
+        Step::Zero { .. } => bytes.fill(Some(0)),
+        Step::Discard => bytes.fill(None),
+        Step::Flush => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_history_agrees_with_a_list_of_bytes(
+        batches in prop::collection::vec(prop::collection::vec(any_step(), 1..12), 1..12),
+    ) {
+        for (kind, parent) in ALL {
+            agrees_with_a_list_of_bytes(kind, parent, &batches);
+        }
+    }
+}
