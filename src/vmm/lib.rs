@@ -4,6 +4,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`console`] | the serial console: its log, its viewers, who types |
 //! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
 //! | `pci` | the bus, configuration space, MSI-X, hot-plug registers |
 //! | [`memory`] | the guest's physical address map and its RAM |
@@ -16,9 +17,12 @@
 
 #![allow(unsafe_code)]
 
+mod firmware;
+pub mod console;
 mod kvm;
 pub mod memory;
 mod pci;
+mod platform;
 pub mod poll;
 pub mod probe;
 pub mod virtio;
