@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+mod cpu;
 mod firmware;
 pub mod console;
 mod kvm;
