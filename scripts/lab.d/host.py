@@ -5,8 +5,9 @@ State is one folder, `nimbo-lab/HASH` under $XDG_RUNTIME_DIR or /run, where HASH
     lock          held while the host is started or ended
     state.json    what the running host is: a Running
     pid qmp       QEMU's process id and control socket
-    heartbeat     READY, and one byte a second while both of the host's processors run processes
+    heartbeat     READY, and two bytes a second while all of the host's processors run processes
     console.log   what the host's kernel and init printed
+    forwards.json pairs of ports, forwarded again after a restart
 
 A host is known by its token, a secret made at each start: whoever finds another token in state.json than
 the one it worked with knows that somebody else has started the host again.
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -30,7 +32,7 @@ from channel import AGENT_PORT, READY
 from machine import LabError, Qmp, initramfs, qemu_command
 
 BOOT_TIMEOUT_S = 120
-# A boot without a word for this long has stalled.
+# A start may stall or find its port taken: try again.
 ATTEMPTS = 3
 
 
@@ -74,6 +76,8 @@ class Host:
         runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")
         name = hashlib.sha256(os.fsencode(checkout)).hexdigest()[:12]
         self.state = Path(runtime) / "nimbo-lab" / name
+        self._kernel = checkout / ".cache/lab/kernel"
+        self._forwards = self.state / "forwards.json"
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
@@ -98,16 +102,23 @@ class Host:
         with self.locked():
             if running := self.running():
                 return running
+            self._require_packages()
             for attempt in range(1, ATTEMPTS + 1):
                 say("starting the lab host (a machine emulated by QEMU)")
                 try:
-                    return self._start(cpus, memory)
+                    running = self._start(cpus, memory)
+                    break
                 except LabError as error:
                     self._end()
                     if attempt == ATTEMPTS:
                         raise
                     say(f"{error}; trying again")
-        raise AssertionError("unreachable")
+            for ports in self._read_forwards():
+                try:
+                    self._add_forward(*ports)
+                except LabError as error:
+                    say(str(error))
+            return running
 
     def restart_stalled(self, stalled: Running) -> None:
         """End `stalled`, unless somebody else did already."""
@@ -121,22 +132,47 @@ class Host:
         with self.locked():
             found = self._process() is not None
             self._end()
+            self._forwards.unlink(missing_ok=True)
             return found
 
+    def forward(self, port: int, lab_port: int) -> None:
+        """Make the machine's 127.0.0.1:port reach the host's lab_port, until the host is taken down."""
+        with self.locked():
+            forwards = self._read_forwards()
+            if [port, lab_port] not in forwards:
+                self._add_forward(port, lab_port)
+                self._forwards.write_text(json.dumps([*forwards, [port, lab_port]]))
+
+    def _read_forwards(self) -> list[list[int]]:
+        try:
+            return json.loads(self._forwards.read_text())
+        except FileNotFoundError:
+            return []
+
+    def _add_forward(self, port: int, lab_port: int) -> None:
+        # QEMU has no QMP command for it, only this one of its human monitor, which answers errors as text.
+        line = f"hostfwd_add net tcp:127.0.0.1:{port}-:{lab_port}"
+        with self.qmp() as qmp:
+            answer = qmp.execute("human-monitor-command", **{"command-line": line}).strip()
+        if answer:
+            raise LabError(f"port {port} cannot be forwarded to the lab: {answer}")
+
+    def _require_packages(self) -> None:
+        programs = ["qemu-system-x86_64", "busybox", "modprobe"]
+        if not all(map(shutil.which, programs)) or not (self._kernel / "complete").exists():
+            raise LabError("packages that the lab needs are missing: run scripts/deps")
+
     def _start(self, cpus: int, memory: str) -> Running:
-        kernel = self.checkout / ".cache/lab/kernel"
-        if not (kernel / "complete").exists() or not shutil.which("qemu-system-x86_64"):
-            raise LabError("the lab's packages are missing: run scripts/deps")
         self._end()
         started = time.monotonic()
         token = secrets.token_hex(16)
-        settings = {"token": token, "checkout": str(self.checkout), "kernel": str(kernel)}
+        settings = {"token": token, "checkout": str(self.checkout), "kernel": str(self._kernel)}
         initrd = self.state / "initrd"
         initrd.touch(mode=0o600)
-        initrd.write_bytes(initramfs(kernel, self.checkout / "scripts/lab.d/init", settings))
+        initrd.write_bytes(initramfs(self._kernel, self.checkout / "scripts/lab.d/init", settings))
         port = unused_port()
         command = qemu_command(
-            kernel=kernel, initrd=initrd, checkout=self.checkout, state=self.state,
+            kernel=self._kernel, initrd=initrd, checkout=self.checkout, state=self.state,
             cpus=cpus, memory=memory, agent=(port, AGENT_PORT),
         )  # fmt: skip
         qemu = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/")
@@ -186,7 +222,7 @@ class Host:
             watch = os.pidfd_open(pid)
             try:
                 signal.pidfd_send_signal(watch, signal.SIGKILL)
-                wait_readable(watch)
+                select.select([watch], [], [])
             except ProcessLookupError:
                 pass
             finally:
@@ -196,12 +232,6 @@ class Host:
 
     def qmp(self) -> Qmp:
         return Qmp(self.state / "qmp")
-
-
-def wait_readable(fd: int) -> None:
-    import select
-
-    select.select([fd], [], [])
 
 
 def unused_port() -> int:

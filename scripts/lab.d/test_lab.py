@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "scripts/lab.d"))
 
 from channel import STDERR, STDOUT, Frames, frame  # noqa: E402
-from host import Heartbeat, Host  # noqa: E402
+from host import Heartbeat, Host, unused_port  # noqa: E402
 from machine import cpio_entry  # noqa: E402
 
 
@@ -139,15 +140,14 @@ def test_a_killed_client_takes_its_command_with_it(lab, start):
 
 
 def test_a_forwarded_port_reaches_the_host(lab, start):
-    import socket
-
-    from host import unused_port
-
     port = unused_port()
     server = start("python3", "-m", "http.server", "8099", "--directory", str(CHECKOUT))
     wait_until(lambda: lab("curl", "-so", "/dev/null", "localhost:8099/Cargo.toml").returncode == 0)
     assert lab("forward", str(port), "8099").returncode == 0
-    assert lab("forward", str(port), "8099").returncode == 125, "the port is taken"
+    assert lab("forward", str(port), "8099").returncode == 0, "it is there already"
+    taken = lab("forward", str(port), "8098")
+    assert taken.returncode == 125
+    assert f"port {port} cannot be forwarded" in taken.stderr
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(b"GET /Cargo.toml HTTP/1.0\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.0 200")
