@@ -148,3 +148,11 @@ pub enum DeviceError {
     #[error("{operation}")]
     Host { operation: &'static str, source: std::io::Error },
 }
+
+/// Copies from the configuration space `config` for [`VirtioDevice::read_config`].
+pub fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+    let count = rest.len().min(data.len());
+    data[..count].copy_from_slice(&rest[..count]);
+}

@@ -15,16 +15,30 @@
 //! executed. A broken ring or chain is a [`DeviceError`]: the worker lets go of the queues and the device tells
 //! the guest that it needs a reset (virtio 1.2, 2.1.2). A sound request that cannot be served is answered with the
 //! device's own error status.
+//!
+//! [`Ring`] is a queue in service, [`Buffers`] the memory of one chain. Each device is a folder: `device` is what the
+//! transport asks, `request` what a driver says, parsed, and `handler` what is done about it.
 
+pub mod block;
+mod buffers;
+mod counters;
 mod device;
+#[cfg(test)]
+pub(crate) mod driver;
 mod interrupt;
 pub(crate) mod pci;
 mod queue;
+mod ring;
 pub mod worker;
 
-pub use device::{Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart};
+pub use buffers::Buffers;
+pub use counters::{Counter, OperationCounters, nanoseconds_since};
+pub use device::{
+    Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart, copy_config,
+};
 pub use interrupt::{DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
-pub use queue::{ActiveQueue, Chain, QueueError};
+pub use queue::{ActiveQueue, QueueError};
+pub use ring::Ring;
 
 /// Feature bits that belong to no device (virtio 1.2, section 6).
 pub mod feature {

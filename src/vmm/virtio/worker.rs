@@ -43,7 +43,7 @@ impl WorkerThread {
     pub fn spawn(part: WorkerPart, enter: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (commands, inbox) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        let context = WorkerContext { poller: Poller::new()? };
+        let context = WorkerContext::new()?;
         context.poller.watch(wake_fd(&wake), COMMAND, Interest::Read)?;
         let worker = Worker { inbox, wake: wake.try_clone()?, context, handler: part.handler, running: None };
         let thread =
@@ -119,6 +119,14 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
+    /// For running a handler without a worker's thread; then nobody waits for what it watches.
+    ///
+    /// # Errors
+    /// What epoll_create1(2) says.
+    pub fn new() -> io::Result<Self> {
+        Ok(WorkerContext { poller: Poller::new()? })
+    }
+
     /// Calls [`QueueHandler::ready`] with `token`, which is below 2^32, when `fd` is ready.
     ///
     /// # Errors
@@ -191,11 +199,17 @@ impl Worker {
         let _ = self.wake.read();
         loop {
             use std::sync::mpsc::TryRecvError;
+            // Whoever waits for a command is told when all of it is over, its failure too: here, where `_done` ends.
+            let mut _done = None;
             let outcome = match self.inbox.try_recv() {
                 Ok(Command::Start(activation)) => self.start(*activation),
-                Ok(Command::Pause(_done)) => self.pause(),
+                Ok(Command::Pause(done)) => {
+                    _done = Some(done);
+                    self.pause()
+                }
                 Ok(Command::Resume) => self.resume(),
-                Ok(Command::Stop(_done)) => {
+                Ok(Command::Stop(done)) => {
+                    _done = Some(done);
                     self.release();
                     Ok(())
                 }

@@ -1,0 +1,328 @@
+//! One queue of a disk in service.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use volume::{BlockQueue, BlockRequest, IoBuffer};
+
+use super::device::{QueueCounters, Shared};
+use super::request::{self, Disk, Request, Status};
+use super::{QUEUE_SIZE, SEGMENTS_MAX, feature};
+use crate::poll::{Interest, Token};
+use crate::virtio::worker::WorkerContext;
+use crate::virtio::{
+    Activation, Buffers, DeviceError, OperationCounters, QueueHandler, Ring, nanoseconds_since,
+};
+
+const COMPLETIONS: Token = 0;
+
+/// How often a worker goes back to a ring that the driver keeps filling before it looks at its commands.
+const ROUNDS_MAX: usize = 16;
+
+/// Header and status, and a cut more for each place where a buffer may cross from one region of RAM to the next.
+const PIECES_MAX: usize = SEGMENTS_MAX as usize + 4;
+
+pub(super) struct BlockHandler {
+    // Dropped first: that waits for what the kernel still does in the guest's memory.
+    disk: Box<dyn BlockQueue>,
+    shared: Arc<Shared>,
+    index: u16,
+    /// Requests in flight. A slot's index is the token of its request.
+    slots: Box<[Slot]>,
+    free: Vec<u16>,
+    buffers: Buffers,
+    epoch: Instant,
+    running: Option<Running>,
+}
+
+struct Running {
+    ring: Ring,
+    features: u64,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy)]
+struct Slot {
+    head: u16,
+    kind: Kind,
+    status: Option<IoBuffer>,
+    /// Bytes of data, and how many of them the device writes into the guest's memory.
+    bytes: u64,
+    fills: u32,
+    started_ns: u64,
+    flush_after: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+    Discard,
+    WriteZeroes,
+    Other,
+}
+
+impl Kind {
+    fn counters(self, queue: &QueueCounters) -> &OperationCounters {
+        match self {
+            Kind::Read => &queue.read,
+            Kind::Write => &queue.write,
+            Kind::Flush => &queue.flush,
+            Kind::Discard => &queue.discard,
+            Kind::WriteZeroes => &queue.write_zeroes,
+            Kind::Other => &queue.other,
+        }
+    }
+}
+
+/// Why [`BlockHandler::take_requests`] came back.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    All,
+    NoSlot,
+}
+
+impl BlockHandler {
+    pub(super) fn new(disk: Box<dyn BlockQueue>, shared: Arc<Shared>, index: u16) -> Self {
+        let empty = Slot {
+            head: 0,
+            kind: Kind::Other,
+            status: None,
+            bytes: 0,
+            fills: 0,
+            started_ns: 0,
+            flush_after: false,
+        };
+        BlockHandler {
+            disk,
+            shared,
+            index,
+            slots: vec![empty; usize::from(QUEUE_SIZE)].into(),
+            free: (0..QUEUE_SIZE).collect(),
+            buffers: Buffers::with_capacity(PIECES_MAX),
+            epoch: Instant::now(),
+            running: None,
+        }
+    }
+
+    /// Takes what the driver asks, hands it to the disk, and answers what is done.
+    fn serve(&mut self) -> Result<(), DeviceError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let outcome = self.serve_rounds(&mut running);
+        self.running = Some(running);
+        outcome
+    }
+
+    fn serve_rounds(&mut self, running: &mut Running) -> Result<(), DeviceError> {
+        for _ in 0..ROUNDS_MAX {
+            running.ring.suppress_kicks();
+            let taken = self.take_requests(running)?;
+            let answered = self.answer(&mut running.ring)?;
+            match taken {
+                // A completion's event brings the worker back.
+                Taken::NoSlot if answered == 0 => return Ok(()),
+                Taken::NoSlot => {}
+                Taken::All if !running.ring.allow_kicks() => return Ok(()),
+                Taken::All => {}
+            }
+        }
+        running.ring.kick_self();
+        Ok(())
+    }
+
+    fn take_requests(&mut self, running: &mut Running) -> Result<Taken, DeviceError> {
+        let disk = Disk {
+            size_bytes: self.shared.size_bytes(),
+            block_bytes: u64::from(self.shared.block_bytes),
+            is_read_only: self.shared.is_read_only,
+            features: running.features,
+        };
+        let mut now_ns = None;
+        let mut pushed = false;
+        // No more than a ringful: a driver that adds chains without end is answered in between.
+        for _ in 0..running.ring.size() {
+            let Some(&slot) = self.free.last() else { break };
+            let Some(head) = running.ring.pop()? else { break };
+            running.ring.gather(head, &mut self.buffers)?;
+            let parsed = request::parse(&mut self.buffers, &disk).map_err(|r| running.ring.bad_chain(r))?;
+            match parsed.request {
+                Ok(Request::Id) => {
+                    let written = self.buffers.fill_front(&self.shared.id);
+                    let written = u32::try_from(written).unwrap_or(0);
+                    self.finish_at_once(&mut running.ring, head, parsed.status, Status::Ok, written);
+                }
+                Ok(request) => {
+                    let started_ns = *now_ns.get_or_insert_with(|| nanoseconds_since(self.epoch));
+                    let is_write_through = running.features & feature::FLUSH == 0;
+                    self.push(slot, head, parsed.status, request, started_ns, is_write_through)?;
+                    pushed = true;
+                }
+                Err(status) => self.finish_at_once(&mut running.ring, head, parsed.status, status, 0),
+            }
+        }
+        if pushed {
+            self.submit()?;
+        }
+        Ok(if self.free.is_empty() { Taken::NoSlot } else { Taken::All })
+    }
+
+    /// Gives a request to the disk under the number `slot`, the last of the free ones.
+    fn push(
+        &mut self,
+        slot: u16,
+        head: u16,
+        status: IoBuffer,
+        request: Request,
+        started_ns: u64,
+        is_write_through: bool,
+    ) -> Result<(), DeviceError> {
+        let (kind, bytes, fills, request) = match request {
+            Request::Read { offset } => {
+                let bytes = self.buffers.writable_bytes();
+                let request = BlockRequest::Read { offset, buffers: self.buffers.writable() };
+                (Kind::Read, u64::from(bytes), bytes, request)
+            }
+            Request::Write { offset } => {
+                let bytes = u64::from(self.buffers.readable_bytes());
+                let request = BlockRequest::Write { offset, buffers: self.buffers.readable() };
+                (Kind::Write, bytes, 0, request)
+            }
+            Request::Flush => (Kind::Flush, 0, 0, BlockRequest::Flush),
+            Request::Discard { offset, len } => {
+                (Kind::Discard, len, 0, BlockRequest::Discard { offset, len })
+            }
+            Request::WriteZeroes { offset, len, may_unmap } => {
+                (Kind::WriteZeroes, len, 0, BlockRequest::WriteZeroes { offset, len, may_unmap })
+            }
+            Request::Id => return Ok(()),
+        };
+        let flush_after = is_write_through && matches!(kind, Kind::Write | Kind::WriteZeroes);
+        self.disk.push(u64::from(slot), request).map_err(host("push a request"))?;
+        self.free.pop();
+        self.slots[usize::from(slot)] =
+            Slot { head, kind, status: Some(status), bytes, fills, started_ns, flush_after };
+        Ok(())
+    }
+
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        self.disk.submit().map_err(|source| DeviceError::Host { operation: "submit to the disk", source })
+    }
+
+    /// Answers a request that never reached the disk.
+    fn finish_at_once(&self, ring: &mut Ring, head: u16, place: IoBuffer, status: Status, written: u32) {
+        let counters = &self.shared.queues[usize::from(self.index)].other;
+        match status {
+            Status::Ok => counters.done(u64::from(written), 0),
+            Status::IoError | Status::Unsupported => counters.failed(),
+        }
+        place.copy_from(&[status.byte()]);
+        ring.put_used(head, written + u32::from(written == self.buffers.writable_bytes()));
+    }
+
+    /// Answers everything that the disk has done, and tells the driver once. Says how many requests that were.
+    fn answer(&mut self, ring: &mut Ring) -> Result<usize, DeviceError> {
+        let mut answered = 0;
+        let mut now_ns = None;
+        let mut pushed = false;
+        while let Some(completion) = self.disk.next_completion() {
+            let slot = usize::try_from(completion.token).ok().filter(|&slot| slot < self.slots.len());
+            let Some(index) = slot else { continue };
+            let slot = &mut self.slots[index];
+            if slot.flush_after && completion.result.is_ok() {
+                slot.flush_after = false;
+                self.disk.push(completion.token, BlockRequest::Flush).map_err(host("push a flush"))?;
+                pushed = true;
+                continue;
+            }
+            let Some(place) = slot.status.take() else { continue };
+            let counters = slot.kind.counters(&self.shared.queues[usize::from(self.index)]);
+            // The used length is what the device is sure to have filled, from the front of the chain on.
+            let (status, written) = match completion.result {
+                Ok(()) => {
+                    let now_ns = *now_ns.get_or_insert_with(|| nanoseconds_since(self.epoch));
+                    counters.done(slot.bytes, now_ns.saturating_sub(slot.started_ns));
+                    (Status::Ok, slot.fills.saturating_add(1))
+                }
+                Err(_) => {
+                    counters.failed();
+                    (Status::IoError, u32::from(slot.fills == 0))
+                }
+            };
+            place.copy_from(&[status.byte()]);
+            ring.put_used(slot.head, written);
+            self.free.extend(u16::try_from(index));
+            answered += 1;
+        }
+        ring.notify();
+        if pushed {
+            self.submit()?;
+        }
+        Ok(answered)
+    }
+
+    /// Waits until nothing is in flight.
+    fn drain(
+        &mut self,
+        mut each: impl FnMut(&mut Self) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        while self.disk.in_flight() > 0 {
+            self.disk
+                .wait()
+                .map_err(|source| DeviceError::Host { operation: "wait for the disk", source })?;
+            each(self)?;
+        }
+        Ok(())
+    }
+}
+
+/// A queue is never given more than it was opened for, so that it is full is the host's defect, not the guest's.
+fn host(operation: &'static str) -> impl Fn(volume::QueueFull) -> DeviceError {
+    move |full| DeviceError::Host { operation, source: std::io::Error::other(full) }
+}
+
+impl QueueHandler for BlockHandler {
+    fn start(&mut self, activation: Activation, context: &WorkerContext) -> Result<(), DeviceError> {
+        let features = activation.features;
+        let Some(queue) = activation.queues.into_iter().next() else { return Ok(()) };
+        let ring = Ring::new(queue, features)?;
+        context
+            .watch(self.disk.completion_event(), COMPLETIONS, Interest::ReadEdge)
+            .map_err(|source| DeviceError::Host { operation: "watch the disk's completions", source })?;
+        self.running = Some(Running { ring, features });
+        self.serve()
+    }
+
+    fn kicked(&mut self, _index: u16, _context: &WorkerContext) -> Result<(), DeviceError> {
+        self.serve()
+    }
+
+    fn ready(&mut self, _token: Token, _context: &WorkerContext) -> Result<(), DeviceError> {
+        self.serve()
+    }
+
+    fn quiesce(&mut self) -> Result<(), DeviceError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let outcome = self.drain(|handler| handler.answer(&mut running.ring).map(|_| ()));
+        self.running = Some(running);
+        outcome
+    }
+
+    fn resume(&mut self, _context: &WorkerContext) -> Result<(), DeviceError> {
+        self.serve()
+    }
+
+    fn stop(&mut self, context: &WorkerContext) {
+        // The driver no longer waits for answers. An error here means a broken ring of the kernel's: the queue's
+        // next user learns of it.
+        let _ = self.drain(|handler| {
+            while handler.disk.next_completion().is_some() {}
+            Ok(())
+        });
+        self.free.clear();
+        self.free.extend(0..QUEUE_SIZE);
+        self.running = None;
+        // It is not watched when nothing was started.
+        let _ = context.unwatch(self.disk.completion_event());
+    }
+}

@@ -1,0 +1,327 @@
+//! A split virtqueue (virtio 1.2, 2.7) from the device's side.
+//!
+//! ```text
+//!              0        2        4                                 4 + 2·size
+//! available    flags    index    heads: u16 × size                 used_event      driver writes
+//! used         flags    index    (head: u32, length: u32) × size   avail_event     device writes
+//! descriptor   address: u64   length: u32   flags: u16   next: u16                 16 bytes × size
+//! ```
+//!
+//! [`Ring`] finds the three areas in host memory once and then reads and writes them directly; RAM stays mapped for
+//! as long as the ring holds its [`Memory`]. Nothing in them is trusted: each index and descriptor is read once,
+//! checked, and used from the copy. Chains that were served become visible to the driver together, when
+//! [`Ring::notify`] publishes them: virtio-net needs this for a frame that spans several chains.
+
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{ActiveQueue, Buffers, DeviceError, Interrupt, QueueError, feature};
+use crate::memory::{GuestRam, Memory};
+
+/// Descriptor flags (virtio 1.2, 2.7.5).
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// `avail.flags`: the driver wants no interrupt. `used.flags`: the device wants no kick.
+const QUIET: u16 = 1;
+
+const DESCRIPTOR_BYTES: u32 = 16;
+const RING_HEADER_BYTES: usize = 4;
+const INDEX_OFFSET: usize = 2;
+const HEAD_BYTES: usize = 2;
+const USED_ELEMENT_BYTES: usize = 8;
+const QUEUE_SIZE_MAX: u16 = 32768;
+
+/// One queue in service.
+pub struct Ring {
+    index: u16,
+    size: u16,
+    table: Table,
+    available: *mut u8,
+    used: *mut u8,
+    event_idx: bool,
+    indirect: bool,
+    /// The next chain to take, and how far the driver was last seen to have gone.
+    next_available: u16,
+    seen_available: u16,
+    /// The next place in the used ring, and the place up to which the driver was told.
+    next_used: u16,
+    told_used: u16,
+    kick: EventFd,
+    interrupt: Interrupt,
+    memory: Memory,
+}
+
+// SAFETY: the pointers lead into `memory`, which any thread may use, and only this ring's owner uses them.
+unsafe impl Send for Ring {}
+
+/// A table of descriptors somewhere in guest memory.
+#[derive(Clone, Copy)]
+struct Table {
+    start: *const u8,
+    length: u16,
+}
+
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Descriptor {
+    address: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Table {
+    fn read(self, index: u16) -> Option<Descriptor> {
+        if index >= self.length {
+            return None;
+        }
+        // SAFETY: `start` leads to `length` descriptors in RAM that stays mapped; `Descriptor` has no alignment. The
+        // driver may write meanwhile: the read is volatile, and any bytes are a descriptor.
+        let raw = unsafe { self.start.cast::<Descriptor>().add(usize::from(index)).read_volatile() };
+        Some(Descriptor {
+            address: u64::from_le(raw.address),
+            length: u32::from_le(raw.length),
+            flags: u16::from_le(raw.flags),
+            next: u16::from_le(raw.next),
+        })
+    }
+}
+
+/// The host's address of `length` bytes at `start`, when they lie in one region.
+fn contiguous(ram: &GuestRam, start: u64, length: usize) -> Option<*mut u8> {
+    let slice = ram.get_slices(GuestAddress(start), length, Permissions::ReadWrite).ok()?.next()?.ok()?;
+    (slice.len() == length).then(|| slice.ptr_guard_mut().as_ptr())
+}
+
+impl Ring {
+    /// Takes a queue into service; `features` are those that the driver negotiated.
+    ///
+    /// # Errors
+    /// [`DeviceError::Queue`] when the driver placed the rings where they cannot be.
+    pub fn new(active: ActiveQueue, features: u64) -> Result<Self, DeviceError> {
+        let ActiveQueue { index, queue, kick, interrupt, memory } = active;
+        let broken = |source| DeviceError::Queue { index, source };
+        let size = queue.size();
+        if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
+            return Err(broken(QueueError::Size { size }));
+        }
+        let place = |part, at, bytes: usize, alignment: usize| {
+            contiguous(&memory, at, bytes)
+                .filter(|start| start.align_offset(alignment) == 0)
+                .ok_or(broken(QueueError::Placement { part, at }))
+        };
+        let entries = usize::from(size);
+        let table = place("descriptor table", queue.desc_table(), entries * 16, 16)?;
+        let available =
+            place("available ring", queue.avail_ring(), RING_HEADER_BYTES + HEAD_BYTES * entries + 2, 2)?;
+        let used =
+            place("used ring", queue.used_ring(), RING_HEADER_BYTES + USED_ELEMENT_BYTES * entries + 2, 4)?;
+        Ok(Ring {
+            index,
+            size,
+            table: Table { start: table, length: size },
+            available,
+            used,
+            event_idx: features & feature::EVENT_IDX != 0,
+            indirect: features & feature::INDIRECT_DESC != 0,
+            next_available: queue.next_avail(),
+            seen_available: queue.next_avail(),
+            next_used: queue.next_used(),
+            told_used: queue.next_used(),
+            kick,
+            interrupt,
+            memory,
+        })
+    }
+
+    /// The queue's index in the device.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The head of the next chain that the driver made available.
+    ///
+    /// # Errors
+    /// [`DeviceError::Queue`] when the available ring is nonsense.
+    pub fn pop(&mut self) -> Result<Option<u16>, DeviceError> {
+        let index = self.index;
+        let broken = |source| DeviceError::Queue { index, source };
+        if self.next_available == self.seen_available {
+            let (from, to) = (self.next_available, self.available_index());
+            if from == to {
+                return Ok(None);
+            }
+            if to.wrapping_sub(from) > self.size {
+                return Err(broken(QueueError::AvailableIndex { from, to }));
+            }
+            self.seen_available = to;
+        }
+        let place = usize::from(self.next_available % self.size);
+        let head =
+            u16::from_le(self.available_word(RING_HEADER_BYTES + HEAD_BYTES * place).load(Ordering::Relaxed));
+        if head >= self.size {
+            return Err(broken(QueueError::Head { head }));
+        }
+        self.next_available = self.next_available.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Puts the chain that was popped last back, to be popped again.
+    pub fn unpop(&mut self) {
+        self.next_available = self.next_available.wrapping_sub(1);
+    }
+
+    /// Finds the memory of the chain that begins at `head`, replacing what `buffers` held.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadChain`] when it is no chain, leads out of RAM, or has more pieces than `buffers` takes.
+    pub fn gather(&self, head: u16, buffers: &mut Buffers) -> Result<(), DeviceError> {
+        buffers.restart(&self.memory);
+        self.walk(head, buffers).map_err(|reason| self.bad_chain(reason))
+    }
+
+    /// The error of a chain whose form is not the device's.
+    pub fn bad_chain(&self, reason: &'static str) -> DeviceError {
+        DeviceError::BadChain { index: self.index, reason }
+    }
+
+    fn walk(&self, head: u16, buffers: &mut Buffers) -> Result<(), &'static str> {
+        let mut table = self.table;
+        let mut next = head;
+        let mut left = table.length;
+        let mut is_indirect = false;
+        loop {
+            if left == 0 {
+                return Err("its descriptors form a loop");
+            }
+            left -= 1;
+            let descriptor = table.read(next).ok_or("a descriptor's number is beyond the table")?;
+            if descriptor.flags & INDIRECT != 0 {
+                if is_indirect {
+                    return Err("an indirect table is in an indirect table");
+                }
+                table = self.indirect_table(descriptor)?;
+                (next, left, is_indirect) = (0, table.length, true);
+                continue;
+            }
+            let is_writable = descriptor.flags & WRITE != 0;
+            buffers.add(GuestAddress(descriptor.address), descriptor.length, is_writable)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            next = descriptor.next;
+        }
+    }
+
+    fn indirect_table(&self, descriptor: Descriptor) -> Result<Table, &'static str> {
+        if !self.indirect {
+            return Err("it has an indirect table, which was not negotiated");
+        }
+        if descriptor.flags & NEXT != 0 {
+            return Err("an indirect table is followed by more descriptors");
+        }
+        let bytes = descriptor.length;
+        let length = u16::try_from(bytes / DESCRIPTOR_BYTES).map_err(|_| "an indirect table is too long")?;
+        if length == 0 || bytes % DESCRIPTOR_BYTES != 0 {
+            return Err("an indirect table is not whole descriptors");
+        }
+        let bytes = usize::from(length) * 16;
+        let start = contiguous(&self.memory, descriptor.address, bytes)
+            .ok_or("an indirect table is not in the guest's memory")?;
+        Ok(Table { start, length })
+    }
+
+    /// Gives a chain back, `written` bytes of it filled. The driver sees it after [`Ring::notify`].
+    pub fn put_used(&mut self, head: u16, written: u32) {
+        let place = usize::from(self.next_used % self.size);
+        let element = [u32::from(head).to_le(), written.to_le()];
+        // SAFETY: `place` is below the ring's size, so the element lies in the used ring, which is aligned to 4.
+        unsafe {
+            self.used
+                .add(RING_HEADER_BYTES + USED_ELEMENT_BYTES * place)
+                .cast::<[u32; 2]>()
+                .write_volatile(element);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver what was given back since the last call, and interrupts it if it wants to hear of it.
+    pub fn notify(&mut self) {
+        if self.next_used == self.told_used {
+            return;
+        }
+        self.used_word(INDEX_OFFSET).store(self.next_used.to_le(), Ordering::Release);
+        // The driver sets its wish and then looks at the index; we set the index and then look at its wish.
+        fence(Ordering::SeqCst);
+        let is_wanted = if self.event_idx {
+            let entries = usize::from(self.size);
+            let wish = u16::from_le(
+                self.available_word(RING_HEADER_BYTES + HEAD_BYTES * entries).load(Ordering::Relaxed),
+            );
+            // virtio 1.2, 2.7.7.2: the index that the driver waits for is among those just passed.
+            self.next_used.wrapping_sub(wish).wrapping_sub(1) < self.next_used.wrapping_sub(self.told_used)
+        } else {
+            u16::from_le(self.available_word(0).load(Ordering::Relaxed)) & QUIET == 0
+        };
+        self.told_used = self.next_used;
+        if is_wanted {
+            self.interrupt.trigger();
+        }
+    }
+
+    /// Asks the driver not to kick while the queue is being worked on. With `EVENT_IDX` that is so after each kick.
+    pub fn suppress_kicks(&mut self) {
+        if !self.event_idx {
+            self.used_word(0).store(QUIET.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the driver to kick again. True when chains came meanwhile, so that the worker must look once more.
+    #[must_use]
+    pub fn allow_kicks(&mut self) -> bool {
+        if self.event_idx {
+            let entries = usize::from(self.size);
+            self.used_word(RING_HEADER_BYTES + USED_ELEMENT_BYTES * entries)
+                .store(self.next_available.to_le(), Ordering::Relaxed);
+        } else {
+            self.used_word(0).store(0, Ordering::Relaxed);
+        }
+        // We set our wish and then look at the index; the driver sets the index and then looks at our wish.
+        fence(Ordering::SeqCst);
+        self.next_available != self.available_index()
+    }
+
+    /// Has the worker called again for this queue after everything else that waits: a guest that never stops adding
+    /// chains must not keep its worker from its commands.
+    pub fn kick_self(&self) {
+        // The counter can only be at its end when a kick is pending already.
+        let _ = self.kick.write(1);
+    }
+
+    fn available_index(&self) -> u16 {
+        u16::from_le(self.available_word(INDEX_OFFSET).load(Ordering::Acquire))
+    }
+
+    fn available_word(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: callers stay within the ring, all words are aligned to 2 as the ring is, and RAM stays mapped.
+        unsafe { AtomicU16::from_ptr(self.available.add(offset).cast()) }
+    }
+
+    fn used_word(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as for the available ring.
+        unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
+    }
+}
