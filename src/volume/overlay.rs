@@ -35,7 +35,7 @@ use std::sync::Arc;
 use crate::backend::{BlockBackend, BlockQueue, SECTOR_BYTES};
 use crate::queue::{Abilities, Layout, Queue};
 use crate::raw::{Raw, RawFile, check_range, read_to_end};
-use crate::sys::{FileIndex, RingFile};
+use crate::sys::{FileIndex, InPlace, RingFile, transfers_in_place};
 use map::SectorMap;
 
 const BASE: FileIndex = 0;
@@ -62,6 +62,7 @@ pub struct Overlay(Arc<Layers>);
 struct Layers {
     base: Arc<Raw>,
     top: File,
+    top_in_place: InPlace,
     size_bytes: u64,
     map: SectorMap,
     abilities: Abilities,
@@ -95,6 +96,7 @@ impl Overlay {
         top.set_len(size_bytes).map_err(|source| OverlayError::Resize { size_bytes, source })?;
         Ok(Self(Arc::new(Layers {
             base: Arc::clone(base.raw()),
+            top_in_place: transfers_in_place(top.as_fd()),
             top,
             size_bytes,
             map: SectorMap::new(base_bytes / SECTOR_BYTES),
@@ -172,7 +174,7 @@ impl Layout for Layers {
     }
 
     fn files(&self) -> Vec<RingFile<'_>> {
-        let top = RingFile { fd: self.top.as_fd(), direct_alignment: None };
+        let top = RingFile { fd: self.top.as_fd(), direct_alignment: None, in_place: self.top_in_place };
         vec![self.base.ring_file(), top]
     }
 

@@ -6,15 +6,18 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::backend::{BlockBackend, BlockQueue, SECTOR_BYTES};
 use crate::queue::{Abilities, Layout, Queue};
-use crate::sys::{AlignedMemory, FileIndex, RingFile, direct_alignment};
+use crate::sys::{AlignedMemory, FileIndex, InPlace, RingFile, direct_alignment, transfers_in_place};
 
 /// What direct I/O is taken to need where the kernel does not say.
 const DIRECT_ALIGNMENT_ASSUMED: usize = 4096;
+/// How long a lock is waited for that another process holds.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How to open a [`RawFile`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,6 +69,7 @@ pub(crate) struct Raw {
     size_bytes: u64,
     read_only: bool,
     direct_alignment: Option<usize>,
+    in_place: InPlace,
     abilities: Abilities,
 }
 
@@ -111,7 +115,10 @@ impl RawFile {
             _ => RawError::Lock { path: path(), source },
         })?;
         let direct_alignment = if options.direct { Some(find_alignment(&file, &path)?) } else { None };
+        let cached_file = kind.is_file() && !options.direct;
+        let in_place = if cached_file { transfers_in_place(file.as_fd()) } else { InPlace::default() };
         Ok(Self(Arc::new(Raw {
+            in_place,
             file,
             size_bytes: len.next_multiple_of(SECTOR_BYTES),
             read_only: options.read_only,
@@ -135,8 +142,26 @@ fn find_alignment(file: &File, path: &dyn Fn() -> PathBuf) -> Result<usize, RawE
 }
 
 /// Locks the whole file, for as long as it is open.
+///
+/// A ring that is torn down lets go of its files some milliseconds after its process ended; so a lock
+/// is waited for a little, and a machine can be started again at once.
 fn lock(file: &File, shared: bool) -> io::Result<()> {
-    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match set_lock(file, if shared { libc::F_RDLCK } else { libc::F_WRLCK }) {
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_PATIENCE / 20);
+                }
+                Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP) => return Ok(()),
+                _ => return Err(error),
+            },
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn set_lock(file: &File, kind: i32) -> io::Result<()> {
     let whole = libc::flock {
         l_type: i16::try_from(kind).expect("a small constant"),
         l_whence: i16::try_from(libc::SEEK_SET).expect("a small constant"),
@@ -144,14 +169,15 @@ fn lock(file: &File, shared: bool) -> io::Result<()> {
         l_len: 0,
         l_pid: 0,
     };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map_err(io::Error::from) {
-        Ok(_) => Ok(()),
-        Err(error)
-            if matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP)) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error),
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole))?;
+    Ok(())
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // The queues are gone, but the kernel may hold their rings, and so the file, a little longer.
+        // If it cannot be unlocked now, it is when they are gone.
+        let _ = set_lock(&self.file, libc::F_UNLCK);
     }
 }
 
@@ -191,7 +217,7 @@ impl Raw {
     }
 
     pub(crate) fn ring_file(&self) -> RingFile<'_> {
-        RingFile { fd: self.file.as_fd(), direct_alignment: self.direct_alignment }
+        RingFile { fd: self.file.as_fd(), direct_alignment: self.direct_alignment, in_place: self.in_place }
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {

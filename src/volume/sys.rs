@@ -6,5 +6,5 @@ mod ring;
 
 pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};
-pub(crate) use file::{direct_alignment, zeroed_words};
-pub(crate) use ring::{Call, FileIndex, Ring, RingFile};
+pub(crate) use file::{direct_alignment, transfers_in_place, zeroed_words};
+pub(crate) use ring::{Call, FileIndex, InPlace, Ring, RingFile};

@@ -6,6 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
 
+use super::ring::InPlace;
+
 /// What direct I/O on a file must be a multiple of, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DirectAlignment {
@@ -45,4 +47,16 @@ pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {
     // SAFETY: `AtomicU64` has the size and the bit validity of `u64`, and on the targets that KVM
     // runs on (64-bit) also its alignment, so the allocation's layout stays the same.
     unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
+}
+
+/// Which transfers on a file that uses the page cache are best done in place.
+pub(crate) fn transfers_in_place(file: BorrowedFd<'_>) -> InPlace {
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+    let Ok(kind) = fstatfs(file).map(|status| status.filesystem_type()) else {
+        return InPlace::default();
+    };
+    // XFS and btrfs write to the page cache without waiting, or say that they would have to.
+    let writes = kind != XFS_SUPER_MAGIC && kind != BTRFS_SUPER_MAGIC;
+    // tmpfs is the page cache.
+    InPlace { reads: kind == TMPFS_MAGIC, writes }
 }

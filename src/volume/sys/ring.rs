@@ -45,6 +45,18 @@ pub(crate) struct RingFile<'a> {
     /// What the addresses of buffers must be multiples of; `None` when the page cache is used and
     /// anything goes.
     pub(crate) direct_alignment: Option<usize>,
+    pub(crate) in_place: InPlace,
+}
+
+/// Which transfers the ring does by itself, in `submit`, instead of giving them to the kernel's ring.
+///
+/// A file system that cannot tell beforehand whether a transfer would wait makes io_uring hand it to
+/// a worker thread, one at a time for writes to one file. Where all there is to do is a copy to the
+/// page cache, that hand-over costs five times the copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct InPlace {
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
 }
 
 /// What the kernel is to do.
@@ -78,6 +90,12 @@ pub(crate) struct Ended {
     pub(crate) result: io::Result<()>,
 }
 
+struct FileSettings {
+    fd: RawFd,
+    direct_alignment: Option<usize>,
+    in_place: InPlace,
+}
+
 struct Slot {
     call: Call,
     owner: u32,
@@ -94,10 +112,13 @@ struct Slot {
 pub(crate) struct Ring {
     uring: IoUring,
     event: EventFd,
-    alignments: Vec<Option<usize>>,
+    files: Vec<FileSettings>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     ready: VecDeque<u32>,
+    /// Transfers to be done in place, and those that were.
+    in_place: VecDeque<u32>,
+    done_in_place: VecDeque<Ended>,
     with_kernel: usize,
     with_kernel_max: usize,
     enabled: bool,
@@ -119,10 +140,12 @@ impl Ring {
         Ok(Self {
             uring,
             event,
-            alignments: files.iter().map(|file| file.direct_alignment).collect(),
+            files: files.iter().map(FileSettings::new).collect(),
             slots: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
+            in_place: VecDeque::new(),
+            done_in_place: VecDeque::new(),
             with_kernel: 0,
             with_kernel_max,
             enabled: !deferred,
@@ -147,10 +170,16 @@ impl Ring {
         slot.buffers.clear();
         slot.buffers.extend(buffers.into_iter().filter(|buffer| !buffer.is_empty()));
         slot.left = slot.buffers.iter().map(|buffer| buffer.len() as u64).sum();
-        if let Call::Read { file, .. } | Call::Write { file, .. } = call
-            && let Some(alignment) = self.alignments[file as usize]
-        {
-            slot.bounce_unless_aligned(alignment);
+        if let Call::Read { file, .. } | Call::Write { file, .. } = call {
+            let settings = &self.files[file as usize];
+            if let Some(alignment) = settings.direct_alignment {
+                slot.bounce_unless_aligned(alignment);
+            }
+            let is_read = matches!(call, Call::Read { .. });
+            if is_read && settings.in_place.reads || !is_read && settings.in_place.writes {
+                self.in_place.push_back(index);
+                return;
+            }
         }
         self.ready.push_back(index);
     }
@@ -171,23 +200,38 @@ impl Ring {
 
     /// Hands what is ready to the kernel.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
-        if self.ready.is_empty() {
-            return Ok(());
+        if !self.ready.is_empty() {
+            self.silence();
         }
-        self.silence();
-        loop {
+        while !self.ready.is_empty() && self.with_kernel < self.with_kernel_max {
             self.fill_submission_queue();
             self.enter(0)?;
-            if self.ready.is_empty() || self.with_kernel >= self.with_kernel_max {
-                return Ok(());
+        }
+        // Last, for they may wait, and the others go on meanwhile.
+        while let Some(index) = self.in_place.pop_front() {
+            let result = self.transfer_in_place(index);
+            let ended = self.end(index, result);
+            self.done_in_place.push_back(ended);
+        }
+        Ok(())
+    }
+
+    fn transfer_in_place(&mut self, index: u32) -> io::Result<()> {
+        loop {
+            let slot = &self.slots[index as usize];
+            let result = if slot.left == 0 { 0 } else { slot.transfer(&self.files) };
+            if let Some(result) = self.arrived(index, result) {
+                return result;
             }
+            // What `arrived` would give to the kernel goes on right here.
+            self.ready.pop_back();
         }
     }
 
     /// Waits until something arrived, or nothing is with the kernel.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
         self.submit()?;
-        while self.with_kernel > 0 && self.uring.completion().is_empty() {
+        while self.done_in_place.is_empty() && self.with_kernel > 0 && self.uring.completion().is_empty() {
             self.enter(1)?;
         }
         Ok(())
@@ -196,6 +240,9 @@ impl Ring {
     /// A call that has ended, if any has; arms the event when there is none.
     pub(crate) fn next(&mut self) -> Option<Ended> {
         loop {
+            if let Some(ended) = self.done_in_place.pop_front() {
+                return Some(ended);
+            }
             let arrival = self.uring.completion().next();
             if let Some(arrival) = arrival {
                 self.with_kernel -= 1;
@@ -206,7 +253,8 @@ impl Ring {
                 continue;
             }
             let wants_entry = self.uring.submission().taskrun();
-            let may_submit = !self.ready.is_empty() && self.with_kernel < self.with_kernel_max;
+            let has_room = self.with_kernel < self.with_kernel_max;
+            let may_submit = !self.in_place.is_empty() || (!self.ready.is_empty() && has_room);
             if wants_entry || may_submit {
                 let entered = if may_submit { self.submit() } else { self.enter(0) };
                 if entered.is_err() {
@@ -244,7 +292,7 @@ impl Ring {
         slot.advance(u64::from(transferred));
         // Direct I/O goes on at a multiple of its alignment; less than a sector is the file's end.
         let at_end = transferred == 0
-            || (self.alignments[file as usize].is_some()
+            || (self.files[file as usize].direct_alignment.is_some()
                 && !u64::from(transferred).is_multiple_of(crate::SECTOR_BYTES));
         if slot.left == 0 {
             Some(Ok(()))
@@ -332,7 +380,37 @@ impl Drop for Ring {
     }
 }
 
+impl FileSettings {
+    fn new(file: &RingFile<'_>) -> Self {
+        Self { fd: file.fd.as_raw_fd(), direct_alignment: file.direct_alignment, in_place: file.in_place }
+    }
+}
+
 impl Slot {
+    /// Transfers as much as one call does, and gives its result as the ring would.
+    fn transfer(&self, files: &[FileSettings]) -> i32 {
+        let buffers = &self.buffers[self.first..];
+        let count = i32::try_from(buffers.len().min(BUFFERS_MAX)).expect("at most BUFFERS_MAX");
+        let start = buffers.as_ptr().cast::<libc::iovec>();
+        let position = |offset| i64::try_from(offset).unwrap_or(i64::MAX);
+        let result = match self.call {
+            Call::Read { file, offset } => {
+                // SAFETY: `start` points at `count` buffers (`IoBuffer` is transparent), whose memory
+                // is valid and writable, as its maker promised.
+                unsafe { libc::preadv(files[file as usize].fd, start, count, position(offset)) }
+            }
+            Call::Write { file, offset } => {
+                // SAFETY: as above.
+                unsafe { libc::pwritev(files[file as usize].fd, start, count, position(offset)) }
+            }
+            _ => 0,
+        };
+        match i32::try_from(result) {
+            Ok(transferred) if transferred >= 0 => transferred,
+            _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+
     fn entry(&self) -> squeue::Entry {
         let buffers = &self.buffers[self.first..];
         let count = u32::try_from(buffers.len().min(BUFFERS_MAX)).expect("at most BUFFERS_MAX");
