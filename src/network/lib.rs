@@ -1,1 +1,54 @@
-#![forbid(unsafe_code)]
+//! The network of an instance: a namespace that routes, a tap for the guest, and what answers in it.
+//!
+//! ```text
+//!  guest │ the VPC: a namespace with no name                      │ the host's namespace
+//!        │                                                        │
+//!  virtio│  tap0                lo                      uplink    │ nimbo0              eth0
+//!   net ─┼─  /32 route,  ──▶  10.0.0.1 router     ──▶  masquerade ┼─ 169.254.128.0/31 ─▶ masquerade ─▶
+//!        │   proxy ARP        10.0.0.2 resolver                   │
+//!        │                    169.254.169.253 resolver            │
+//!        │                    169.254.169.254 metadata            │
+//! ```
+//!
+//! There is no bridge: every interface has a route of its own, the router answers ARP for all
+//! others, and so every packet passes the forward hook, also one between two neighbours.
+//!
+//! [`Standalone`] puts the parts together for one instance without a cloud. The parts are
+//! [`Namespace`], [`Tap`], [`Uplink`], and the services [`dhcp`], [`dns`] and [`publish`].
+//!
+//! Invariants:
+//! - The calling process stays in its own namespace. What must happen in another one happens on a
+//!   thread that enters it and ends there.
+//! - A namespace has no name. It lives as long as something holds a descriptor of it or a socket or
+//!   tap in it, so the kernel removes it, its interfaces and the host's end of the uplink when the
+//!   process dies, however it dies.
+//! - What an uplink changes in the host (see [`uplink`]) is undone when it is dropped; what a killed
+//!   process left is undone when the next uplink is made.
+//!
+//! It deliberately does not: filter between instances (security groups), carry IPv6, or edit a
+//! firewall that is not its own.
+#![deny(unsafe_code)]
+
+pub mod dhcp;
+pub mod dns;
+mod error;
+mod namespace;
+mod netlink;
+mod nft;
+mod plan;
+pub mod publish;
+mod standalone;
+#[allow(unsafe_code)]
+mod sys;
+mod sysctl;
+pub mod tap;
+pub mod uplink;
+
+pub use error::Error;
+pub use ipnet::Ipv4Net;
+pub use namespace::{Namespace, Worker};
+pub use plan::{METADATA, Plan, RESOLVER};
+pub use publish::Publish;
+pub use standalone::{Standalone, StandaloneSpec};
+pub use tap::Tap;
+pub use uplink::{HostAccess, Uplink};

@@ -1,0 +1,171 @@
+//! The sockets of a VPC's name server.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::forward::{self, Transport};
+use super::zone::{self, Verdict, Zone};
+use crate::error::Error;
+use crate::namespace::Namespace;
+
+const PORT: u16 = 53;
+/// Queries and connections in work at once. One more query is dropped, as by a busy network, and one
+/// more connection waits.
+const QUERIES_MAX: usize = 512;
+const CONNECTIONS_MAX: usize = 64;
+/// For the next query on a connection (RFC 7766, 6.2.3: seconds).
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// A pause after an error of a listening socket, so that one which lasts does not take a core.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A name server. Its listening sockets are in the VPC; it must be driven on a thread in the namespace
+/// from which the host's resolvers are reached, since the sockets that ask them are made there.
+#[derive(Debug)]
+pub struct Server {
+    sockets: Vec<(UdpSocket, TcpListener)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    zone: Zone,
+    resolv_conf: PathBuf,
+}
+
+impl Server {
+    /// Listens on `addresses` in `namespace`. Nothing is answered before [`Server::serve`].
+    ///
+    /// # Errors
+    /// When an address is not one of the namespace.
+    pub fn bind(
+        namespace: &Namespace,
+        addresses: &[Ipv4Addr],
+        zone: Zone,
+        resolv_conf: PathBuf,
+    ) -> Result<Self, Error> {
+        let listen = |address: &Ipv4Addr| {
+            let at = SocketAddr::from((*address, PORT));
+            let sockets = || -> io::Result<_> {
+                let (udp, tcp) = (UdpSocket::bind(at)?, TcpListener::bind(at)?);
+                udp.set_nonblocking(true)?;
+                tcp.set_nonblocking(true)?;
+                Ok((udp, tcp))
+            };
+            sockets().map_err(Error::while_doing(format_args!("answer DNS at {at}")))
+        };
+        let sockets = namespace.run(|| addresses.iter().map(listen).collect::<Result<Vec<_>, _>>())??;
+        Ok(Self { sockets, shared: Arc::new(Shared { zone, resolv_conf }) })
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve(self) {
+        let queries = Arc::new(Semaphore::new(QUERIES_MAX));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut listeners = tokio::task::JoinSet::new();
+        for (udp, tcp) in self.sockets {
+            let udp = tokio::net::UdpSocket::from_std(udp);
+            let tcp = tokio::net::TcpListener::from_std(tcp);
+            let (udp, tcp) = match (udp, tcp) {
+                (Ok(udp), Ok(tcp)) => (udp, tcp),
+                (Err(error), _) | (_, Err(error)) => return tracing::error!(%error, "DNS cannot be served"),
+            };
+            listeners.spawn(serve_udp(Arc::new(udp), self.shared.clone(), queries.clone()));
+            listeners.spawn(serve_tcp(tcp, self.shared.clone(), connections.clone()));
+        }
+        listeners.join_all().await;
+    }
+}
+
+async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+    let mut packet = [0; 4096];
+    loop {
+        let (length, client) = match socket.recv_from(&mut packet).await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::warn!(%error, "DNS by UDP failed");
+                tokio::time::sleep(ERROR_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let query = packet[..length].to_vec();
+        tokio::spawn(answer_udp(socket.clone(), shared.clone(), query, client, permit));
+    }
+}
+
+async fn answer_udp(
+    socket: Arc<tokio::net::UdpSocket>,
+    shared: Arc<Shared>,
+    query: Vec<u8>,
+    client: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+) {
+    let answer = match shared.zone.answer(&query) {
+        Verdict::Answer(answer) => Some(answer),
+        Verdict::Ignore => None,
+        Verdict::Forward => {
+            let resolvers = forward::resolvers(&shared.resolv_conf);
+            settle(forward::ask(&query, &resolvers, Transport::Udp).await, &query)
+        }
+    };
+    if let Some(answer) = answer
+        && let Err(error) = socket.send_to(&answer, client).await
+    {
+        tracing::debug!(%error, %client, "a DNS answer was not sent");
+    }
+}
+
+async fn serve_tcp(listener: tokio::net::TcpListener, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+    // The semaphore is never closed.
+    while let Ok(permit) = permits.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer_tcp(stream, &shared).await {
+                        tracing::debug!(%error, %client, "a DNS connection failed");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "DNS by TCP failed");
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer_tcp(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    while let Some(query) = timeout(IDLE_MAX, forward::read_message(&mut stream)).await?? {
+        let answer = match shared.zone.answer(&query) {
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Ignore => return Ok(()),
+            Verdict::Forward => {
+                let resolvers = forward::resolvers(&shared.resolv_conf);
+                settle(forward::ask(&query, &resolvers, Transport::Tcp).await, &query)
+            }
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        timeout(IDLE_MAX, forward::write_message(&mut stream, &answer)).await??;
+    }
+    Ok(())
+}
+
+/// The resolvers' answer, or one that says that there is none.
+fn settle(outcome: io::Result<Vec<u8>>, query: &[u8]) -> Option<Vec<u8>> {
+    match outcome {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::debug!(%error, "no resolver of the host answered");
+            zone::failure(query)
+        }
+    }
+}

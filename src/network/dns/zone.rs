@@ -1,0 +1,190 @@
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, PTR, SOA};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use ipnet::Ipv4Net;
+
+/// Seconds for which an answer may be kept; AWS's own for instances.
+const TTL_S: u32 = 60;
+/// The largest datagram that passes every network in one piece (RFC 9715, 3.1).
+const UDP_BYTES_MAX: u16 = 1232;
+
+/// The names of one VPC: those below its domain, and the reverse of its range.
+#[derive(Debug, Clone)]
+pub struct Zone {
+    domain: Name,
+    range: Ipv4Net,
+    addresses: HashMap<Name, Ipv4Addr>,
+    names: HashMap<Ipv4Addr, Name>,
+}
+
+/// What is to be done with a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send this back.
+    Answer(Vec<u8>),
+    /// Ask somebody who knows.
+    Forward,
+    /// It is not a query: no answer, since two servers could answer each other for ever.
+    Ignore,
+}
+
+/// A name that cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is not a domain name")]
+pub struct NameError {
+    name: String,
+}
+
+impl Zone {
+    /// A zone without names.
+    ///
+    /// # Errors
+    /// When `domain` is not a domain name.
+    pub fn new(domain: &str, range: Ipv4Net) -> Result<Self, NameError> {
+        Ok(Self { domain: parse(domain)?, range, addresses: HashMap::new(), names: HashMap::new() })
+    }
+
+    /// Adds a host below the domain.
+    ///
+    /// # Errors
+    /// When `host` is not a label of a domain name.
+    pub fn add(&mut self, host: &str, address: Ipv4Addr) -> Result<(), NameError> {
+        let error = || NameError { name: host.to_owned() };
+        let name = self.domain.prepend_label(host).map_err(|_| error())?;
+        self.addresses.insert(name.clone(), address);
+        self.names.insert(address, name);
+        Ok(())
+    }
+
+    /// What to do with `query`, a message without the length that stands before it on TCP.
+    pub fn answer(&self, query: &[u8]) -> Verdict {
+        let Some(header) = Header::read(query) else { return Verdict::Ignore };
+        if header.is_response {
+            return Verdict::Ignore;
+        }
+        let Ok(query) = Message::from_vec(query) else {
+            return refusal(header.id, ResponseCode::FormErr);
+        };
+        if query.metadata.op_code != OpCode::Query {
+            return refusal(header.id, ResponseCode::NotImp);
+        }
+        let [question] = query.queries.as_slice() else {
+            return refusal(header.id, ResponseCode::FormErr);
+        };
+        if question.query_class() != DNSClass::IN {
+            return Verdict::Forward;
+        }
+        match self.find(question.name(), question.query_type()) {
+            Some(found) => self.respond(&query, question.name(), found),
+            None => Verdict::Forward,
+        }
+    }
+
+    /// `None` for a name that is not ours; otherwise whether it exists, and its record of the type asked for.
+    fn find(&self, name: &Name, kind: RecordType) -> Option<(ResponseCode, Option<RData>)> {
+        if self.domain.zone_of(name) {
+            return Some(match self.addresses.get(name) {
+                Some(address) if matches!(kind, RecordType::A | RecordType::ANY) => {
+                    (ResponseCode::NoError, Some(RData::A(A(*address))))
+                }
+                Some(_) => (ResponseCode::NoError, None),
+                None if *name == self.domain => (ResponseCode::NoError, None),
+                None => (ResponseCode::NXDomain, None),
+            });
+        }
+        let address = reversed(name).filter(|address| self.range.contains(address))?;
+        Some(match self.names.get(&address) {
+            Some(name) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
+                (ResponseCode::NoError, Some(RData::PTR(PTR(name.clone()))))
+            }
+            Some(_) => (ResponseCode::NoError, None),
+            None => (ResponseCode::NXDomain, None),
+        })
+    }
+
+    fn respond(&self, query: &Message, name: &Name, found: (ResponseCode, Option<RData>)) -> Verdict {
+        let (code, data) = found;
+        let mut response = Message::response(query.metadata.id, OpCode::Query);
+        response.metadata.response_code = code;
+        response.metadata.authoritative = true;
+        response.metadata.recursion_desired = query.metadata.recursion_desired;
+        response.metadata.recursion_available = true;
+        response.add_queries(query.queries.iter().cloned());
+        match data {
+            Some(data) => response.add_answer(Record::from_rdata(name.clone(), TTL_S, data)),
+            None => response.add_authority(self.authority()),
+        };
+        if query.edns.is_some() {
+            let mut edns = Edns::new();
+            edns.set_max_payload(UDP_BYTES_MAX);
+            response.set_edns(edns);
+        }
+        encode(&response)
+    }
+
+    /// By this a resolver knows for how long an absence holds (RFC 2308, 3).
+    fn authority(&self) -> Record {
+        let contact = self.domain.prepend_label("hostmaster").unwrap_or_else(|_| self.domain.clone());
+        let start = SOA::new(self.domain.clone(), contact, 1, 3600, 900, 604_800, TTL_S);
+        Record::from_rdata(self.domain.clone(), TTL_S, RData::SOA(start))
+    }
+}
+
+/// The answer to `query` when nobody could be asked.
+pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::from_vec(query).ok()?;
+    let mut response = Message::error_msg(message.metadata.id, OpCode::Query, ResponseCode::ServFail);
+    response.metadata.recursion_desired = message.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.add_queries(message.queries.iter().cloned());
+    response.to_vec().ok()
+}
+
+/// What the first bytes of a message say, readable also when the rest is not.
+struct Header {
+    id: u16,
+    is_response: bool,
+}
+
+impl Header {
+    fn read(message: &[u8]) -> Option<Self> {
+        let [a, b, flags, ..] = *message.get(..12)? else { return None };
+        Some(Self { id: u16::from_be_bytes([a, b]), is_response: flags & 0x80 != 0 })
+    }
+}
+
+fn refusal(id: u16, code: ResponseCode) -> Verdict {
+    encode(&Message::error_msg(id, OpCode::Query, code))
+}
+
+fn encode(message: &Message) -> Verdict {
+    debug_assert_eq!(message.metadata.message_type, MessageType::Response);
+    match message.to_vec() {
+        Ok(bytes) => Verdict::Answer(bytes),
+        Err(error) => {
+            tracing::warn!(%error, "a DNS answer cannot be encoded");
+            Verdict::Ignore
+        }
+    }
+}
+
+fn parse(name: &str) -> Result<Name, NameError> {
+    let mut parsed = Name::from_ascii(name).map_err(|_| NameError { name: name.to_owned() })?;
+    parsed.set_fqdn(true);
+    Ok(parsed)
+}
+
+/// The address that a name below `in-addr.arpa` is about, if it is about a single one.
+fn reversed(name: &Name) -> Option<Ipv4Addr> {
+    if name.num_labels() != 6 {
+        return None;
+    }
+    let range = name.parse_arpa_name().ok()?;
+    match range {
+        ipnet::IpNet::V4(range) if range.prefix_len() == 32 => Some(range.addr()),
+        _ => None,
+    }
+}

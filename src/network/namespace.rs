@@ -1,0 +1,182 @@
+//! Network namespaces without a name, and running code in them.
+//!
+//! A socket belongs for life to the namespace of the thread that made it, whoever uses it later. So
+//! entering a namespace is only ever needed for a moment, on a thread of its own ([`Namespace::run`]),
+//! or for a thread's whole life ([`Namespace::spawn`]); the caller's threads never change theirs.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::netlink::Netlink;
+
+/// The namespace of the thread that opens it.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// A network namespace, alive at least as long as this value.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new namespace in which nothing but the loopback interface exists, which is up.
+    ///
+    /// # Errors
+    /// When the caller may not make namespaces, or the kernel has none.
+    pub fn create() -> Result<Self, Error> {
+        let operation = "create a network namespace";
+        let create = || -> io::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open(OWN)
+        };
+        let file = on_thread("namespace", create)
+            .and_then(|created| created)
+            .map_err(Error::while_doing(operation))?;
+        let namespace = Self { file };
+        namespace.netlink(async |netlink| netlink.set_up(netlink.index("lo").await?).await)?;
+        Ok(namespace)
+    }
+
+    /// The namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted.
+    pub fn current() -> Result<Self, Error> {
+        let file = File::open(OWN).map_err(Error::while_doing(format_args!("open {OWN}")))?;
+        Ok(Self { file })
+    }
+
+    /// Another hold on the same namespace.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let file = self.file.try_clone().map_err(Error::while_doing("hold a network namespace"))?;
+        Ok(Self { file })
+    }
+
+    /// Runs `task` to its end on a new thread inside the namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered; then `task` has not run.
+    pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        on_thread("namespace", || self.enter().map(|()| task()))
+            .and_then(|outcome| outcome)
+            .map_err(Error::while_doing("enter a network namespace"))
+    }
+
+    /// Starts a thread that stays inside the namespace and drives the future that `serve` returns, with
+    /// an executor of its own, until it is ready or the [`Worker`] is dropped.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered; then `serve` has not run.
+    pub fn spawn<F, S>(&self, name: &str, serve: F) -> Result<Worker, Error>
+    where
+        F: FnOnce() -> S + Send + 'static,
+        S: Future<Output = ()>,
+    {
+        let operation = format!("start the thread {name} in a network namespace");
+        let namespace = self.try_clone()?;
+        let (stop, stopped) = oneshot::channel();
+        let (started, start) = mpsc::sync_channel(1);
+        let body = move || {
+            let runtime = namespace
+                .enter()
+                .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+            // The receiver waits until this is sent, so it cannot be gone.
+            let runtime = match runtime {
+                Ok(runtime) => started.send(Ok(())).map(|()| runtime).ok(),
+                Err(error) => started.send(Err(error)).map_or(None, |()| None),
+            };
+            let Some(runtime) = runtime else { return };
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    () = serve() => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(Error::while_doing(&operation))?;
+        let outcome = start.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+        outcome.map_err(Error::while_doing(&operation))?;
+        Ok(Worker { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Runs `task` with a netlink connection of this namespace.
+    pub(crate) fn netlink<T, F>(&self, task: F) -> Result<T, Error>
+    where
+        T: Send,
+        F: AsyncFnOnce(&Netlink) -> Result<T, Error> + Send,
+    {
+        self.run(|| {
+            let opened = "open a netlink connection";
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(Error::while_doing(opened))?;
+            runtime.block_on(async {
+                let netlink = Netlink::open().map_err(Error::while_doing(opened))?;
+                task(&netlink).await
+            })
+        })?
+    }
+
+    /// The descriptor's number, for a netlink message that names this namespace.
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Takes the calling thread into the namespace, for good.
+    fn enter(&self) -> io::Result<()> {
+        Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A thread that serves inside a namespace. Dropping it ends the thread, and waits until it has.
+#[derive(Debug)]
+pub struct Worker {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Whether the thread has ended by itself.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if let Some(Err(_)) = ended {
+            tracing::error!("a network thread panicked");
+        }
+    }
+}
+
+/// Runs `task` on a thread of its own and waits for it; a panic goes on in the caller.
+fn on_thread<T: Send>(name: &str, task: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, task)?;
+        thread.join().map_err(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,34 @@
+//! Kernel settings of the calling thread's network namespace, under `/proc/sys/net`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+fn path(name: &str) -> PathBuf {
+    // Slashes and not dots, since an interface's name may contain a dot.
+    PathBuf::from("/proc/sys/net").join(name)
+}
+
+/// Writes one setting, `name` being its path below `/proc/sys/net`.
+pub(crate) fn set(name: &str, value: &str) -> Result<(), Error> {
+    fs::write(path(name), value).map_err(Error::while_doing(format_args!("set net/{name} to {value}")))
+}
+
+/// As [`set`], for a setting that a kernel may be built without.
+pub(crate) fn set_if_present(name: &str, value: &str) -> Result<(), Error> {
+    match fs::write(path(name), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(Error::while_doing(format_args!("set net/{name} to {value}"))),
+    }
+}
+
+/// Whether a setting is on. One of an interface that is gone is not.
+pub(crate) fn is_on(name: &str) -> Result<bool, Error> {
+    match fs::read_to_string(path(name)) {
+        Ok(text) => Ok(text.trim() != "0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format_args!("read net/{name}"), error)),
+    }
+}

@@ -1,0 +1,264 @@
+//! The way from a VPC to the outside: a pair of linked interfaces and masquerading.
+//!
+//! ```text
+//! VPC                                   host
+//! uplink 169.254.128.1/31 ───────────── nimbo0 169.254.128.0/31 ──▶ by the host's own routes
+//! uplink 169.254.128.1/31               (another VPC: nimbo1, 169.254.128.2/31)
+//! ```
+//!
+//! The VPC masquerades what leaves it, so its own range is never seen in the host, and any number of
+//! VPCs can use the same one. The host masquerades again, for the one address of each uplink.
+//!
+//! What an uplink changes in the host, and how it is undone:
+//! - The interface `nimboN` with its addresses and routes. Its name reserves the number: the kernel
+//!   makes a name only once. It goes with the VPC's namespace.
+//! - The nftables table `ip nimboN`.
+//! - Forwarding of IPv4 is switched on for `nimboN`, and for each interface with a route on which it
+//!   was off. The latter are first written down in a set of the table `ip nimbo`, together with a fence:
+//!   what arrives there and is not for an uplink is dropped, as when forwarding was off. The last
+//!   uplink's end switches it off again.
+//!
+//! A killed process leaves its table and the fence behind, which do nothing without the interface; the
+//! next uplink that is made or ended removes them. Processes take turns by a lock on the namespace itself.
+//!
+//! The host's own firewall is neither changed nor got around. If it drops forwarded packets, which a
+//! second table cannot overrule, [`Uplink::obstacles`] says so and what its owner can do about it.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::Error;
+use crate::namespace::Namespace;
+use crate::netlink::{Link, Route};
+use crate::plan::overlap;
+use crate::{nft, sysctl};
+use rules::INSIDE;
+
+/// The first address of the range that uplinks are numbered from. Link-local addresses are nobody
+/// else's: not of a private network, nor of carriers (100.64.0.0/10), which some VPNs filter.
+const TRANSIT: Ipv4Addr = Ipv4Addr::new(169, 254, 128, 0);
+/// The MTU where the host has no route out.
+const MTU_DEFAULT: u16 = 1500;
+/// How many uplinks fit between [`TRANSIT`] and the addresses of metadata and resolver.
+const SLOTS: u16 = 4096;
+
+/// Whether an instance may open connections to the machine that it runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostAccess {
+    /// As in a cloud: the instance reaches the world, and not its host.
+    #[default]
+    Denied,
+    Allowed,
+}
+
+/// An uplink, in place until it is dropped.
+#[derive(Debug)]
+pub struct Uplink {
+    host: Namespace,
+    name: String,
+    mtu: u16,
+    obstacles: Vec<String>,
+}
+
+impl Uplink {
+    /// Connects `vpc`, which has no uplink, to the outside through `host`.
+    ///
+    /// # Errors
+    /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks masquerading.
+    pub fn create(host: &Namespace, vpc: &Namespace, access: HostAccess) -> Result<Self, Error> {
+        let held = host.try_clone()?;
+        let turn = take_turn(host)?;
+        sweep(host)?;
+        let survey = Survey::of(host)?;
+        let mtu = survey.outward_mtu();
+        let slot = claim_slot(host, vpc, &survey, mtu)?;
+        let mut uplink = Self { host: held, name: name(slot), mtu, obstacles: Vec::new() };
+        let outcome = uplink.set_up(vpc, slot, access, &survey);
+        // A half-made uplink is removed by dropping it, which takes a turn of its own.
+        drop(turn);
+        outcome.map(|()| uplink)
+    }
+
+    /// The name of the interface in the host.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The largest packet that leaves the host in one piece, by its default route.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// What in the host's firewall may keep the instance from the outside, in words for its owner.
+    pub fn obstacles(&self) -> &[String] {
+        &self.obstacles
+    }
+
+    fn set_up(
+        &mut self,
+        vpc: &Namespace,
+        slot: u16,
+        access: HostAccess,
+        survey: &Survey,
+    ) -> Result<(), Error> {
+        let (outer, inner) = transit(slot);
+        self.number(vpc, outer, inner)?;
+        nft::apply(&self.host, &self.name, &rules::add_uplink(&self.name, inner, access))?;
+        nft::apply(vpc, "vpc", &rules::vpc())?;
+        self.forward(survey)?;
+        let found = rules::read(&nft::ruleset(&self.host)?);
+        self.obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
+        Ok(())
+    }
+
+    fn number(&self, vpc: &Namespace, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
+        let range = |address| Ipv4Net::new_assert(address, 31);
+        self.host.netlink(async |netlink| {
+            let link = netlink.index(&self.name).await?;
+            netlink.add_address(link, range(outer)).await?;
+            netlink.set_up(link).await
+        })?;
+        vpc.netlink(async |netlink| {
+            let link = netlink.index(INSIDE).await?;
+            netlink.add_address(link, range(inner)).await?;
+            netlink.set_up(link).await?;
+            netlink.add_default_route(outer).await
+        })
+    }
+
+    /// Lets packets pass from the uplink to the interfaces that lead on, and back.
+    fn forward(&self, survey: &Survey) -> Result<(), Error> {
+        let onward = survey.onward();
+        let off = self.host.run(|| {
+            let mut off = Vec::new();
+            for name in onward {
+                if !sysctl::is_on(&forwarding(name))? {
+                    off.push(name.to_owned());
+                }
+            }
+            Ok::<_, Error>(off)
+        })??;
+        nft::apply(&self.host, rules::PREFIX, &rules::add_forwarding(&off))?;
+        self.host
+            .run(|| off.iter().chain([&self.name]).try_for_each(|name| sysctl::set(&forwarding(name), "1")))?
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        self.host.netlink(async |netlink| {
+            let links = netlink.links().await?;
+            match links.iter().find(|link| link.name == self.name) {
+                Some(link) => netlink.delete_link(link.index).await,
+                None => Ok(()),
+            }
+        })?;
+        sweep(&self.host)
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        if let Err(error) = take_turn(&self.host).and_then(|_turn| self.remove()) {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(uplink = self.name, error, "cannot remove an uplink");
+        }
+    }
+}
+
+/// The host's interfaces and routes before an uplink is added.
+struct Survey {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+}
+
+impl Survey {
+    fn of(host: &Namespace) -> Result<Self, Error> {
+        host.netlink(async |netlink| {
+            Ok(Self { links: netlink.links().await?, routes: netlink.routes().await? })
+        })
+    }
+
+    fn outward_mtu(&self) -> u16 {
+        let out =
+            self.routes.iter().find(|route| route.range.prefix_len() == 0).and_then(|route| route.device);
+        let link = self.links.iter().find(|link| Some(link.index) == out);
+        link.map_or(MTU_DEFAULT, |link| link.mtu)
+    }
+
+    /// The interfaces that packets of an instance may leave by.
+    fn onward(&self) -> impl Iterator<Item = &str> {
+        let has_route = |link: &&Link| self.routes.iter().any(|route| route.device == Some(link.index));
+        let names = self.links.iter().filter(has_route).map(|link| link.name.as_str());
+        names.filter(|name| *name != "lo" && !rules::is_uplink(name))
+    }
+}
+
+/// Waits until no other process changes uplinks in `host`, and keeps others waiting until it is dropped.
+///
+/// The lock is on the namespace itself, which all who mean it open anew, and goes with its holder.
+fn take_turn(host: &Namespace) -> Result<Flock<File>, Error> {
+    let own = host.run(|| File::open("/proc/thread-self/ns/net"))?;
+    let locked = own.and_then(|file| {
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))
+    });
+    locked.map_err(Error::while_doing("lock the host's network namespace"))
+}
+
+/// Removes what uplinks that are gone have left. Needs a turn.
+fn sweep(host: &Namespace) -> Result<(), Error> {
+    let found = rules::read(&nft::ruleset(host)?);
+    let links = host.netlink(async |netlink| netlink.links().await)?;
+    let is_alive = |name: &str| links.iter().any(|link| link.name == name);
+    let mut commands: Vec<_> =
+        found.uplinks.iter().filter(|name| !is_alive(name)).map(|name| rules::delete(name)).collect();
+    let last_is_gone = !links.iter().any(|link| rules::is_uplink(&link.name));
+    if found.shared && last_is_gone {
+        host.run(|| {
+            let present = found.forwarding.iter().filter(|name| is_alive(name));
+            present.into_iter().try_for_each(|name| sysctl::set(&forwarding(name), "0"))
+        })??;
+        commands.push(rules::delete(rules::PREFIX));
+    }
+    if commands.is_empty() {
+        return Ok(());
+    }
+    nft::apply(host, rules::PREFIX, &commands)
+}
+
+/// Makes the pair of interfaces under the first name that is free and whose addresses are.
+fn claim_slot(host: &Namespace, vpc: &Namespace, survey: &Survey, mtu: u16) -> Result<u16, Error> {
+    let is_routed = |slot| {
+        let range = Ipv4Net::new_assert(transit(slot).0, 31);
+        // A shorter route, such as the whole link-local range on a LAN, is outdone by ours.
+        survey.routes.iter().any(|route| route.range.prefix_len() >= 31 && overlap(&route.range, &range))
+    };
+    vpc.netlink(async |netlink| {
+        for slot in (0..SLOTS).filter(|slot| !is_routed(*slot)) {
+            if netlink.add_veth(INSIDE, &name(slot), host, mtu).await? {
+                return Ok(slot);
+            }
+        }
+        Err(Error::NoFreeUplink { slots: SLOTS })
+    })
+}
+
+fn name(slot: u16) -> String {
+    format!("{}{slot}", rules::PREFIX)
+}
+
+/// The addresses of an uplink's ends, in the host and in the VPC.
+fn transit(slot: u16) -> (Ipv4Addr, Ipv4Addr) {
+    let outer = u32::from(TRANSIT) + 2 * u32::from(slot);
+    (Ipv4Addr::from(outer), Ipv4Addr::from(outer + 1))
+}
+
+fn forwarding(interface: &str) -> String {
+    format!("ipv4/conf/{interface}/forwarding")
+}

@@ -1,0 +1,223 @@
+//! The nftables rules of an uplink, and reading back what is there. Nothing here runs `nft`.
+//!
+//! ```text
+//! host     table ip nimboN   the uplink's own: masquerade, who may pass, who may reach the host
+//!          table ip nimbo    all uplinks': the interfaces made to forward, and the fence around them
+//! VPC      table ip vpc      masquerade, and nothing in that was not asked for
+//! ```
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::HostAccess;
+
+/// What the names of all uplinks, and of their tables, begin with. The table of all of them has this name.
+pub(super) const PREFIX: &str = "nimbo";
+/// The uplink's name at its end in the VPC.
+pub(super) const INSIDE: &str = "uplink";
+/// The set, in the table of all uplinks, of interfaces whose forwarding is on because of them.
+const FORWARDING: &str = "forwarding";
+
+/// What the host's ruleset says that matters to uplinks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Tables of single uplinks, alive or not.
+    pub(super) uplinks: Vec<String>,
+    /// Whether the table of all uplinks exists.
+    pub(super) shared: bool,
+    /// Interfaces that were made to forward.
+    pub(super) forwarding: Vec<String>,
+    /// Chains that drop what they do not know, and know nothing of uplinks.
+    pub(super) droppers: Vec<Dropper>,
+}
+
+/// A chain of somebody else that drops forwarded packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dropper {
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) chain: String,
+    /// Docker's table has a chain that is kept for rules such as ours.
+    pub(super) is_docker: bool,
+}
+
+impl Dropper {
+    /// What stands in the way, and what its owner can do about it.
+    pub(super) fn advice(&self) -> String {
+        let Self { family, table, chain, is_docker } = self;
+        let remedy = if *is_docker {
+            "iptables -I DOCKER-USER -i nimbo+ -j ACCEPT; \
+             iptables -I DOCKER-USER -o nimbo+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+                .to_owned()
+        } else {
+            format!(
+                "nft insert rule {family} {table} {chain} iifname 'nimbo*' accept; \
+                 nft insert rule {family} {table} {chain} oifname 'nimbo*' ct state established,related accept"
+            )
+        };
+        format!(
+            "the host's firewall drops forwarded packets (chain {family} {table} {chain}), so the instance \
+             may not reach the outside; to let it: {remedy}"
+        )
+    }
+}
+
+pub(super) fn is_uplink(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+pub(super) fn read(ruleset: &[Value]) -> Found {
+    let mut found = Found::default();
+    for object in ruleset {
+        if let Some(name) = object["table"]["name"].as_str() {
+            if is_uplink(name) {
+                found.uplinks.push(name.to_owned());
+            }
+            found.shared |= name == PREFIX;
+        }
+        let set = &object["set"];
+        if set["table"] == PREFIX && set["name"] == FORWARDING {
+            let elements = set["elem"].as_array().into_iter().flatten();
+            found.forwarding.extend(elements.filter_map(Value::as_str).map(str::to_owned));
+        }
+        found.droppers.extend(dropper(&object["chain"], ruleset));
+    }
+    found
+}
+
+fn dropper(chain: &Value, ruleset: &[Value]) -> Option<Dropper> {
+    let family = chain["family"].as_str()?;
+    let table = chain["table"].as_str()?;
+    let drops = chain["hook"] == "forward" && chain["policy"] == "drop";
+    if !drops || !matches!(family, "ip" | "inet") {
+        return None;
+    }
+    let same_table = |object: &Value| object["family"] == family && object["table"] == table;
+    let knows_uplinks = |object: &Value| same_table(&object["rule"]) && object.to_string().contains(PREFIX);
+    if ruleset.iter().any(knows_uplinks) {
+        return None;
+    }
+    Some(Dropper {
+        family: family.to_owned(),
+        table: table.to_owned(),
+        chain: chain["name"].as_str()?.to_owned(),
+        is_docker: ruleset.iter().any(|o| same_table(&o["chain"]) && o["chain"]["name"] == "DOCKER-USER"),
+    })
+}
+
+/// Adds the table of uplink `name`, whose inner end has `inside`.
+pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess) -> Vec<Value> {
+    let from_uplink = || meta("iifname", "==", name);
+    let to_uplink = || meta("oifname", "==", name);
+    let clamp = json!({ "mangle": {
+        "key": { "tcp option": { "name": "maxseg", "field": "size" } },
+        "value": { "rt": { "key": "mtu" } },
+    }});
+    let syn = json!({ "match": {
+        "op": "in", "left": { "payload": { "protocol": "tcp", "field": "flags" } }, "right": "syn",
+    }});
+    let mut commands = vec![
+        table(name),
+        base_chain(name, "postrouting", "nat", 100),
+        base_chain(name, "forward", "filter", 0),
+        rule(
+            name,
+            "postrouting",
+            vec![source("==", inside), meta("oifname", "!=", name), json!({ "masquerade": null })],
+        ),
+        rule(name, "forward", vec![from_uplink(), source("!=", inside), drop()]),
+        rule(name, "forward", vec![from_uplink(), syn.clone(), clamp.clone()]),
+        rule(name, "forward", vec![to_uplink(), syn, clamp]),
+        rule(name, "forward", vec![to_uplink(), answers(), accept()]),
+        rule(name, "forward", vec![to_uplink(), drop()]),
+    ];
+    if access == HostAccess::Denied {
+        commands.push(base_chain(name, "input", "filter", 0));
+        commands.push(rule(name, "input", vec![from_uplink(), drop()]));
+    }
+    commands
+}
+
+/// Adds the table of all uplinks if there is none, and writes down that `interfaces` forward because of
+/// them. What arrives there and is not for an uplink is dropped, as it was before.
+pub(super) fn add_forwarding(interfaces: &[String]) -> Vec<Value> {
+    let set = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "type": "ifname" });
+    let chain = json!({ "family": "ip", "table": PREFIX, "name": "forward" });
+    let mut commands = vec![
+        table(PREFIX),
+        json!({ "add": { "set": set } }),
+        base_chain(PREFIX, "forward", "filter", 0),
+        json!({ "flush": { "chain": chain } }),
+        rule(
+            PREFIX,
+            "forward",
+            vec![
+                meta("iifname", "==", &format!("@{FORWARDING}")),
+                meta("oifname", "!=", &format!("{PREFIX}*")),
+                drop(),
+            ],
+        ),
+    ];
+    if !interfaces.is_empty() {
+        let elements = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "elem": interfaces });
+        commands.push(json!({ "add": { "element": elements } }));
+    }
+    commands
+}
+
+pub(super) fn delete(name: &str) -> Value {
+    json!({ "delete": { "table": { "family": "ip", "name": name } } })
+}
+
+/// The VPC's own rules, by which all its instances leave under the uplink's inner address.
+pub(super) fn vpc() -> Vec<Value> {
+    const TABLE: &str = "vpc";
+    vec![
+        table(TABLE),
+        base_chain(TABLE, "postrouting", "nat", 100),
+        base_chain(TABLE, "forward", "filter", 0),
+        rule(TABLE, "postrouting", vec![meta("oifname", "==", INSIDE), json!({ "masquerade": null })]),
+        rule(TABLE, "forward", vec![meta("iifname", "==", INSIDE), answers(), accept()]),
+        rule(TABLE, "forward", vec![meta("iifname", "==", INSIDE), drop()]),
+    ]
+}
+
+fn table(name: &str) -> Value {
+    json!({ "add": { "table": { "family": "ip", "name": name } } })
+}
+
+/// A chain of the hook that it is named after.
+fn base_chain(table: &str, hook: &str, kind: &str, priority: i32) -> Value {
+    json!({ "add": { "chain": {
+        "family": "ip", "table": table, "name": hook,
+        "type": kind, "hook": hook, "prio": priority, "policy": "accept",
+    }}})
+}
+
+fn rule(table: &str, chain: &str, statements: Vec<Value>) -> Value {
+    json!({ "add": { "rule": { "family": "ip", "table": table, "chain": chain, "expr": statements } } })
+}
+
+fn meta(key: &str, op: &str, right: &str) -> Value {
+    json!({ "match": { "op": op, "left": { "meta": { "key": key } }, "right": right } })
+}
+
+fn source(op: &str, address: Ipv4Addr) -> Value {
+    let left = json!({ "payload": { "protocol": "ip", "field": "saddr" } });
+    json!({ "match": { "op": op, "left": left, "right": address } })
+}
+
+fn answers() -> Value {
+    json!({ "match": {
+        "op": "in", "left": { "ct": { "key": "state" } }, "right": ["established", "related"],
+    }})
+}
+
+fn accept() -> Value {
+    json!({ "accept": null })
+}
+
+fn drop() -> Value {
+    json!({ "drop": null })
+}
