@@ -1,1 +1,96 @@
-fn main() {}
+//! nimbo: the one binary. It only composes: every subcommand is a file here, what it is made of are the other crates.
+//!
+//! | command | is |
+//! | --- | --- |
+//! | `nimbo doctor` | what this machine lacks to run one |
+//! | `nimbo image` | images built, and images imported |
+
+#![deny(unsafe_code)]
+
+mod cache;
+mod checkout;
+mod doctor;
+mod failure;
+mod image;
+#[allow(unsafe_code)]
+mod sys;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+const EXAMPLES: &str = "\
+Exit status:
+  0  done
+  1  an error, which was printed
+  2  the command line is wrong
+  Each subcommand's help tells what else it returns.
+
+Examples:
+  nimbo doctor
+  nimbo image build debian";
+
+/// Runs real virtual machines from unmodified cloud images
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    /// Say more on standard error: -v what is done, -vv in detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Doctor(doctor::Args),
+    #[command(subcommand)]
+    Image(image::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    let outcome = match cli.command {
+        Command::Doctor(args) => doctor::main(&args),
+        Command::Image(command) => image::main(&command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprint!("{}", failure::render(&error));
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_that_people_use_has_examples_and_exit_statuses() {
+        for command in Cli::command().get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+            let mut commands: Vec<_> = command.get_subcommands().cloned().collect();
+            if commands.is_empty() {
+                commands.push(command.clone());
+            }
+            for mut command in commands {
+                let help = command.render_long_help().to_string();
+                assert!(help.contains("Examples:"), "{help}");
+                assert!(help.contains("Exit status:"), "{help}");
+            }
+        }
+    }
+}

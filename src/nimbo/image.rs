@@ -1,0 +1,67 @@
+//! `nimbo image`: disks to boot from.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+
+use anyhow::anyhow;
+
+use crate::checkout;
+
+const BUILD_EXAMPLES: &str = "\
+The image's path is the last line of the output. What was built from the same recipe and the same packages is
+taken from .cache in the source.
+
+Exit status:
+  0  built, or there already
+  1  not built; a message tells why
+
+Examples:
+  nimbo image build debian
+  nimbo image build tiny --output tiny.raw";
+
+/// Builds disk images
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Build(Build),
+}
+
+/// Builds an image from a recipe in images/ of nimbo's source, and prints its path
+#[derive(Debug, clap::Args)]
+#[command(after_help = BUILD_EXAMPLES)]
+pub(crate) struct Build {
+    /// The recipe: debian, tiny
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Copy the image to FILE, and print that path
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Look for newer packages first
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// Does what `command` says.
+pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Build(build) => Err(become_script(build)),
+    }
+}
+
+/// Returns only with an error: the script takes over this process.
+fn become_script(build: &Build) -> anyhow::Error {
+    let Some(script) = checkout::script("image") else {
+        return anyhow!(
+            "scripts/image was not found above this binary: recipes are part of nimbo's source; run it there"
+        );
+    };
+    let mut command = process::Command::new(&script);
+    command.arg(&build.name);
+    if let Some(output) = &build.output {
+        command.arg("--output").arg(output);
+    }
+    if build.refresh {
+        command.arg("--refresh");
+    }
+    anyhow!(command.exec()).context(format!("cannot run {}", script.display()))
+}
