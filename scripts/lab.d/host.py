@@ -136,7 +136,7 @@ class Host:
             return found
 
     def forward(self, port: int, lab_port: int) -> None:
-        """Make the machine's 127.0.0.1:port reach the host's lab_port, until the host is taken down."""
+        """Make the machine's 127.0.0.1:port reach 127.0.0.1:lab_port in the host, until it is taken down."""
         with self.locked():
             forwards = self._read_forwards()
             if [port, lab_port] not in forwards:

@@ -141,7 +141,7 @@ def test_a_killed_client_takes_its_command_with_it(lab, start):
 
 def test_a_forwarded_port_reaches_the_host(lab, start):
     port = unused_port()
-    server = start("python3", "-m", "http.server", "8099", "--directory", str(CHECKOUT))
+    server = start("python3", "-m", "http.server", "8099", "--bind", "127.0.0.1", "--directory", str(CHECKOUT))
     wait_until(lambda: lab("curl", "-so", "/dev/null", "localhost:8099/Cargo.toml").returncode == 0)
     assert lab("forward", str(port), "8099").returncode == 0
     assert lab("forward", str(port), "8099").returncode == 0, "it is there already"
