@@ -50,7 +50,8 @@ pub(super) fn tables(cpus: u8, base: u64, generation_id: u64) -> Vec<u8> {
 }
 
 fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
-    let port = |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
+    let port =
+        |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .dsdt_64(dsdt)
         .preferred_pm_profile(PmProfile::EnterpriseServer)

@@ -11,9 +11,9 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, Field, FieldAccessType, FieldEntry,
-    FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Memory32Fixed, Method, MethodCall, Name, Notify,
-    ONE, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, ShiftLeft, ZERO,
+    AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, Field, FieldAccessType,
+    FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Memory32Fixed, Method, MethodCall, Name,
+    Notify, ONE, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, ShiftLeft, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
@@ -22,8 +22,8 @@ use crate::kvm::low_half;
 use crate::memory::{ECAM_BYTES, ECAM_START, PCI_WINDOW_END, PCI_WINDOW_START};
 use crate::pci::{SLOT_COUNT, hotplug};
 use crate::platform::{
-    HOTPLUG_INTERRUPT, HOTPLUG_PORT, POWER_BUTTON_INTERRUPT, RTC_PORT, SERIAL_INTERRUPT, SERIAL_PORT, SLEEP_CONTROL_PORT,
-    SLEEP_TYPE_OFF,
+    HOTPLUG_INTERRUPT, HOTPLUG_PORT, POWER_BUTTON_INTERRUPT, RTC_PORT, SERIAL_INTERRUPT, SERIAL_PORT,
+    SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF,
 };
 
 /// Notification values (ACPI 6.5, 5.6.6).
@@ -38,7 +38,16 @@ const REVISION: u8 = 6;
 pub(super) fn table(cpus: u8, generation_id: u64) -> Vec<u8> {
     let mut sdt = Sdt::new(*b"DSDT", 36, REVISION, OEM, OEM_TABLE, OEM_REVISION);
     let mut system_bus = Vec::new();
-    for device in [pci_bus(), hotplug_registers(), board(), serial_port(), rtc(), power_button(), generation(generation_id), event_device()] {
+    for device in [
+        pci_bus(),
+        hotplug_registers(),
+        board(),
+        serial_port(),
+        rtc(),
+        power_button(),
+        generation(generation_id),
+        event_device(),
+    ] {
         system_bus.extend(device);
     }
     (0..cpus).for_each(|id| system_bus.extend(processor(id)));
@@ -88,7 +97,13 @@ fn pci_bus() -> Vec<u8> {
                 &ResourceTemplate::new(vec![
                     &AddressSpace::new_bus_number(0u16, 0u16),
                     &port(0xcf8, 8),
-                    &AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, window, window_last, None),
+                    &AddressSpace::new_memory(
+                        AddressSpaceCacheable::NotCacheable,
+                        true,
+                        window,
+                        window_last,
+                        None,
+                    ),
                 ]),
             ),
         ],
@@ -131,7 +146,8 @@ impl Aml for Raw {
 
 fn hotplug_registers() -> Vec<u8> {
     let fields = [*b"PCIU", *b"PCID", *b"PCEJ"].map(|name| FieldEntry::Named(name, 32)).to_vec();
-    let (access, lock, update) = (FieldAccessType::DWord, FieldLockRule::NoLock, FieldUpdateRule::WriteAsZeroes);
+    let (access, lock, update) =
+        (FieldAccessType::DWord, FieldLockRule::NoLock, FieldUpdateRule::WriteAsZeroes);
     let notify = |map: &str, value: u8| {
         bytes_of(&MethodCall::new(Path::new("\\_SB_.PCI0.DVNT"), vec![&Path::new(map), &value]))
     };
@@ -144,7 +160,10 @@ fn hotplug_registers() -> Vec<u8> {
             &named("_HID", &EISAName::new("PNP0A06")),
             &named("_UID", &"hotplug"),
             &named("_STA", &WORKING),
-            &named("_CRS", &ResourceTemplate::new(vec![&port(HOTPLUG_PORT, hotplug::PORTS.to_le_bytes()[0])])),
+            &named(
+                "_CRS",
+                &ResourceTemplate::new(vec![&port(HOTPLUG_PORT, hotplug::PORTS.to_le_bytes()[0])]),
+            ),
             &OpRegion::new(Path::new("HPRG"), OpRegionSpace::SystemIO, &HOTPLUG_PORT, &hotplug::PORTS),
             &Field::new(Path::new("HPRG"), access, lock, update, fields),
             &Method::new(Path::new("EJCT"), 1, true, vec![&slot_bit]),
@@ -222,7 +241,10 @@ fn event_device() -> Vec<u8> {
         vec![
             &named("_HID", &"ACPI0013"),
             &named("_UID", &ZERO),
-            &named("_CRS", &ResourceTemplate::new(vec![&edge(POWER_BUTTON_INTERRUPT), &edge(HOTPLUG_INTERRUPT)])),
+            &named(
+                "_CRS",
+                &ResourceTemplate::new(vec![&edge(POWER_BUTTON_INTERRUPT), &edge(HOTPLUG_INTERRUPT)]),
+            ),
             &Method::new(
                 Path::new("_EVT"),
                 1,

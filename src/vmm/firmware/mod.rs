@@ -38,15 +38,30 @@ pub enum FirmwareError {
 ///
 /// # Errors
 /// [`FirmwareError`] when the tables do not fit, which no supported number of CPUs leads to.
-pub fn write(ram: &GuestRam, cpus: u8, identity: &SystemIdentity, generation: u128) -> Result<(), FirmwareError> {
+pub fn write(
+    ram: &GuestRam,
+    cpus: u8,
+    identity: &SystemIdentity,
+    generation: u128,
+) -> Result<(), FirmwareError> {
     place(ram, "ACPI tables", TABLES_START, GENERATION_ID, &acpi::tables(cpus, TABLES_START, GENERATION_ID))?;
     place(ram, "VM generation id", GENERATION_ID, SMBIOS, &generation.to_le_bytes())?;
     place(ram, "SMBIOS structures", SMBIOS, crate::memory::HIGH_RAM_START, &smbios::tables(identity, SMBIOS))
 }
 
-fn place(ram: &GuestRam, what: &'static str, address: u64, end: u64, bytes: &[u8]) -> Result<(), FirmwareError> {
+fn place(
+    ram: &GuestRam,
+    what: &'static str,
+    address: u64,
+    end: u64,
+    bytes: &[u8],
+) -> Result<(), FirmwareError> {
     if address + bytes.len() as u64 > end {
         return Err(FirmwareError::Room { what, bytes: bytes.len(), address });
     }
-    ram.write_slice(bytes, GuestAddress(address)).map_err(|source| FirmwareError::Write { what, address, source })
+    ram.write_slice(bytes, GuestAddress(address)).map_err(|source| FirmwareError::Write {
+        what,
+        address,
+        source,
+    })
 }

@@ -31,14 +31,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The entry point, to be placed at `base`, and the structures behind it.
 pub(super) fn tables(identity: &SystemIdentity, base: u64) -> Vec<u8> {
-    let structures = [
-        bios(),
-        system(identity),
-        board(identity),
-        chassis(),
-        Structure::new(structure::END).finish(&[]),
-    ]
-    .concat();
+    let structures =
+        [bios(), system(identity), board(identity), chassis(), Structure::new(structure::END).finish(&[])]
+            .concat();
     let start = base + u64::from(ENTRY_POINT_BYTES.next_multiple_of(16));
     let mut all = entry_point(start, structures.len());
     all.resize(usize::from(ENTRY_POINT_BYTES.next_multiple_of(16)), 0);

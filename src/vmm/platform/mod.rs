@@ -87,7 +87,9 @@ impl Platform {
         match (port, data) {
             (SERIAL_PORT..=SERIAL_PORT_LAST, _) => self.serial.write(port - SERIAL_PORT, data),
             (RTC_PORT..=RTC_PORT_LAST, _) => self.rtc().write(port - RTC_PORT, data),
-            (I8042_COMMAND, [I8042_RESET, ..]) | (RESET_PORT, [RESET_VALUE, ..]) => return Some(Request::Reset),
+            (I8042_COMMAND, [I8042_RESET, ..]) | (RESET_PORT, [RESET_VALUE, ..]) => {
+                return Some(Request::Reset);
+            }
             (SLEEP_CONTROL_PORT, [value, ..]) => return self.power.sleep(*value),
             (HOTPLUG_PORT..=HOTPLUG_PORT_LAST, _) => {
                 let slots: Vec<Slot> = self.hotplug.write(port - HOTPLUG_PORT, data).collect();

@@ -106,7 +106,8 @@ mod tests {
     fn a_known_moment_reads_as_its_digits() {
         // 2024-02-29 23:59:58 UTC, a Thursday.
         let unix = 1_709_251_198;
-        let digits: Vec<u8> = [0x32, 0x09, 0x08, 0x07, 0x04, 0x02, 0x00, 0x06].map(|i| read(unix, i)).to_vec();
+        let digits: Vec<u8> =
+            [0x32, 0x09, 0x08, 0x07, 0x04, 0x02, 0x00, 0x06].map(|i| read(unix, i)).to_vec();
         assert_eq!(digits, [0x20, 0x24, 0x02, 0x29, 0x23, 0x59, 0x58, 0x05]);
     }
 

@@ -1,0 +1,196 @@
+//! From a kernel, an initrd and a command line to a guest that is ready to run its first instruction.
+//!
+//! ```text
+//! 0x06000  PVH start info, module list, memory map   ─┐ one or
+//! 0x07000  Linux boot parameters (the zero page)      │ the other
+//! 0x08000  stack, below 0x9000                        │
+//! 0x09000  page tables: low 4 GiB mapped to itself   ─┘
+//! 0x20000  command line
+//! 1 MiB    the kernel, where it wants to be; the initrd ends where RAM below the hole ends
+//! ```
+//!
+//! An ELF kernel is entered by PVH. A bzImage is unpacked here, where memory is cheap and the processor is not emulated,
+//! and then entered by PVH as well; when it cannot be, it is entered by Linux's 64-bit protocol and unpacks itself.
+
+mod bzimage;
+mod linux;
+mod pvh;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::cpu::Entry;
+use crate::memory::{
+    ECAM_BYTES, ECAM_START, GuestRam, HIGH_RAM_START, HOLE_START, LOW_RAM_END, TABLES_START,
+};
+
+const COMMAND_LINE: u64 = 0x2_0000;
+/// Linux on x86 takes 2,048 bytes with the terminating zero (`COMMAND_LINE_SIZE`).
+const COMMAND_LINE_BYTES_MAX: usize = 2047;
+const PAGE_BYTES: u64 = 4096;
+
+/// What a guest boots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootImage {
+    /// An ELF file or a bzImage.
+    pub kernel: Vec<u8>,
+    /// Empty when there is none.
+    pub initrd: Vec<u8>,
+    pub command_line: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("the kernel is neither an ELF file nor a Linux bzImage: it begins with {start:02x?}")]
+    Unknown { start: Vec<u8> },
+    #[error("the kernel is for {found}; this machine runs x86-64 kernels")]
+    Architecture { found: String },
+    #[error("the kernel is cut short: {bytes} bytes are there, {expected} are expected")]
+    Truncated { bytes: usize, expected: usize },
+    #[error("the ELF kernel has no PVH entry point (for Linux: CONFIG_PVH)")]
+    NoPvh,
+    #[error("the ELF kernel cannot be loaded into {ram_mib} MiB of memory")]
+    Load { ram_mib: u64, source: linux_loader::loader::Error },
+    #[error("the {what} of {need_mib} MiB does not fit into {ram_mib} MiB of memory; give the guest more")]
+    Memory { what: &'static str, need_mib: u64, ram_mib: u64 },
+    #[error("the bzImage has no 64-bit entry point")]
+    No64Bit,
+    #[error("the command line has {bytes} bytes; Linux takes {COMMAND_LINE_BYTES_MAX}")]
+    CommandLine { bytes: usize },
+    #[error("cannot write the {what} at guest address {address:#x}")]
+    Write { what: &'static str, address: u64, source: vm_memory::GuestMemoryError },
+}
+
+/// Puts `image` into `ram` and says how to enter it.
+///
+/// # Errors
+/// [`BootError`], which tells what is wrong with the kernel or that memory is too small.
+pub fn load(ram: &GuestRam, image: &BootImage) -> Result<Entry, BootError> {
+    write_command_line(ram, &image.command_line)?;
+    let setup = match kind(&image.kernel)? {
+        Kind::Elf => return enter_by_pvh(ram, &image.kernel, &image.initrd),
+        Kind::BzImage => bzimage::Setup::parse(&image.kernel)?,
+    };
+    if let Some(elf) = setup.unpack(&image.kernel) {
+        match enter_by_pvh(ram, &elf, &image.initrd) {
+            Err(BootError::NoPvh) => {}
+            outcome => return outcome,
+        }
+    }
+    let end = linux::load_kernel(ram, &image.kernel, &setup)?;
+    let initrd = write_initrd(ram, &image.initrd, end)?;
+    linux::write_boot_params(ram, &image.kernel, &setup, initrd)
+}
+
+fn enter_by_pvh(ram: &GuestRam, elf: &[u8], initrd: &[u8]) -> Result<Entry, BootError> {
+    let kernel = pvh::load_kernel(ram, elf)?;
+    let initrd = write_initrd(ram, initrd, kernel.end)?;
+    pvh::write_start_info(ram, kernel, initrd)
+}
+
+/// A stretch of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    address: u64,
+    bytes: u64,
+}
+
+enum Kind {
+    Elf,
+    BzImage,
+}
+
+/// Offsets and magic numbers that tell files apart.
+const ELF_MACHINE: usize = 18;
+const ELF_X86_64: u16 = 62;
+/// "ARMd" at offset 56 of an arm64 Image, "RSC\x05" of a RISC-V one.
+const IMAGE_MAGIC: usize = 56;
+
+fn kind(kernel: &[u8]) -> Result<Kind, BootError> {
+    if kernel.starts_with(b"\x7fELF") {
+        let machine =
+            kernel.get(ELF_MACHINE..ELF_MACHINE + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
+        return match machine {
+            Some(ELF_X86_64) => Ok(Kind::Elf),
+            Some(183) => Err(BootError::Architecture { found: "arm64".into() }),
+            Some(243) => Err(BootError::Architecture { found: "RISC-V".into() }),
+            Some(3) => Err(BootError::Architecture { found: "32-bit x86".into() }),
+            Some(other) => Err(BootError::Architecture { found: format!("ELF machine {other}") }),
+            None => Err(BootError::Truncated { bytes: kernel.len(), expected: 64 }),
+        };
+    }
+    if bzimage::is_one(kernel) {
+        return Ok(Kind::BzImage);
+    }
+    match kernel.get(IMAGE_MAGIC..IMAGE_MAGIC + 4) {
+        Some(b"ARMd") => Err(BootError::Architecture { found: "arm64".into() }),
+        Some(b"RSC\x05") => Err(BootError::Architecture { found: "RISC-V".into() }),
+        _ => Err(BootError::Unknown { start: kernel.iter().take(8).copied().collect() }),
+    }
+}
+
+fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
+    if line.len() > COMMAND_LINE_BYTES_MAX {
+        return Err(BootError::CommandLine { bytes: line.len() });
+    }
+    let bytes: Vec<u8> = line.bytes().chain([0]).collect();
+    write(ram, "command line", COMMAND_LINE, &bytes)
+}
+
+/// Puts the initrd at the end of the RAM below the hole, above the kernel that ends at `kernel_end`.
+fn write_initrd(ram: &GuestRam, initrd: &[u8], kernel_end: u64) -> Result<Option<Extent>, BootError> {
+    if initrd.is_empty() {
+        return Ok(None);
+    }
+    let bytes = initrd.len() as u64;
+    let start = low_ram_end(ram).checked_sub(bytes).map(|start| start - start % PAGE_BYTES);
+    let address = start.filter(|start| *start >= kernel_end).ok_or(BootError::Memory {
+        what: "initrd, with the kernel,",
+        need_mib: mib(bytes + kernel_end),
+        ram_mib: ram_mib(ram),
+    })?;
+    write(ram, "initrd", address, initrd)?;
+    Ok(Some(Extent { address, bytes }))
+}
+
+fn write(ram: &GuestRam, what: &'static str, address: u64, bytes: &[u8]) -> Result<(), BootError> {
+    ram.write_slice(bytes, GuestAddress(address)).map_err(|source| BootError::Write { what, address, source })
+}
+
+/// Where RAM below the hole ends.
+fn low_ram_end(ram: &GuestRam) -> u64 {
+    ram.iter().map(|region| region.len()).next().unwrap_or(0).min(HOLE_START)
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+fn ram_mib(ram: &GuestRam) -> u64 {
+    mib(ram.iter().map(|region| region.len()).sum())
+}
+
+/// Types of the memory map, the same in both protocols.
+const MAP_RAM: u32 = 1;
+const MAP_RESERVED: u32 = 2;
+
+/// What the guest may use as memory, and what it may not touch.
+fn memory_map(ram: &GuestRam) -> Vec<(Extent, u32)> {
+    use vm_memory::Address;
+    let extent = |start: u64, end: u64| Extent { address: start, bytes: end - start };
+    let mut map = vec![
+        (extent(0, LOW_RAM_END), MAP_RAM),
+        (extent(TABLES_START, HIGH_RAM_START), MAP_RESERVED),
+        (extent(HIGH_RAM_START, low_ram_end(ram)), MAP_RAM),
+        (extent(ECAM_START, ECAM_START + ECAM_BYTES), MAP_RESERVED),
+    ];
+    let high = ram
+        .iter()
+        .skip(1)
+        .map(|region| Extent { address: region.start_addr().raw_value(), bytes: region.len() });
+    map.extend(high.map(|extent| (extent, MAP_RAM)));
+    map
+}

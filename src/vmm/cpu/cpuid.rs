@@ -1,0 +1,103 @@
+//! What `CPUID` tells the guest: all that KVM supports, with the topology of this guest written in.
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::Kvm;
+
+/// Leaves that are changed.
+mod leaf {
+    pub(super) const FEATURES: u32 = 0x1;
+    pub(super) const CACHES: u32 = 0x4;
+    pub(super) const PERFORMANCE: u32 = 0xa;
+    pub(super) const TOPOLOGY: u32 = 0xb;
+    pub(super) const TOPOLOGY_V2: u32 = 0x1f;
+    pub(super) const AMD_SIZES: u32 = 0x8000_0008;
+    pub(super) const AMD_CACHES: u32 = 0x8000_001d;
+    pub(super) const AMD_TOPOLOGY: u32 = 0x8000_001e;
+}
+
+const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
+const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
+const FEATURES_EDX_MULTITHREADING: u32 = 1 << 28;
+/// Level types of the topology leaves.
+const LEVEL_THREAD: u32 = 1 << 8;
+const LEVEL_CORE: u32 = 2 << 8;
+
+/// What the host's KVM can offer to any guest.
+///
+/// # Errors
+/// What `KVM_GET_SUPPORTED_CPUID` says.
+pub(super) fn supported(kvm: &Kvm) -> Result<CpuId, kvm_ioctls::Error> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+}
+
+/// Makes `cpuid` that of CPU `index` of `count`: one socket, one thread a core.
+pub(super) fn adapt(cpuid: &mut CpuId, index: u8, count: u8) {
+    for entry in cpuid.as_mut_slice() {
+        adapt_leaf(entry, u32::from(index), u32::from(count));
+    }
+}
+
+fn adapt_leaf(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
+    // Bits of an APIC id that number the CPUs of the socket.
+    let id_bits = count.next_power_of_two().trailing_zeros();
+    match entry.function {
+        leaf::FEATURES => {
+            entry.ecx |= FEATURES_ECX_TSC_DEADLINE | FEATURES_ECX_HYPERVISOR;
+            entry.ebx = entry.ebx & 0x0000_ffff | index << 24 | count << 16;
+            set(&mut entry.edx, FEATURES_EDX_MULTITHREADING, count > 1);
+        }
+        // Bits 31:26 are the socket's cores less one, 25:14 the sharers of the cache less one.
+        leaf::CACHES if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 0x7;
+            let sharers = if level >= 3 { (1 << id_bits) - 1 } else { 0 };
+            entry.eax = entry.eax & 0x3fff | ((1 << id_bits) - 1) << 26 | sharers << 14;
+        }
+        // No performance counters: a kernel would spend exits on learning how many.
+        leaf::PERFORMANCE => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        leaf::TOPOLOGY | leaf::TOPOLOGY_V2 => {
+            (entry.eax, entry.ebx, entry.ecx) = match entry.index {
+                0 => (0, 1, LEVEL_THREAD),
+                1 => (id_bits, count, LEVEL_CORE | 1),
+                level => (0, 0, level),
+            };
+            entry.edx = index;
+        }
+        // Bits 7:0 are the socket's CPUs less one, 15:12 the bits of the APIC id that number them.
+        leaf::AMD_SIZES => entry.ecx = entry.ecx & !0xf0ff | id_bits << 12 | (count - 1),
+        leaf::AMD_CACHES if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 0x7;
+            let sharers = if level >= 3 { count - 1 } else { 0 };
+            entry.eax = entry.eax & 0x3fff | sharers << 14;
+        }
+        leaf::AMD_TOPOLOGY => (entry.eax, entry.ebx, entry.ecx) = (index, index, 0),
+        _ => {}
+    }
+}
+
+fn set(register: &mut u32, bit: u32, on: bool) {
+    *register = if on { *register | bit } else { *register & !bit };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(function: u32, index: u32) -> kvm_cpuid_entry2 {
+        kvm_cpuid_entry2 { function, index, eax: 0x121, ebx: 0xffff_1234, ..Default::default() }
+    }
+
+    #[test]
+    fn each_cpu_finds_its_own_id_and_the_number_of_all() {
+        for count in 1..=32 {
+            for index in 0..count {
+                let mut features = leaf(leaf::FEATURES, 0);
+                adapt_leaf(&mut features, index, count);
+                assert_eq!((features.ebx >> 24, features.ebx >> 16 & 0xff), (index, count));
+                let mut core = leaf(leaf::TOPOLOGY, 1);
+                adapt_leaf(&mut core, index, count);
+                assert_eq!((core.edx, core.ebx), (index, count));
+                assert!(1 << core.eax >= count, "{} bits number {count} CPUs", core.eax);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The virtual CPUs: how they look, how they start, and the threads that run them.
+
+mod cpuid;
+mod registers;
+mod thread;
+
+pub use registers::Entry;
+pub use thread::{CpuCounts, CpuError, CpuEvent, CpuThreads, Teller};
+
+/// The most CPUs of a guest.
+pub const CPUS_MAX: u8 = 32;

@@ -1,0 +1,416 @@
+//! One thread per CPU: it runs the guest until an exit wants something of the platform.
+//!
+//! ```text
+//!            ┌────────────── gate: Run ───────────────┐
+//!            ▼                                        │
+//! waiting ─▶ KVM_RUN ─exit─▶ platform ──▶ gate? ──────┤
+//!                               │           └ Hold: waits at the gate, counted as held
+//!                               └ power-off, reset, fault: told to the main thread, then held
+//! gate: End ─▶ the thread returns
+//! ```
+//!
+//! A thread that is in the guest is called back by a signal. The signal may come just before `KVM_RUN` and be
+//! lost, so whoever closes the gate sends it again until every thread stands there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::registers::{self, Entry};
+use super::{CPUS_MAX, cpuid};
+use crate::kvm::{KvmError, Vm};
+use crate::platform::{Platform, Request};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    #[error("a guest has 1 to {CPUS_MAX} CPUs, not {count}")]
+    Count { count: u8 },
+    #[error("CPU {index}")]
+    Kvm { index: u8, source: KvmError },
+    #[error("CPU {index}: {call}")]
+    Call { index: u8, call: &'static str, source: kvm_ioctls::Error },
+    #[error("CPU {index}: its thread cannot be started")]
+    Thread { index: u8, source: std::io::Error },
+    #[error("no handler for the signal that calls CPUs back")]
+    Signal { source: std::io::Error },
+}
+
+/// What a CPU tells the main thread.
+#[derive(Debug)]
+pub enum CpuEvent {
+    Request(Request),
+    /// The guest cannot go on; the text says what KVM reported.
+    Fault(String),
+}
+
+/// Exits and time of one CPU; its thread alone writes them.
+#[derive(Debug, Default)]
+pub struct CpuCounters {
+    port_reads: AtomicU64,
+    port_writes: AtomicU64,
+    memory_reads: AtomicU64,
+    memory_writes: AtomicU64,
+    interrupted: AtomicU64,
+    other: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CpuCounts {
+    /// Processor time of the CPU's thread, in the guest and for it, in nanoseconds.
+    pub time_ns: u64,
+    pub exits_port_read: u64,
+    pub exits_port_write: u64,
+    pub exits_memory_read: u64,
+    pub exits_memory_write: u64,
+    /// Called back by the VMM.
+    pub exits_interrupted: u64,
+    pub exits_other: u64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Run,
+    Hold,
+    End,
+}
+
+/// Where CPUs wait, and how many do.
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+    /// A copy of the order that is read without the lock after each exit.
+    closed: std::sync::atomic::AtomicBool,
+}
+
+struct GateState {
+    order: Order,
+    held: usize,
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the gate is open; false when the thread shall end. `stuck` waits even at an open gate, for a CPU
+    /// that has nothing more to run.
+    fn pass(&self, stuck: bool) -> bool {
+        if !stuck && !self.closed.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut state = self.state();
+        state.held += 1;
+        self.changed.notify_all();
+        while state.order == Order::Hold || stuck && state.order == Order::Run {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.held -= 1;
+        state.order == Order::Run
+    }
+
+    fn set(&self, order: Order) {
+        self.state().order = order;
+        self.closed.store(order != Order::Run, Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+struct CpuThread {
+    thread: JoinHandle<()>,
+    counters: Arc<CpuCounters>,
+}
+
+/// The CPUs of a guest. Dropping them ends their threads.
+pub struct CpuThreads {
+    gate: Arc<Gate>,
+    threads: Vec<CpuThread>,
+}
+
+/// How long to wait for a called CPU before it is called again.
+const CALL_AGAIN: Duration = Duration::from_millis(1);
+/// A CPU's frames are few; untouched pages cost nothing.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// The signal that calls a CPU back.
+fn call_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+impl CpuThreads {
+    /// Makes `count` CPUs of `vm`, held; the first begins at `entry`, the others wait for it to start them.
+    ///
+    /// `enter` runs first on each thread: it is where the thread's system call filter is put on.
+    ///
+    /// # Errors
+    /// [`CpuError`] when the count is out of range or KVM or the host refuses.
+    pub fn new(
+        kvm: &Kvm,
+        vm: &Arc<Vm>,
+        count: u8,
+        entry: Entry,
+        platform: &Arc<Platform>,
+        teller: &Teller,
+        enter: fn(),
+    ) -> Result<Self, CpuError> {
+        if !(1..=CPUS_MAX).contains(&count) {
+            return Err(CpuError::Count { count });
+        }
+        install_handler()?;
+        let gate = Arc::new(Gate {
+            state: Mutex::new(GateState { order: Order::Hold, held: 0 }),
+            changed: Condvar::new(),
+            closed: true.into(),
+        });
+        let mut cpus = CpuThreads { gate, threads: Vec::new() };
+        let supported = cpuid::supported(kvm).map_err(|source| CpuError::Call {
+            index: 0,
+            call: "KVM_GET_SUPPORTED_CPUID",
+            source,
+        })?;
+        for index in 0..count {
+            let fd = create(vm, index, count, supported.clone(), (index == 0).then_some(entry))?;
+            let counters = Arc::new(CpuCounters::default());
+            let cpu = Cpu {
+                index,
+                fd,
+                gate: cpus.gate.clone(),
+                platform: platform.clone(),
+                teller: teller.try_clone().map_err(|source| CpuError::Thread { index, source })?,
+                counters: counters.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("cpu{index}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || {
+                    enter();
+                    cpu.run();
+                })
+                .map_err(|source| CpuError::Thread { index, source })?;
+            cpus.threads.push(CpuThread { thread, counters });
+        }
+        Ok(cpus)
+    }
+
+    /// Lets the CPUs run.
+    pub fn run(&self) {
+        self.gate.set(Order::Run);
+    }
+
+    /// Stops the CPUs where they are; none is in the guest when this returns.
+    pub fn hold(&self) {
+        self.gate.set(Order::Hold);
+        let mut state = self.gate.state();
+        while state.held < self.threads.len() {
+            self.call_back();
+            let waited = self.gate.changed.wait_timeout(state, CALL_AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// The counters of each CPU.
+    pub fn counts(&self) -> Vec<CpuCounts> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.threads
+            .iter()
+            .map(|CpuThread { thread, counters }| CpuCounts {
+                time_ns: thread_time_ns(thread),
+                exits_port_read: read(&counters.port_reads),
+                exits_port_write: read(&counters.port_writes),
+                exits_memory_read: read(&counters.memory_reads),
+                exits_memory_write: read(&counters.memory_writes),
+                exits_interrupted: read(&counters.interrupted),
+                exits_other: read(&counters.other),
+            })
+            .collect()
+    }
+
+    fn call_back(&self) {
+        use std::os::unix::thread::JoinHandleExt;
+        for cpu in self.threads.iter().filter(|cpu| !cpu.thread.is_finished()) {
+            // SAFETY: the thread has not been joined, so its handle is valid; the signal has a handler.
+            unsafe { libc::pthread_kill(cpu.thread.as_pthread_t(), call_signal()) };
+        }
+    }
+}
+
+impl Drop for CpuThreads {
+    fn drop(&mut self) {
+        self.gate.set(Order::End);
+        while !self.threads.iter().all(|cpu| cpu.thread.is_finished()) {
+            self.call_back();
+            // Held CPUs leave at once; one in the guest is called until it has come.
+            std::thread::park_timeout(CALL_AGAIN / 4);
+        }
+        for cpu in self.threads.drain(..) {
+            let _ = cpu.thread.join();
+        }
+    }
+}
+
+/// The way from a CPU to the main thread.
+pub struct Teller {
+    pub events: Sender<CpuEvent>,
+    pub wake: EventFd,
+}
+
+impl Teller {
+    fn tell(&self, event: CpuEvent) {
+        if self.events.send(event).is_ok() {
+            // The counter can only be at its end when the main thread has been woken already.
+            let _ = self.wake.write(1);
+        }
+    }
+
+    fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Teller { events: self.events.clone(), wake: self.wake.try_clone()? })
+    }
+}
+
+fn create(
+    vm: &Vm,
+    index: u8,
+    count: u8,
+    mut cpuid: kvm_bindings::CpuId,
+    entry: Option<Entry>,
+) -> Result<VcpuFd, CpuError> {
+    let call = |call| move |source| CpuError::Call { index, call, source };
+    let fd = vm.create_vcpu(index).map_err(|source| CpuError::Kvm { index, source })?;
+    cpuid::adapt(&mut cpuid, index, count);
+    fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+    registers::set_model_specific(&fd).map_err(call("KVM_SET_MSRS"))?;
+    if let Some(entry) = entry {
+        registers::set_entry(&fd, entry).map_err(call("KVM_SET_REGS"))?;
+    }
+    Ok(fd)
+}
+
+/// The thread's side.
+struct Cpu {
+    index: u8,
+    fd: VcpuFd,
+    gate: Arc<Gate>,
+    platform: Arc<Platform>,
+    teller: Teller,
+    counters: Arc<CpuCounters>,
+}
+
+/// What comes after an exit.
+enum Next {
+    Go,
+    /// There is nothing more for this CPU to run.
+    Stuck,
+}
+
+impl Cpu {
+    fn run(mut self) {
+        let mut stuck = false;
+        while self.gate.pass(stuck) {
+            match self.step() {
+                Ok(Next::Go) => {}
+                Ok(Next::Stuck) => stuck = true,
+                Err(fault) => {
+                    self.teller.tell(CpuEvent::Fault(fault));
+                    stuck = true;
+                }
+            }
+        }
+    }
+
+    /// Runs the guest up to its next exit, and serves that.
+    fn step(&mut self) -> Result<Next, String> {
+        let (platform, counters) = (&self.platform, &self.counters);
+        let request = match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                count(&counters.port_writes);
+                platform.write_port(port, data)
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                count(&counters.port_reads);
+                platform.read_port(port, data);
+                None
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                count(&counters.memory_writes);
+                platform.write_memory(address, data);
+                None
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                count(&counters.memory_reads);
+                platform.read_memory(address, data);
+                None
+            }
+            // A triple fault: a PC's processor resets, and kernels use it for that as the last of several ways.
+            Ok(VcpuExit::Shutdown) => Some(Request::Reset),
+            Ok(VcpuExit::Intr) => {
+                count(&counters.interrupted);
+                None
+            }
+            Ok(other) => {
+                count(&counters.other);
+                return Err(format!("CPU {}: KVM reported {other:?}", self.index));
+            }
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                count(&counters.interrupted);
+                None
+            }
+            Err(error) => return Err(format!("CPU {}: KVM_RUN: {error}", self.index)),
+        };
+        let Some(request) = request else { return Ok(Next::Go) };
+        let ends = !matches!(request, Request::Eject(_));
+        self.teller.tell(CpuEvent::Request(request));
+        Ok(if ends { Next::Stuck } else { Next::Go })
+    }
+}
+
+extern "C" fn called(_signal: libc::c_int) {}
+
+/// The handler does nothing: that a signal came ends `KVM_RUN`.
+fn install_handler() -> Result<(), CpuError> {
+    // SAFETY: an all-zero sigaction is a valid value; the handler touches nothing.
+    let outcome = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = called as *const () as usize;
+        libc::sigaction(call_signal(), &raw const action, std::ptr::null_mut())
+    };
+    match outcome {
+        0 => Ok(()),
+        _ => Err(CpuError::Signal { source: std::io::Error::last_os_error() }),
+    }
+}
+
+/// Processor time that a running thread has used; 0 once it has ended.
+fn thread_time_ns(thread: &JoinHandle<()>) -> u64 {
+    use std::os::unix::thread::JoinHandleExt;
+    if thread.is_finished() {
+        return 0;
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the thread has not been joined, so its handle is valid; both pointers are to locals.
+    let outcome = unsafe {
+        match libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) {
+            0 => libc::clock_gettime(clock, &raw mut time),
+            error => error,
+        }
+    };
+    match outcome {
+        0 => {
+            u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+        }
+        _ => 0,
+    }
+}

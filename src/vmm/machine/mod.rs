@@ -1,0 +1,418 @@
+//! A microVM: its memory, its CPUs, its devices, and what happens to it.
+//!
+//! ```text
+//!          start              hold
+//! Stopped ──────▶ Running ◀────────▶ Held
+//!    ▲               │ run             │
+//!    ├── power-off ──┤                 │
+//!    ├── fault ──────┤                 │
+//!    └── stop ───────┴─────────────────┘       reset: Running ─▶ Stopped ─▶ Running
+//! ```
+//!
+//! What outlives a reset (devices with their threads, the memory's mapping) is the [`Machine`]'s; what does not (KVM's
+//! virtual machine, the CPUs, the bus, what drivers negotiated) is made anew for each run, so a reset is as clean
+//! as a power-on. One thread owns the machine and calls it; CPUs and workers reach that thread only by events.
+
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use kvm_ioctls::Kvm;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::boot::{BootError, BootImage};
+use crate::cpu::{CpuCounts, CpuError, CpuEvent, Teller};
+use crate::firmware::{FirmwareError, SystemIdentity};
+use crate::kvm::KvmError;
+use crate::memory::{self, Memory, MemoryError};
+use crate::pci::Slot;
+use crate::platform::{Request, SerialPort};
+use crate::virtio::pci::{DeviceUnit, TransportError};
+use crate::virtio::worker::WorkerThread;
+use crate::virtio::{DeviceKind, DeviceParts};
+use run::Run;
+
+/// What a machine is, for as long as its process lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// 1 to 32.
+    pub cpus: u8,
+    pub memory_bytes: u64,
+    pub identity: SystemIdentity,
+    /// Differs between copies of one guest (VM generation id).
+    pub generation: u128,
+}
+
+/// Where a kernel comes from, asked at every start, so that an upgrade inside the guest takes effect.
+pub trait BootSource: Send {
+    /// # Errors
+    /// Why there is nothing to boot, in words for the operator.
+    fn image(&self) -> Result<BootImage, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// What threads do first, by what they are: where their system call filters are put on.
+#[derive(Clone, Copy)]
+pub struct ThreadEntry {
+    pub cpu: fn(),
+    pub worker: fn(DeviceKind),
+}
+
+impl ThreadEntry {
+    /// Threads without filters.
+    pub const OPEN: ThreadEntry = ThreadEntry { cpu: || {}, worker: |_| {} };
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    #[error("cannot use KVM")]
+    Kvm { source: KvmError },
+    #[error("/dev/kvm cannot be used")]
+    OpenKvm { source: kvm_ioctls::Error },
+    #[error("the guest's memory")]
+    Memory { source: MemoryError },
+    #[error("the guest's memory cannot be cleared for its reset")]
+    Clear { source: std::io::Error },
+    #[error("nothing to boot")]
+    Nothing { source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the guest cannot be booted")]
+    Boot { source: BootError },
+    #[error("the tables for the guest")]
+    Firmware { source: FirmwareError },
+    #[error("the guest's CPUs")]
+    Cpu { source: CpuError },
+    #[error("device {id}")]
+    Transport { id: String, source: TransportError },
+    #[error("device {id}: no thread for it")]
+    Worker { id: String, source: std::io::Error },
+    #[error("there is a device {id} already")]
+    Duplicate { id: String },
+    #[error("there is no device {id}")]
+    NoDevice { id: String },
+    #[error("device {id}: all 31 slots are taken")]
+    NoSlot { id: String },
+    #[error("the machine is {state:?}; {operation} needs another state")]
+    State { operation: &'static str, state: MachineState },
+    #[error("no file descriptor left for the machine's events")]
+    Events { source: std::io::Error },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    Stopped,
+    Running,
+    Held,
+}
+
+/// What happened to the machine, for whoever runs its loop.
+#[derive(Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The guest switched itself off; the machine is stopped.
+    PoweredOff,
+    /// The guest was reset and runs again.
+    Reset,
+    /// The guest let go of a device that it was asked for; the device is gone.
+    Unplugged { id: String },
+    /// KVM cannot run the guest any more; the machine is stopped.
+    Fault(String),
+}
+
+/// A device in its slot.
+struct Plugged {
+    unit: Arc<DeviceUnit>,
+    slot: Slot,
+    /// The guest has been asked to let go of it.
+    leaving: bool,
+}
+
+/// What is told of a device.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceStatus {
+    pub id: String,
+    pub kind: String,
+    pub slot: u8,
+    /// The driver's status field (virtio 1.2, 2.1): 15 in use, 64 more when a reset is needed.
+    pub status: u8,
+    pub leaving: bool,
+    pub counters: serde_json::Value,
+}
+
+/// Makes the sink of a serial port; each run has a port of its own.
+pub type SerialOutput = Box<dyn Fn() -> Box<dyn Write + Send> + Send>;
+
+/// A microVM.
+pub struct Machine {
+    kvm: Kvm,
+    spec: MachineSpec,
+    source: Box<dyn BootSource>,
+    serial_output: SerialOutput,
+    enter: ThreadEntry,
+    memory: Memory,
+    memory_is_fresh: bool,
+    devices: BTreeMap<String, Plugged>,
+    run: Option<Run>,
+    is_held: bool,
+    teller: Teller,
+    events: Receiver<CpuEvent>,
+}
+
+impl Machine {
+    /// A stopped machine without devices. `kvm` is `/dev/kvm`, opened.
+    ///
+    /// # Errors
+    /// [`MachineError`] when the memory cannot be had.
+    pub fn new(
+        kvm: Kvm,
+        spec: MachineSpec,
+        source: Box<dyn BootSource>,
+        serial_output: SerialOutput,
+        enter: ThreadEntry,
+    ) -> Result<Self, MachineError> {
+        let memory = memory::allocate(spec.memory_bytes).map_err(|source| MachineError::Memory { source })?;
+        let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Events { source })?;
+        let (sender, events) = channel();
+        Ok(Machine {
+            kvm,
+            spec,
+            source,
+            serial_output,
+            enter,
+            memory,
+            memory_is_fresh: true,
+            devices: BTreeMap::new(),
+            run: None,
+            is_held: false,
+            teller: Teller { events: sender, wake },
+            events,
+        })
+    }
+
+    pub fn spec(&self) -> &MachineSpec {
+        &self.spec
+    }
+
+    pub fn state(&self) -> MachineState {
+        match (&self.run, self.is_held) {
+            (None, _) => MachineState::Stopped,
+            (Some(_), true) => MachineState::Held,
+            (Some(_), false) => MachineState::Running,
+        }
+    }
+
+    /// Plugs a device in. A guest that runs is told and may use it at once.
+    ///
+    /// # Errors
+    /// [`MachineError`] when the id is taken, no slot is free or the host has no thread left.
+    pub fn plug(&mut self, id: &str, parts: DeviceParts) -> Result<Slot, MachineError> {
+        if self.devices.contains_key(id) {
+            return Err(MachineError::Duplicate { id: id.into() });
+        }
+        let taken: Vec<Slot> = self.devices.values().map(|device| device.slot).collect();
+        let free = (1..crate::pci::SLOT_COUNT).filter_map(Slot::new).find(|slot| !taken.contains(slot));
+        let slot = free.ok_or_else(|| MachineError::NoSlot { id: id.into() })?;
+        let (kind, enter) = (parts.device.kind(), self.enter.worker);
+        let workers = parts
+            .workers
+            .into_iter()
+            .map(|part| WorkerThread::spawn(part, move || enter(kind)))
+            .collect::<Result<_, _>>()
+            .map_err(|source| MachineError::Worker { id: id.into(), source })?;
+        let unit = Arc::new(DeviceUnit { device: parts.device, workers });
+        if let Some(run) = &mut self.run {
+            run.plug(id, &unit, slot, &self.memory)?;
+            run.announce(slot);
+        }
+        self.devices.insert(id.into(), Plugged { unit, slot, leaving: false });
+        Ok(slot)
+    }
+
+    /// Asks the guest to let go of a device; [`MachineEvent::Unplugged`] follows when it has. A guest that does not run is not
+    /// asked, and with `by_force` none is: then the device is gone at once.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`].
+    pub fn unplug(&mut self, id: &str, by_force: bool) -> Result<Option<MachineEvent>, MachineError> {
+        let Some(device) = self.devices.get_mut(id) else {
+            return Err(MachineError::NoDevice { id: id.into() });
+        };
+        match &self.run {
+            Some(run) if !by_force => {
+                device.leaving = true;
+                run.ask_removal(device.slot);
+                Ok(None)
+            }
+            _ => Ok(self.remove(id)),
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Option<MachineEvent> {
+        let device = self.devices.remove(id)?;
+        if let Some(run) = &mut self.run {
+            run.unplug(id, device.slot);
+        }
+        Some(MachineEvent::Unplugged { id: id.into() })
+    }
+
+    /// Boots the guest.
+    ///
+    /// # Errors
+    /// [`MachineError`] when it runs already or cannot be booted.
+    pub fn start(&mut self) -> Result<(), MachineError> {
+        if self.run.is_some() {
+            return Err(MachineError::State { operation: "a start", state: self.state() });
+        }
+        let image = self.source.image().map_err(|source| MachineError::Nothing { source })?;
+        if !std::mem::take(&mut self.memory_is_fresh) {
+            memory::clear(&self.memory).map_err(|source| MachineError::Clear { source })?;
+        }
+        let run = Run::new(self, &image)?;
+        drop(image);
+        run.cpus.run();
+        (self.run, self.is_held) = (Some(run), false);
+        Ok(())
+    }
+
+    /// Takes the guest's CPUs and devices away at once, as if the power failed.
+    pub fn stop(&mut self) {
+        self.run = None;
+        self.is_held = false;
+        // What the CPUs told last is of no interest any more.
+        while self.events.try_recv().is_ok() {}
+    }
+
+    /// # Errors
+    /// [`MachineError`] when it does not run or cannot be booted again.
+    pub fn reset(&mut self) -> Result<(), MachineError> {
+        if self.run.is_none() {
+            return Err(MachineError::State { operation: "a reset", state: self.state() });
+        }
+        self.stop();
+        self.start()
+    }
+
+    /// Stops CPUs and devices where they are: nothing changes in guest memory until [`Machine::resume`].
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it does not run.
+    pub fn hold(&mut self) -> Result<(), MachineError> {
+        match (&self.run, self.is_held) {
+            (Some(run), false) => {
+                run.cpus.hold();
+                self.workers().for_each(WorkerThread::pause);
+                self.is_held = true;
+                Ok(())
+            }
+            _ => Err(MachineError::State { operation: "a pause", state: self.state() }),
+        }
+    }
+
+    /// # Errors
+    /// [`MachineError::State`] when it is not held.
+    pub fn resume(&mut self) -> Result<(), MachineError> {
+        match (&self.run, self.is_held) {
+            (Some(run), true) => {
+                self.workers().for_each(WorkerThread::resume);
+                run.cpus.run();
+                self.is_held = false;
+                Ok(())
+            }
+            _ => Err(MachineError::State { operation: "a resume", state: self.state() }),
+        }
+    }
+
+    /// Presses the power button: a guest that listens shuts down.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it does not run.
+    pub fn press_power_button(&self) -> Result<(), MachineError> {
+        match &self.run {
+            Some(run) => {
+                run.platform.power.press();
+                Ok(())
+            }
+            None => Err(MachineError::State { operation: "the power button", state: self.state() }),
+        }
+    }
+
+    /// Readable when [`Machine::take_events`] has something.
+    pub fn event_fd(&self) -> &EventFd {
+        &self.teller.wake
+    }
+
+    /// Carries out what the guest has asked for, and tells.
+    ///
+    /// # Errors
+    /// [`MachineError`] when a guest that reset itself cannot be booted again.
+    pub fn take_events(&mut self) -> Result<Vec<MachineEvent>, MachineError> {
+        let _ = self.teller.wake.read();
+        let mut told = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                CpuEvent::Request(Request::PowerOff) => {
+                    self.stop();
+                    told.push(MachineEvent::PoweredOff);
+                }
+                CpuEvent::Request(Request::Reset) => {
+                    self.reset()?;
+                    told.push(MachineEvent::Reset);
+                }
+                CpuEvent::Request(Request::Eject(slots)) => told.extend(self.eject(&slots)),
+                CpuEvent::Fault(text) => {
+                    self.stop();
+                    told.push(MachineEvent::Fault(text));
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    /// The serial port, while the machine runs.
+    pub fn serial(&self) -> Option<&SerialPort> {
+        self.run.as_ref().map(|run| &run.platform.serial)
+    }
+
+    pub fn cpu_counts(&self) -> Vec<CpuCounts> {
+        self.run.as_ref().map(|run| run.cpus.counts()).unwrap_or_default()
+    }
+
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        self.devices
+            .iter()
+            .map(|(id, device)| DeviceStatus {
+                id: id.clone(),
+                kind: device.unit.device.kind().to_string(),
+                slot: device.slot.number(),
+                status: self.run.as_ref().and_then(|run| run.device_status(id)).unwrap_or(0),
+                leaving: device.leaving,
+                counters: device.unit.device.counters(),
+            })
+            .collect()
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &WorkerThread> {
+        self.devices.values().flat_map(|device| &device.unit.workers)
+    }
+
+    /// A guest may let go of a slot by itself; only what it was asked for is taken out of the machine.
+    fn eject(&mut self, slots: &[Slot]) -> Vec<MachineEvent> {
+        let ids: Vec<String> = self
+            .devices
+            .iter()
+            .filter(|(_, device)| device.leaving && slots.contains(&device.slot))
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.iter().filter_map(|id| self.remove(id)).collect()
+    }
+}
+
+impl Drop for Machine {
+    /// CPUs end before the devices that they use.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,103 @@
+//! What a machine has from a start to the next reset or the end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Machine, MachineError};
+use crate::boot::{self, BootImage};
+use crate::cpu::CpuThreads;
+use crate::firmware;
+use crate::kvm::{KvmError, Vm};
+use crate::memory::Memory;
+use crate::pci::hotplug::HotplugRegisters;
+use crate::pci::{PciBus, Slot};
+use crate::platform::{Platform, PowerRegisters, Rtc, SERIAL_INTERRUPT, SerialPort};
+use crate::virtio::pci::{DeviceUnit, PciTransport};
+
+/// KVM's machine and everything that is forgotten when it goes. Fields are dropped in this order: CPUs first.
+pub(super) struct Run {
+    pub(super) cpus: CpuThreads,
+    transports: BTreeMap<String, Arc<PciTransport>>,
+    pub(super) platform: Arc<Platform>,
+    vm: Arc<Vm>,
+}
+
+impl Run {
+    /// A machine that is ready for its first instruction, its CPUs held.
+    pub(super) fn new(machine: &Machine, image: &BootImage) -> Result<Self, MachineError> {
+        let (spec, memory) = (&machine.spec, &machine.memory);
+        let vm = Vm::new(&machine.kvm, memory).map_err(|source| MachineError::Kvm { source })?;
+        let platform = Arc::new(platform(&vm, (machine.serial_output)())?);
+        firmware::write(memory, spec.cpus, &spec.identity, spec.generation)
+            .map_err(|source| MachineError::Firmware { source })?;
+        let entry = boot::load(memory, image).map_err(|source| MachineError::Boot { source })?;
+        let cpus = CpuThreads::new(
+            &machine.kvm,
+            &vm,
+            spec.cpus,
+            entry,
+            &platform,
+            &machine.teller,
+            machine.enter.cpu,
+        )
+        .map_err(|source| MachineError::Cpu { source })?;
+        let mut run = Run { cpus, transports: BTreeMap::new(), platform, vm };
+        for (id, device) in &machine.devices {
+            run.plug(id, &device.unit, device.slot, memory)?;
+        }
+        Ok(run)
+    }
+
+    pub(super) fn plug(
+        &mut self,
+        id: &str,
+        unit: &Arc<DeviceUnit>,
+        slot: Slot,
+        memory: &Memory,
+    ) -> Result<(), MachineError> {
+        let transport = PciTransport::new(unit.clone(), slot, self.vm.clone(), memory.clone())
+            .map_err(|source| MachineError::Transport { id: id.into(), source })?;
+        self.platform.pci.plug(slot, transport.clone());
+        self.transports.insert(id.into(), transport);
+        Ok(())
+    }
+
+    /// The device is gone when this returns: nothing of it touches guest memory any more.
+    pub(super) fn unplug(&mut self, id: &str, slot: Slot) {
+        self.platform.pci.unplug(slot);
+        if let Some(transport) = self.transports.remove(id) {
+            transport.reset();
+        }
+    }
+
+    pub(super) fn announce(&self, slot: Slot) {
+        self.platform.hotplug.announce(slot);
+        self.platform.power.tell_hotplug();
+    }
+
+    pub(super) fn ask_removal(&self, slot: Slot) {
+        self.platform.hotplug.ask_removal(slot);
+        self.platform.power.tell_hotplug();
+    }
+
+    pub(super) fn device_status(&self, id: &str) -> Option<u8> {
+        self.transports.get(id).map(|transport| transport.status())
+    }
+}
+
+fn platform(vm: &Vm, output: Box<dyn std::io::Write + Send>) -> Result<Platform, MachineError> {
+    let events = |source| MachineError::Events { source };
+    let kvm = |source: KvmError| MachineError::Kvm { source };
+    let platform = Platform {
+        serial: SerialPort::new(output).map_err(events)?,
+        rtc: Mutex::new(Rtc::default()),
+        power: PowerRegisters::new().map_err(events)?,
+        hotplug: HotplugRegisters::default(),
+        pci: PciBus::default(),
+    };
+    vm.connect_pin(SERIAL_INTERRUPT, platform.serial.interrupt()).map_err(kvm)?;
+    for (pin, event) in platform.power.interrupts() {
+        vm.connect_pin(pin, event).map_err(kvm)?;
+    }
+    Ok(platform)
+}

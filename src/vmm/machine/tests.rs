@@ -1,0 +1,128 @@
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::*;
+use crate::boot::testing::pvh_elf;
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Payload(Vec<u8>);
+
+impl BootSource for Payload {
+    fn image(&self) -> Result<BootImage, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(BootImage { kernel: pvh_elf(&self.0), ..BootImage::default() })
+    }
+}
+
+fn machine(cpus: u8, code: &[u8]) -> (Machine, Sink) {
+    let sink = Sink::default();
+    let output = sink.clone();
+    let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
+    let spec = MachineSpec { cpus, memory_bytes: 32 << 20, identity, generation: 1 };
+    let kvm = Kvm::new().expect("these tests need /dev/kvm");
+    let source = Box::new(Payload(code.to_vec()));
+    let machine =
+        Machine::new(kvm, spec, source, Box::new(move || Box::new(output.clone())), ThreadEntry::OPEN);
+    (machine.unwrap(), sink)
+}
+
+/// Waits for the machine to tell something.
+fn next_events(machine: &mut Machine) -> Vec<MachineEvent> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        // SAFETY: the machine keeps the descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(machine.event_fd().as_raw_fd()) };
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(1000u16)).unwrap();
+        let events = machine.take_events().unwrap();
+        if !events.is_empty() {
+            return events;
+        }
+    }
+    panic!("the guest did nothing for 20 seconds");
+}
+
+fn wait_for(sink: &Sink, text: &[u8]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !sink.0.lock().unwrap().ends_with(text) {
+        assert!(Instant::now() < deadline, "the guest never wrote it");
+        std::thread::yield_now();
+    }
+}
+
+/// `mov dx, port; mov al, value; out dx, al`
+fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// `jmp .`
+const LOOP: &[u8] = &[0xeb, 0xfe];
+
+fn code(parts: &[Vec<u8>]) -> Vec<u8> {
+    [parts.concat(), LOOP.to_vec()].concat()
+}
+
+#[test]
+fn a_payload_writes_to_the_serial_port_and_switches_itself_off() {
+    let (mut machine, sink) = machine(1, &code(&[out(0x3f8, b'A'), out(0x600, 0x34)]));
+    machine.start().unwrap();
+    assert_eq!(next_events(&mut machine), [MachineEvent::PoweredOff]);
+    assert_eq!(*sink.0.lock().unwrap(), b"A");
+    assert_eq!(machine.state(), MachineState::Stopped);
+}
+
+#[test]
+fn a_reset_starts_it_again_with_clean_memory() {
+    // Prints the byte at 2 MiB, sets it to 'x', resets; the memory must be zero again.
+    let mut parts = vec![vec![0xa0, 0, 0, 0x20, 0], vec![0x04, b'0'], vec![0x66, 0xba, 0xf8, 0x03, 0xee]];
+    parts.push(vec![0xc6, 0x05, 0, 0, 0x20, 0, b'x']);
+    parts.push(out(0x64, 0xfe));
+    let (mut machine, sink) = machine(1, &code(&parts));
+    machine.start().unwrap();
+    for expected in [b"0".as_slice(), b"00", b"000"] {
+        assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
+        assert!(sink.0.lock().unwrap().starts_with(expected));
+    }
+}
+
+#[test]
+fn a_held_guest_stands_still_and_goes_on() {
+    // Writes 'B' for ever.
+    let (mut machine, sink) = machine(2, &[out(0x3f8, b'B'), vec![0xeb, 0xf7]].concat());
+    machine.start().unwrap();
+    wait_for(&sink, b"B");
+    machine.hold().unwrap();
+    let held = sink.0.lock().unwrap().len();
+    assert_eq!(machine.state(), MachineState::Held);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(sink.0.lock().unwrap().len(), held);
+    machine.resume().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while sink.0.lock().unwrap().len() == held {
+        assert!(Instant::now() < deadline, "the guest does not go on");
+    }
+    assert!(machine.cpu_counts()[0].exits_port_write > 0);
+}
+
+#[test]
+fn a_triple_fault_is_a_reset() {
+    // An undefined instruction without an interrupt table.
+    let (mut machine, _) = machine(1, &[0x0f, 0x0b]);
+    machine.start().unwrap();
+    assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
+}
