@@ -4,6 +4,11 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`machine`] | a microVM as a whole, and what happens to it |
+//! | [`boot`] | from a kernel to a guest that is ready to run |
+//! | `cpu` | the CPUs and the threads that run them |
+//! | `firmware` | ACPI and SMBIOS tables |
+//! | `platform` | the devices at fixed ports |
 //! | [`console`] | the serial console: its log, its viewers, who types |
 //! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
 //! | `pci` | the bus, configuration space, MSI-X, hot-plug registers |
@@ -17,10 +22,12 @@
 
 #![allow(unsafe_code)]
 
+pub mod boot;
+pub mod console;
 mod cpu;
 mod firmware;
-pub mod console;
 mod kvm;
+pub mod machine;
 pub mod memory;
 mod pci;
 mod platform;
