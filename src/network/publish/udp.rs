@@ -50,7 +50,7 @@ pub(super) async fn serve(socket: std::net::UdpSocket, guest: SocketAddr) -> io:
         };
         flow.touch();
         // A guest that is not there, or not listening, is to a client what it is without us: silence.
-        let _ = flow.socket.try_send(&packet[..length]);
+        let _ = flow.socket.send(&packet[..length]).await;
     }
 }
 

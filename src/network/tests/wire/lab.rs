@@ -7,7 +7,6 @@
 //!
 //! The double line is the test's pump: it carries frames between the queue that a microVM's device
 //! would serve and a second tap, behind which an ordinary Linux plays the guest.
-#![allow(dead_code)]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -151,7 +150,7 @@ fn pump(theirs: OwnedFd, ours: OwnedFd, stopped: UnixStream) {
 /// An interface that is going down, or full, loses frames as any does.
 fn carry(from: &mut fs::File, to: &mut fs::File, frame: &mut [u8]) {
     if let Ok(length) = from.read(frame) {
-        to.write(&frame[..length]).ok();
+        to.write_all(&frame[..length]).ok();
     }
 }
 

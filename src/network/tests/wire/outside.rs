@@ -1,12 +1,10 @@
 //! The way out: reached, masqueraded, one way only, and leaving nothing behind.
 
-mod lab;
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use lab::{HOST, NO_TRACES, OUTSIDE, World, eventually, run};
+use crate::lab::{self, HOST, NO_TRACES, OUTSIDE, World, eventually, run};
 use network::{HostAccess, Namespace, StandaloneSpec, Uplink};
 
 const PORT: u16 = 7777;
