@@ -67,9 +67,9 @@ remove_traces() {
     local root=$1
     : >"$root/etc/machine-id"
     rm -f "$root"/etc/ssh/ssh_host_*_key* "$root/var/lib/dbus/machine-id" \
-        "$root"/var/lib/systemd/{random-seed,credential.secret,catalog/database} \
+        "$root"/var/lib/systemd/{random-seed,credential.secret} \
         "$root"/etc/{passwd,group,shadow,gshadow,subuid,subgid}- "$root/etc/.pwd.lock" \
-        "$root/var/cache/ldconfig/aux-cache" "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+        "$root/etc/.resolv.conf.systemd-resolved.bak" "$root/var/cache/ldconfig/aux-cache" "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
     find "$root/var/log" -type f -delete
     find "$root"/{tmp,run,var/tmp} -mindepth 1 -delete
 }
