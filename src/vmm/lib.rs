@@ -9,6 +9,7 @@
 //! | `cpu` | the CPUs and the threads that run them |
 //! | `firmware` | ACPI and SMBIOS tables |
 //! | `platform` | the devices at fixed ports |
+//! | [`control`] | the control socket: what clients can ask of the machine |
 //! | [`console`] | the serial console: its log, its viewers, who types |
 //! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
 //! | `pci` | the bus, configuration space, MSI-X, hot-plug registers |
@@ -24,6 +25,7 @@
 
 pub mod boot;
 pub mod console;
+pub mod control;
 mod cpu;
 mod firmware;
 mod kvm;

@@ -37,6 +37,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 pub use log_file::LogFileSpec;
+pub(crate) use ring::count;
 pub use ring::{Ring, Span};
 
 use crate::poll::{Event, Interest, Poller, Token};

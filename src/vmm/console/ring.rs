@@ -70,7 +70,7 @@ impl Ring {
 }
 
 /// A length as an offset: no slice is longer than an address space.
-pub(super) fn count(length: usize) -> u64 {
+pub(crate) fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
