@@ -234,11 +234,6 @@ impl Driver {
         wait_for(&self.vectors[0], deadline)
     }
 
-    /// Whether the device has interrupted since the last look.
-    pub(crate) fn was_interrupted(&self) -> bool {
-        self.vectors[0].read().is_ok()
-    }
-
     pub(crate) fn read(&self, at: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();

@@ -26,6 +26,7 @@ mod device;
 #[cfg(test)]
 pub(crate) mod driver;
 mod interrupt;
+pub mod net;
 pub(crate) mod pci;
 mod queue;
 mod ring;
