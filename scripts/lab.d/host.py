@@ -7,6 +7,7 @@ State is one folder, `nimbo-lab/HASH` under $XDG_RUNTIME_DIR or /run, where HASH
     pid qmp       QEMU's process id and control socket
     heartbeat     READY, and two bytes a second while all of the host's processors run processes
     console.log   what the host's kernel and init printed
+    taken-down    the token of the last host that was taken down on purpose
     forwards.json pairs of ports, forwarded again after a restart
 
 A host is known by its token, a secret made at each start: whoever finds another token in state.json than
@@ -120,20 +121,30 @@ class Host:
                     say(str(error))
             return running
 
-    def restart_stalled(self, stalled: Running) -> None:
-        """End `stalled`, unless somebody else did already."""
+    def end_lost(self, lost: Running) -> None:
+        """End what is left of `lost`, unless somebody else did already and started the next."""
         with self.locked():
             running = self.running()
-            if running and running.token == stalled.token:
+            if running and running.token == lost.token:
                 self._end()
 
     def down(self) -> bool:
         """End the host; False when none ran."""
         with self.locked():
-            found = self._process() is not None
+            running = self.running()
+            if running:
+                (self.state / "taken-down").write_text(running.token)
             self._end()
             self._forwards.unlink(missing_ok=True)
-            return found
+            return running is not None
+
+    def was_taken_down(self, lost: Running) -> bool:
+        """Whether somebody ended `lost` on purpose, so that what ran there is not to be repeated."""
+        with self.locked():
+            try:
+                return (self.state / "taken-down").read_text() == lost.token
+            except FileNotFoundError:
+                return False
 
     def forward(self, port: int, lab_port: int) -> None:
         """Make the machine's 127.0.0.1:port reach 127.0.0.1:lab_port in the host, until it is taken down."""

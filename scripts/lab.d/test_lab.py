@@ -181,6 +181,16 @@ def test_a_command_that_read_input_is_not_repeated(lab, start, host):
     assert "cannot be repeated" in err
 
 
+def test_taking_the_host_down_ends_a_command_for_good(lab, start):
+    process = start("sh", "-c", "echo ready; sleep 100")
+    assert process.stdout.readline() == "ready\n"
+    assert lab("down").returncode == 0
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 125
+    assert "was taken down" in err
+    assert lab("status").returncode == 1
+
+
 def test_a_busy_host_has_not_stalled(lab):
     lab("true")
     # Thirty seconds of eight processes that only compute, under a limit a third of the usual one.
