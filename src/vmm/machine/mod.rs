@@ -18,7 +18,6 @@ mod run;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -26,8 +25,10 @@ use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::boot::{BootError, BootImage};
+use crate::console::ConsoleOutput;
 use crate::cpu::{CpuCounts, CpuError, CpuEvent, Teller};
-use crate::firmware::{FirmwareError, SystemIdentity};
+use crate::firmware::FirmwareError;
+pub use crate::firmware::SystemIdentity;
 use crate::kvm::KvmError;
 use crate::memory::{self, Memory, MemoryError};
 use crate::pci::Slot;
@@ -142,15 +143,12 @@ pub struct DeviceStatus {
     pub counters: serde_json::Value,
 }
 
-/// Makes the sink of a serial port; each run has a port of its own.
-pub type SerialOutput = Box<dyn Fn() -> Box<dyn Write + Send> + Send>;
-
 /// A microVM.
 pub struct Machine {
     kvm: Kvm,
     spec: MachineSpec,
     source: Box<dyn BootSource>,
-    serial_output: SerialOutput,
+    serial: Arc<SerialPort>,
     enter: ThreadEntry,
     memory: Memory,
     memory_is_fresh: bool,
@@ -162,7 +160,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A stopped machine without devices. `kvm` is `/dev/kvm`, opened.
+    /// A stopped machine without devices. `kvm` is `/dev/kvm`, opened; its serial port writes to `console`.
     ///
     /// # Errors
     /// [`MachineError`] when the memory cannot be had.
@@ -170,17 +168,18 @@ impl Machine {
         kvm: Kvm,
         spec: MachineSpec,
         source: Box<dyn BootSource>,
-        serial_output: SerialOutput,
+        console: ConsoleOutput,
         enter: ThreadEntry,
     ) -> Result<Self, MachineError> {
         let memory = memory::allocate(spec.memory_bytes).map_err(|source| MachineError::Memory { source })?;
         let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Events { source })?;
+        let serial = SerialPort::new(console).map_err(|source| MachineError::Events { source })?;
         let (sender, events) = channel();
         Ok(Machine {
             kvm,
             spec,
             source,
-            serial_output,
+            serial: Arc::new(serial),
             enter,
             memory,
             memory_is_fresh: true,
@@ -371,9 +370,9 @@ impl Machine {
         Ok(told)
     }
 
-    /// The serial port, while the machine runs.
-    pub fn serial(&self) -> Option<&SerialPort> {
-        self.run.as_ref().map(|run| &run.platform.serial)
+    /// The serial port, for whoever types.
+    pub fn serial(&self) -> &Arc<SerialPort> {
+        &self.serial
     }
 
     pub fn cpu_counts(&self) -> Vec<CpuCounts> {

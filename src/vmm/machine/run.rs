@@ -27,7 +27,7 @@ impl Run {
     pub(super) fn new(machine: &Machine, image: &BootImage) -> Result<Self, MachineError> {
         let (spec, memory) = (&machine.spec, &machine.memory);
         let vm = Vm::new(&machine.kvm, memory).map_err(|source| MachineError::Kvm { source })?;
-        let platform = Arc::new(platform(&vm, (machine.serial_output)())?);
+        let platform = Arc::new(platform(&vm, &machine.serial)?);
         firmware::write(memory, spec.cpus, &spec.identity, spec.generation)
             .map_err(|source| MachineError::Firmware { source })?;
         let entry = boot::load(memory, image).map_err(|source| MachineError::Boot { source })?;
@@ -85,11 +85,12 @@ impl Run {
     }
 }
 
-fn platform(vm: &Vm, output: Box<dyn std::io::Write + Send>) -> Result<Platform, MachineError> {
+fn platform(vm: &Vm, serial: &Arc<SerialPort>) -> Result<Platform, MachineError> {
     let events = |source| MachineError::Events { source };
     let kvm = |source: KvmError| MachineError::Kvm { source };
+    serial.reset().map_err(events)?;
     let platform = Platform {
-        serial: SerialPort::new(output).map_err(events)?,
+        serial: serial.clone(),
         rtc: Mutex::new(Rtc::default()),
         power: PowerRegisters::new().map_err(events)?,
         hotplug: HotplugRegisters::default(),

@@ -1,25 +1,11 @@
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
 use crate::boot::testing::pvh_elf;
-
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::console::{Console, ConsoleSpec};
 
 struct Payload(Vec<u8>);
 
@@ -29,16 +15,14 @@ impl BootSource for Payload {
     }
 }
 
-fn machine(cpus: u8, code: &[u8]) -> (Machine, Sink) {
-    let sink = Sink::default();
-    let output = sink.clone();
+fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
+    let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
     let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
     let spec = MachineSpec { cpus, memory_bytes: 32 << 20, identity, generation: 1 };
     let kvm = Kvm::new().expect("these tests need /dev/kvm");
     let source = Box::new(Payload(code.to_vec()));
-    let machine =
-        Machine::new(kvm, spec, source, Box::new(move || Box::new(output.clone())), ThreadEntry::OPEN);
-    (machine.unwrap(), sink)
+    let machine = Machine::new(kvm, spec, source, output.clone(), ThreadEntry::OPEN);
+    (machine.unwrap(), output)
 }
 
 /// Waits for the machine to tell something.
@@ -56,12 +40,21 @@ fn next_events(machine: &mut Machine) -> Vec<MachineEvent> {
     panic!("the guest did nothing for 20 seconds");
 }
 
-fn wait_for(sink: &Sink, text: &[u8]) {
+/// Waits until the guest has written more than `bytes`.
+fn wait_beyond(output: &ConsoleOutput, bytes: u64) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !sink.0.lock().unwrap().ends_with(text) {
-        assert!(Instant::now() < deadline, "the guest never wrote it");
+    while output.end() <= bytes {
+        assert!(Instant::now() < deadline, "the guest wrote nothing for 20 seconds");
         std::thread::yield_now();
     }
+}
+
+fn printed(output: &ConsoleOutput) -> Vec<u8> {
+    let mut text = vec![0; 64];
+    let length = output.end().min(64);
+    output.read(0, &mut text);
+    text.truncate(usize::try_from(length).unwrap());
+    text
 }
 
 /// `mov dx, port; mov al, value; out dx, al`
@@ -79,10 +72,10 @@ fn code(parts: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn a_payload_writes_to_the_serial_port_and_switches_itself_off() {
-    let (mut machine, sink) = machine(1, &code(&[out(0x3f8, b'A'), out(0x600, 0x34)]));
+    let (mut machine, output) = machine(1, &code(&[out(0x3f8, b'A'), out(0x600, 0x34)]));
     machine.start().unwrap();
     assert_eq!(next_events(&mut machine), [MachineEvent::PoweredOff]);
-    assert_eq!(*sink.0.lock().unwrap(), b"A");
+    assert_eq!(printed(&output), b"A");
     assert_eq!(machine.state(), MachineState::Stopped);
 }
 
@@ -92,30 +85,28 @@ fn a_reset_starts_it_again_with_clean_memory() {
     let mut parts = vec![vec![0xa0, 0, 0, 0x20, 0], vec![0x04, b'0'], vec![0x66, 0xba, 0xf8, 0x03, 0xee]];
     parts.push(vec![0xc6, 0x05, 0, 0, 0x20, 0, b'x']);
     parts.push(out(0x64, 0xfe));
-    let (mut machine, sink) = machine(1, &code(&parts));
+    let (mut machine, output) = machine(1, &code(&parts));
     machine.start().unwrap();
     for expected in [b"0".as_slice(), b"00", b"000"] {
         assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
-        assert!(sink.0.lock().unwrap().starts_with(expected));
+        assert!(printed(&output).starts_with(expected));
     }
 }
 
 #[test]
 fn a_held_guest_stands_still_and_goes_on() {
     // Writes 'B' for ever.
-    let (mut machine, sink) = machine(2, &[out(0x3f8, b'B'), vec![0xeb, 0xf7]].concat());
+    let (mut machine, output) = machine(2, &[out(0x3f8, b'B'), vec![0xeb, 0xf7]].concat());
     machine.start().unwrap();
-    wait_for(&sink, b"B");
+    wait_beyond(&output, 0);
     machine.hold().unwrap();
-    let held = sink.0.lock().unwrap().len();
     assert_eq!(machine.state(), MachineState::Held);
+    let held = output.end();
+    // Nothing can be waited for: that nothing comes is the point.
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(sink.0.lock().unwrap().len(), held);
+    assert_eq!(output.end(), held);
     machine.resume().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while sink.0.lock().unwrap().len() == held {
-        assert!(Instant::now() < deadline, "the guest does not go on");
-    }
+    wait_beyond(&output, held);
     assert!(machine.cpu_counts()[0].exits_port_write > 0);
 }
 

@@ -15,8 +15,7 @@ mod serial;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use power::{PowerRegisters, SLEEP_TYPE_OFF};
 pub use rtc::{CENTURY_REGISTER, Rtc};
@@ -62,7 +61,7 @@ pub enum Request {
 
 /// Everything at a fixed address, and the PCI bus.
 pub struct Platform {
-    pub serial: SerialPort,
+    pub serial: Arc<SerialPort>,
     pub rtc: Mutex<Rtc>,
     pub power: PowerRegisters,
     pub hotplug: HotplugRegisters,

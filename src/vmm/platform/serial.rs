@@ -1,12 +1,13 @@
 //! The first serial port: a 16550 whose output goes to a sink and whose input comes from whoever is attached.
 
-use std::io::Write;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::console::{ConsoleOutput, SerialInput};
 
 /// The interrupt's eventfd, connected to KVM.
 #[derive(Debug)]
@@ -31,26 +32,46 @@ impl SerialEvents for RoomEvent {
     }
 }
 
-type Uart = Serial<InterruptEvent, RoomEvent, Box<dyn Write + Send>>;
+/// The console, as the port's sink: it takes every byte at once.
+struct Sink(ConsoleOutput);
 
-/// The port. Its lock is held for a register access only.
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+type Uart = Serial<InterruptEvent, RoomEvent, Sink>;
+
+/// The port. Its lock is held for a register access only. It outlives resets, which only empty its registers.
 pub struct SerialPort {
     uart: Mutex<Uart>,
     interrupt: EventFd,
     room: EventFd,
+    output: ConsoleOutput,
 }
 
 impl SerialPort {
-    /// A port that writes to `output`, which must not block.
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn new(output: ConsoleOutput) -> io::Result<Self> {
+        let interrupt = EventFd::new(EFD_NONBLOCK)?;
+        let room = EventFd::new(EFD_NONBLOCK)?;
+        let uart = Mutex::new(uart(&interrupt, &room, &output)?);
+        Ok(SerialPort { uart, interrupt, room, output })
+    }
+
+    /// Puts the registers back to what they are at power-on; input that waits is lost.
     ///
     /// # Errors
     /// When the host has no descriptor left.
-    pub fn new(output: Box<dyn Write + Send>) -> std::io::Result<Self> {
-        let interrupt = EventFd::new(EFD_NONBLOCK)?;
-        let room = EventFd::new(EFD_NONBLOCK)?;
-        let uart =
-            Serial::with_events(InterruptEvent(interrupt.try_clone()?), RoomEvent(room.try_clone()?), output);
-        Ok(SerialPort { uart: Mutex::new(uart), interrupt, room })
+    pub fn reset(&self) -> io::Result<()> {
+        *self.uart() = uart(&self.interrupt, &self.room, &self.output)?;
+        Ok(())
     }
 
     /// To be connected to the I/O APIC.
@@ -58,24 +79,12 @@ impl SerialPort {
         &self.interrupt
     }
 
-    /// Readable when the guest has taken all input; read it to clear.
-    pub fn room_event(&self) -> RawFd {
-        self.room.as_raw_fd()
-    }
-
-    /// Clears [`SerialPort::room_event`].
-    pub fn take_room_event(&self) {
-        let _ = self.room.read();
-    }
-
-    /// How many bytes of input there is room for.
-    pub fn room(&self) -> usize {
-        self.uart().fifo_capacity()
-    }
-
-    /// Hands input to the guest; returns how many bytes there was room for.
-    pub fn push(&self, input: &[u8]) -> usize {
-        self.uart().enqueue_raw_bytes(input).unwrap_or(0)
+    /// Signalled when the guest has taken all input.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn room_event(&self) -> io::Result<EventFd> {
+        self.room.try_clone()
     }
 
     pub fn read(&self, offset: u16, data: &mut [u8]) {
@@ -99,4 +108,20 @@ impl SerialPort {
     fn uart(&self) -> MutexGuard<'_, Uart> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl SerialInput for SerialPort {
+    fn room(&self) -> usize {
+        self.uart().fifo_capacity()
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        // The caller asked for the room first, and an interrupt that cannot be signalled is pending.
+        let _ = self.uart().enqueue_raw_bytes(bytes);
+    }
+}
+
+fn uart(interrupt: &EventFd, room: &EventFd, output: &ConsoleOutput) -> io::Result<Uart> {
+    let (interrupt, room) = (InterruptEvent(interrupt.try_clone()?), RoomEvent(room.try_clone()?));
+    Ok(Serial::with_events(interrupt, room, Sink(output.clone())))
 }
