@@ -1,1 +1,144 @@
+use std::net::{Ipv4Addr, SocketAddr};
 
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+
+fn zone() -> Zone {
+    let mut zone = Zone::new("ec2.internal", "10.0.0.0/16".parse().unwrap()).unwrap();
+    zone.add("ip-10-0-0-4", ADDRESS).unwrap();
+    zone
+}
+
+fn query(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+fn answer(query: &Message) -> Option<Message> {
+    match zone().answer(&query.to_vec().unwrap()) {
+        Verdict::Answer(bytes) => Some(Message::from_vec(&bytes).unwrap()),
+        Verdict::Forward => None,
+        Verdict::Ignore => panic!("{query} was ignored"),
+    }
+}
+
+#[test]
+fn a_name_of_the_zone_has_its_address_in_any_case() {
+    for name in ["ip-10-0-0-4.ec2.internal.", "IP-10-0-0-4.EC2.Internal."] {
+        let answer = answer(&query(name, RecordType::A)).unwrap();
+        assert_eq!(answer.answers[0].data, RData::A(ADDRESS.into()));
+        // The spelling comes back as it was sent, for clients that check it.
+        assert_eq!(answer.queries[0].name().to_ascii(), name);
+        assert!(answer.metadata.authoritative && answer.metadata.recursion_available);
+        assert_eq!(answer.metadata.id, 7);
+    }
+}
+
+#[test]
+fn a_name_without_such_a_record_is_not_an_absent_name() {
+    let answer = |name, kind| {
+        let answer = answer(&query(name, kind)).unwrap();
+        assert!(answer.answers.is_empty() && answer.authorities.len() == 1, "{answer}");
+        answer.metadata.response_code
+    };
+    assert_eq!(answer("ip-10-0-0-4.ec2.internal.", RecordType::AAAA), ResponseCode::NoError);
+    assert_eq!(answer("ec2.internal.", RecordType::A), ResponseCode::NoError);
+    assert_eq!(answer("ip-10-0-0-5.ec2.internal.", RecordType::A), ResponseCode::NXDomain);
+    assert_eq!(answer("a.ip-10-0-0-4.ec2.internal.", RecordType::A), ResponseCode::NXDomain);
+    assert_eq!(answer("5.0.0.10.in-addr.arpa.", RecordType::PTR), ResponseCode::NXDomain);
+}
+
+#[test]
+fn the_reverse_of_the_range_is_known() {
+    let answer = answer(&query("4.0.0.10.in-addr.arpa.", RecordType::PTR)).unwrap();
+    assert_eq!(answer.answers[0].data.to_string(), "ip-10-0-0-4.ec2.internal.");
+}
+
+#[test]
+fn names_of_others_are_forwarded() {
+    for name in
+        ["debian.org.", "xec2.internal.", "internal.", ".", "4.0.0.11.in-addr.arpa.", "10.in-addr.arpa."]
+    {
+        assert_eq!(answer(&query(name, RecordType::A)), None, "{name}");
+    }
+}
+
+#[test]
+fn edns_is_answered_with_edns() {
+    let mut query = query("ip-10-0-0-4.ec2.internal.", RecordType::A);
+    assert!(answer(&query).unwrap().edns.is_none());
+    query.set_edns(Edns::new());
+    assert!(answer(&query).unwrap().edns.is_some());
+}
+
+#[test]
+fn what_is_not_a_query_gets_no_answer_and_what_is_no_good_one_an_error() {
+    let mut response = query("debian.org.", RecordType::A);
+    response.metadata.message_type = MessageType::Response;
+    assert_eq!(zone().answer(&response.to_vec().unwrap()), Verdict::Ignore);
+    assert_eq!(zone().answer(b"short"), Verdict::Ignore);
+
+    let code = |bytes: &[u8]| match zone().answer(bytes) {
+        Verdict::Answer(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
+        other => panic!("{other:?}"),
+    };
+    let mut cut = query("debian.org.", RecordType::A).to_vec().unwrap();
+    cut.truncate(15);
+    assert_eq!(code(&cut), ResponseCode::FormErr);
+    let mut update = query("debian.org.", RecordType::A);
+    update.metadata.op_code = OpCode::Update;
+    assert_eq!(code(&update.to_vec().unwrap()), ResponseCode::NotImp);
+    let mut two = query("debian.org.", RecordType::A);
+    two.add_query(Query::query(Name::root(), RecordType::A));
+    assert_eq!(code(&two.to_vec().unwrap()), ResponseCode::FormErr);
+}
+
+#[test]
+fn resolvers_are_read_as_the_c_library_reads_them() {
+    let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let text = "# comment\nnameserver 192.0.2.1\nsearch example\n nameserver\t2001:db8::1 \nnameserver none\n\
+                nameserver 192.0.2.3\nnameserver 192.0.2.4\n";
+    assert_eq!(forward::parse(text), [at("192.0.2.1:53"), at("[2001:db8::1]:53"), at("192.0.2.3:53")]);
+    assert_eq!(forward::parse("options edns0\n"), [at("127.0.0.1:53")]);
+}
+
+#[test]
+fn what_cannot_be_a_name_is_refused() {
+    assert!(Zone::new("bad..name", "10.0.0.0/16".parse().unwrap()).is_err());
+    assert!(zone().add(&"x".repeat(64), ADDRESS).is_err());
+}
+
+proptest! {
+    #[test]
+    fn any_packet_is_judged_without_a_panic(packet in prop::collection::vec(any::<u8>(), 0..300)) {
+        zone().answer(&packet);
+        zone::failure(&packet);
+    }
+
+    #[test]
+    fn a_damaged_query_is_judged_without_a_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+    ) {
+        let mut packet = query("ip-10-0-0-4.ec2.internal.", RecordType::A).to_vec().unwrap();
+        for (index, byte) in changes {
+            let at = index.index(packet.len());
+            packet[at] = byte;
+        }
+        if let Verdict::Answer(answer) = zone().answer(&packet) {
+            prop_assert!(Message::from_vec(&answer).is_ok());
+        }
+    }
+
+    #[test]
+    fn any_resolv_conf_names_someone(text in "(nameserver |[0-9.:a-f]{1,12}|\n|\\PC){0,40}") {
+        let found = forward::parse(&text).len();
+        prop_assert!((1..=3).contains(&found));
+    }
+}
