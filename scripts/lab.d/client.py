@@ -1,16 +1,17 @@
 """Runs one command in the lab host from the machine's side: input, output, signals, exit status, watchdog."""
 
 import os
+import select
 import selectors
 import signal
 import socket
-import sys
 import termios
 import tty
 from contextlib import contextmanager
 
 from channel import EXIT, SIGNAL, SIZE, STDERR, STDIN, STDOUT, Frames, Request, frame, number_frame, numbers
 from host import Heartbeat, Running
+from machine import LabError
 
 CHUNK = 65536
 FORWARDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
@@ -23,6 +24,10 @@ class HostLost(Exception):
         super().__init__(why)
         # Input that was passed on is gone: the command cannot be repeated with it.
         self.input_read = input_read
+
+
+class OutputClosed(Exception):
+    """Nobody reads the command's output any more."""
 
 
 class Client:
@@ -52,20 +57,19 @@ class Client:
         poll = selectors.PollSelector()
         poll.register(self._agent, selectors.EVENT_READ, self._agent)
         poll.register(signals, selectors.EVENT_READ, signals)
-        poll.register(sys.stdin.fileno(), selectors.EVENT_READ, sys.stdin)
+        poll.register(0, selectors.EVENT_READ)
         while True:
             for key, _ in poll.select(timeout=1):
                 if key.data is signals:
                     for number in signals.recv(64):
                         self._pass_signal(number)
-                elif key.data is sys.stdin:
-                    if not self._pass_input():
-                        poll.unregister(sys.stdin.fileno())
-                else:
+                elif key.data is self._agent:
                     data = self._agent.recv(CHUNK)
                     if not data:
                         raise HostLost("the lab host ended", self._input_read)
                     frames.feed(data)
+                elif not self._pass_input():
+                    poll.unregister(0)
             for kind, payload in frames:
                 if kind == EXIT:
                     return numbers(payload)[0]
@@ -81,15 +85,23 @@ class Client:
             self._agent.sendall(number_frame(SIGNAL, number))
 
     def _pass_input(self) -> bool:
-        data = os.read(sys.stdin.fileno(), CHUNK)
+        data = os.read(0, CHUNK)
         self._input_read |= bool(data) and not self._request.terminal
         self._agent.sendall(frame(STDIN, data))
         return bool(data)
 
 
 def write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+    try:
+        while data:
+            try:
+                data = data[os.write(fd, data) :]
+            except BlockingIOError:  # somebody who shares our output made it so
+                select.select([], [fd], [])
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except OSError as error:
+        raise LabError(f"the command's output cannot be written: {error.strerror}") from error
 
 
 @contextmanager

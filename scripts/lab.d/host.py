@@ -24,6 +24,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,6 +34,8 @@ from pathlib import Path
 from channel import AGENT_PORT, READY
 from machine import LabError, Qmp, initramfs, qemu_command
 
+CPUS = 2
+MEMORY = "6G"
 BOOT_TIMEOUT_S = 120
 # A start may stall or find its port taken: try again.
 ATTEMPTS = 3
@@ -74,7 +78,9 @@ class Heartbeat:
 class Host:
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
-        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else None)
+        if not runtime:
+            raise LabError("XDG_RUNTIME_DIR is not set: set it to a folder that only you can enter")
         name = hashlib.sha256(os.fsencode(checkout)).hexdigest()[:12]
         self.state = Path(runtime) / "nimbo-lab" / name
         self._kernel = checkout / ".cache/lab/kernel"
@@ -98,16 +104,18 @@ class Host:
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(self.state / "heartbeat")
 
-    def ensure_up(self, cpus: int, memory: str, say) -> Running:
-        """The running host, started if there is none."""
+    def ensure_up(self, cpus: int | None, memory: str | None, say) -> Running:
+        """The running host, started if there is none. What is None does not matter to the caller."""
         with self.locked():
             if running := self.running():
+                if cpus not in (None, running.cpus) or memory not in (None, running.memory):
+                    say(f"uses the host that is up, of another size: {running.cpus} processors, {running.memory}")
                 return running
             self._require_packages()
             for attempt in range(1, ATTEMPTS + 1):
                 say("starting the lab host (a machine emulated by QEMU)")
                 try:
-                    running = self._start(cpus, memory)
+                    running = self._start(cpus or CPUS, memory or MEMORY)
                     break
                 except LabError as error:
                     self._end()
@@ -189,7 +197,8 @@ class Host:
         qemu = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/")
         if qemu.returncode != 0:
             raise LabError(f"QEMU did not start: {qemu.stderr.strip()}")
-        self._await_agent()
+        with waiting("the lab host starts"):
+            self._await_agent()
         boot_s = round(time.monotonic() - started, 1)
         running = Running(token=token, port=port, cpus=cpus, memory=memory, boot_s=boot_s)
         draft = self.state / "state.json.new"
@@ -243,6 +252,28 @@ class Host:
 
     def qmp(self) -> Qmp:
         return Qmp(self.state / "qmp")
+
+
+@contextmanager
+def waiting(what: str):
+    """On a terminal, a line that counts the seconds."""
+    over = threading.Event()
+
+    def count() -> None:
+        started = time.monotonic()
+        while not over.wait(0.5):
+            print(f"\rlab: {what} ... {time.monotonic() - started:.0f} s", end="", file=sys.stderr, flush=True)
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    counter = threading.Thread(target=count)
+    if sys.stderr.isatty():
+        counter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if counter.is_alive():
+            counter.join()
 
 
 def unused_port() -> int:

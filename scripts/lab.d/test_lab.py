@@ -95,6 +95,22 @@ def test_input_passes_whole_to_its_end(lab):
     assert lab("cat", stdin=None, input=text).stdout == text
 
 
+def test_output_that_nobody_reads_ends_the_command_and_not_the_host(lab, host, environment):
+    lab("true")
+    running = host.running()
+    pipeline = f"{CHECKOUT}/scripts/lab sh -c 'while echo y; do :; done' | head -n 1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", pipeline], env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (141, "y\n")
+    assert host.running() == running
+
+
+def test_a_closed_input_is_an_empty_one(lab, environment):
+    lab("true")
+    command = f"{CHECKOUT}/scripts/lab cat <&-"
+    result = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_a_child_that_lives_on_does_not_hold_the_command(lab):
     assert lab("sh", "-c", "sleep 100 & echo done", timeout=30).stdout == "done\n"
 
