@@ -19,6 +19,7 @@
 //! [`Ring`] is a queue in service, [`Buffers`] the memory of one chain. Each device is a folder: `device` is what the
 //! transport asks, `request` what a driver says, parsed, and `handler` what is done about it.
 
+pub mod balloon;
 pub mod block;
 mod buffers;
 mod counters;
@@ -30,6 +31,7 @@ pub mod net;
 pub(crate) mod pci;
 mod queue;
 mod ring;
+pub mod rng;
 pub mod worker;
 
 pub use buffers::Buffers;

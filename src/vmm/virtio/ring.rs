@@ -235,7 +235,7 @@ impl Ring {
         }
         let bytes = descriptor.length;
         let length = u16::try_from(bytes / DESCRIPTOR_BYTES).map_err(|_| "an indirect table is too long")?;
-        if length == 0 || bytes % DESCRIPTOR_BYTES != 0 {
+        if length == 0 || !bytes.is_multiple_of(DESCRIPTOR_BYTES) {
             return Err("an indirect table is not whole descriptors");
         }
         let bytes = usize::from(length) * 16;
