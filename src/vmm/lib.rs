@@ -16,6 +16,7 @@
 //! | [`memory`] | the guest's physical address map and its RAM |
 //! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
 //! | [`poll`] | waiting for many file descriptors |
+//! | [`process`] | the process of one microVM: its event loop, what the control socket asks |
 //! | [`probe`] | what this machine's KVM can do |
 //!
 //! Nothing here knows tokio: a microVM is a handful of threads that wait in `KVM_RUN`, `epoll_wait`
@@ -35,4 +36,5 @@ mod pci;
 mod platform;
 pub mod poll;
 pub mod probe;
+pub mod process;
 pub mod virtio;

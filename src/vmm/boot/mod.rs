@@ -15,11 +15,13 @@
 mod bzimage;
 mod linux;
 mod pvh;
+mod source;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use source::KernelFiles;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::cpu::Entry;

@@ -291,6 +291,12 @@ impl Console {
         Ok(())
     }
 
+    /// Whether every viewer has been given all there is.
+    pub fn is_caught_up(&self) -> bool {
+        let end = self.output.end();
+        self.viewers.values().all(|viewer| viewer.has_sent(end))
+    }
+
     /// Brings everybody up to date, and comes back after [`PACE`] while there is more each time.
     fn offer(&mut self) -> io::Result<()> {
         if self.viewers.is_empty() && self.log_file.is_none() {

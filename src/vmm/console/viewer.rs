@@ -81,6 +81,11 @@ impl Viewer {
         Ok(())
     }
 
+    /// Whether the viewer has been sent all before the offset `end`.
+    pub(super) fn has_sent(&self, end: u64) -> bool {
+        self.preface.is_empty() && self.position >= end
+    }
+
     /// Moves bytes from the stream to the serial port as far as that has room.
     pub(super) fn forward_input(&mut self, serial: &dyn SerialInput) -> Result<(), Gone> {
         let early = self.early_input.len().min(serial.room());

@@ -60,7 +60,7 @@ pub struct CpuCounters {
 }
 
 /// The counters at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuCounts {
     /// Processor time of the CPU's thread, in the guest and for it, in nanoseconds.
     pub time_ns: u64,
@@ -215,10 +215,6 @@ impl CpuThreads {
             let waited = self.gate.changed.wait_timeout(state, CALL_AGAIN);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    pub fn count(&self) -> usize {
-        self.threads.len()
     }
 
     /// The counters of each CPU.

@@ -102,8 +102,7 @@ pub enum MachineError {
     Events { source: std::io::Error },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineState {
     Stopped,
     Running,
@@ -132,10 +131,10 @@ struct Plugged {
 }
 
 /// What is told of a device.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DeviceStatus {
     pub id: String,
-    pub kind: String,
+    pub kind: DeviceKind,
     pub slot: u8,
     /// The driver's status field (virtio 1.2, 2.1): 15 in use, 64 more when a reset is needed.
     pub status: u8,
@@ -384,7 +383,7 @@ impl Machine {
             .iter()
             .map(|(id, device)| DeviceStatus {
                 id: id.clone(),
-                kind: device.unit.device.kind().to_string(),
+                kind: device.unit.device.kind(),
                 slot: device.slot.number(),
                 status: self.run.as_ref().and_then(|run| run.device_status(id)).unwrap_or(0),
                 leaving: device.leaving,

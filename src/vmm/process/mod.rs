@@ -1,0 +1,220 @@
+//! The process of one microVM, from what was opened for it to the guest's end.
+//!
+//! ```text
+//! opened files ─▶ devices, console, control socket ─▶ jail ─▶ guest starts ─▶ event loop ─▶ end
+//! ```
+//! The loop is the main thread's. It owns the machine; CPUs and devices have threads of their own and reach it by
+//! events. After the jail nothing is opened by path.
+
+mod operations;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::Kvm;
+use types::MacAddress;
+use vmm_sys_util::eventfd::EventFd;
+use volume::BlockBackend;
+
+use crate::console::{Console, ConsoleSpec};
+use crate::control::api::{DeviceId, EventKind};
+use crate::control::{ControlServer, EventLog, ProcessMemoryFile, ServerLimits};
+use crate::machine::{BootSource, Machine, MachineError, MachineEvent, MachineSpec, ThreadEntry};
+use crate::poll::{Interest, Poller};
+use crate::virtio::DeviceParts;
+use crate::virtio::block::{Block, BlockSpec};
+use crate::virtio::net::{Net, NetSpec, TapError};
+use operations::Owned;
+
+/// What a process is given: everything is open already.
+pub struct ProcessSpec {
+    /// What the machine is called on the control socket.
+    pub id: String,
+    pub machine: MachineSpec,
+    pub boot: Box<dyn BootSource>,
+    /// In the order in which the guest sees them. They stay to the end: what can be unplugged comes by the control socket.
+    pub disks: Vec<Disk>,
+    pub interfaces: Vec<Interface>,
+    pub console: ConsoleSpec,
+    /// Where the control socket listens.
+    pub control: UnixListener,
+}
+
+/// A disk to be plugged in.
+pub struct Disk {
+    pub id: DeviceId,
+    /// What the guest reads as the serial number; 20 bytes count.
+    pub serial: String,
+    pub backend: Arc<dyn BlockBackend>,
+}
+
+/// An interface to be plugged in.
+pub struct Interface {
+    pub id: DeviceId,
+    pub mac: MacAddress,
+    pub mtu: u16,
+    /// One for each pair of queues.
+    pub taps: Vec<OwnedFd>,
+}
+
+/// How the guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest switched itself off, or the control socket had it switched off.
+    PoweredOff,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("/dev/kvm cannot be opened")]
+    OpenKvm { source: kvm_ioctls::Error },
+    #[error("cannot {operation}")]
+    Host { operation: &'static str, source: io::Error },
+    #[error("disk {id}")]
+    Disk { id: DeviceId, source: io::Error },
+    #[error("interface {id}")]
+    Interface { id: DeviceId, source: TapError },
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("the guest cannot go on: {report}")]
+    Fault { report: String },
+}
+
+const MACHINE: u64 = 0;
+const CONTROL: u64 = 1;
+const CONSOLE: u64 = 2;
+
+/// How long viewers of the console have to take the guest's last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The most queues of a disk: more only cost threads.
+const DISK_QUEUES_MAX: u16 = 4;
+
+/// Runs a guest to its end.
+///
+/// # Errors
+/// [`ProcessError`] when the guest cannot be started, or when it or the host fails it later.
+pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
+    let host = |operation| move |source| ProcessError::Host { operation, source };
+    let kvm = Kvm::new().map_err(|source| ProcessError::OpenKvm { source })?;
+    let memory_file = ProcessMemoryFile::open().map_err(host("open this process's memory counters"))?;
+    let (output, console) = Console::new(spec.console).map_err(host("make the console"))?;
+    let events = Arc::new(EventLog::new().map_err(host("make the log of events"))?);
+    let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
+        .map_err(host("serve the control socket"))?;
+
+    let cpus = spec.machine.cpus;
+    let mut machine = Machine::new(kvm, spec.machine, spec.boot, output, ThreadEntry::OPEN)?;
+    for disk in spec.disks {
+        let id = disk.id.clone();
+        machine.plug(id.as_str(), disk_parts(disk, cpus)?)?;
+    }
+    for interface in spec.interfaces {
+        let id = interface.id.clone();
+        machine.plug(id.as_str(), interface_parts(interface)?)?;
+    }
+    let fixed = machine.devices().into_iter().map(|device| device.id).collect();
+    machine.start()?;
+    events.publish(EventKind::Started);
+    let owned =
+        Owned { id: spec.id, machine, fixed, events, memory_file, started: Instant::now(), is_off: false };
+    Loop::new(owned, console, control).map_err(host("watch the machine"))?.run()
+}
+
+fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {
+    let Disk { id, serial, backend } = disk;
+    let queues = u16::from(cpus).min(DISK_QUEUES_MAX);
+    let spec = BlockSpec { name: id.to_string(), serial, backend, queues };
+    Block::new(spec).map(|(_, parts)| parts).map_err(|source| ProcessError::Disk { id, source })
+}
+
+fn interface_parts(interface: Interface) -> Result<DeviceParts, ProcessError> {
+    let Interface { id, mac, mtu, taps } = interface;
+    let spec = NetSpec { name: id.to_string(), mac, mtu, taps };
+    Net::new(spec).map(|(_, parts)| parts).map_err(|source| ProcessError::Interface { id, source })
+}
+
+/// The main thread's event loop.
+struct Loop {
+    owned: Owned,
+    console: Console,
+    control: ControlServer,
+    poller: Poller,
+}
+
+impl Loop {
+    fn new(owned: Owned, mut console: Console, control: ControlServer) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.watch(borrow(owned.machine.event_fd()), MACHINE, Interest::Read)?;
+        poller.watch(&control, CONTROL, Interest::Read)?;
+        poller.watch(&console, CONSOLE, Interest::Read)?;
+        let serial = owned.machine.serial().clone();
+        let room = serial.room_event()?;
+        console.connect_input(serial, room)?;
+        Ok(Loop { owned, console, control, poller })
+    }
+
+    fn run(mut self) -> Result<End, ProcessError> {
+        let mut ready = Vec::new();
+        while !self.owned.is_off {
+            ready.clear();
+            self.step(&mut ready, None)?;
+        }
+        self.owned.events.publish(EventKind::PoweredOff);
+        self.say_last_words(&mut ready)?;
+        Ok(End::PoweredOff)
+    }
+
+    fn step(
+        &mut self,
+        ready: &mut Vec<crate::poll::Event>,
+        timeout_ms: Option<u16>,
+    ) -> Result<(), ProcessError> {
+        let host = |operation| move |source| ProcessError::Host { operation, source };
+        self.poller.wait(ready, timeout_ms).map_err(host("wait for events"))?;
+        for event in ready.iter() {
+            match event.token {
+                MACHINE => self.follow_machine()?,
+                CONTROL => {
+                    let served = self.control.serve(&mut self.owned, &mut self.console);
+                    served.map_err(host("serve the control socket"))?;
+                }
+                _ => self.console.serve().map_err(host("serve the console"))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_machine(&mut self) -> Result<(), ProcessError> {
+        for event in self.owned.machine.take_events()? {
+            match event {
+                MachineEvent::PoweredOff => self.owned.is_off = true,
+                MachineEvent::Reset => self.owned.events.publish(EventKind::Reset),
+                MachineEvent::Unplugged { id } => self.owned.tell_unplugged(&id),
+                MachineEvent::Fault(report) => return Err(ProcessError::Fault { report }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever looks at the console or waits for events gets the rest, if they take it in time.
+    fn say_last_words(&mut self, ready: &mut Vec<crate::poll::Event>) -> Result<(), ProcessError> {
+        let until = Instant::now() + LAST_WORDS;
+        self.console
+            .serve()
+            .map_err(|source| ProcessError::Host { operation: "serve the console", source })?;
+        while !self.console.is_caught_up() && Instant::now() < until {
+            ready.clear();
+            self.step(ready, Some(10))?;
+        }
+        Ok(())
+    }
+}
+
+/// [`EventFd`] lends no borrowed descriptor by itself.
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}

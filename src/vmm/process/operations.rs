@@ -1,0 +1,274 @@
+//! What the control socket asks of the machine, carried out.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use types::ByteSize;
+use volume::{RawFile, RawOptions};
+
+use super::{Disk, Interface, ProcessError, disk_parts, interface_parts};
+use crate::control::api::{
+    BalloonStatus, BalloonTarget, Counters, DeviceCounters, DeviceId, DeviceState, DeviceStatus, DiskSpec,
+    EventKind, InterfaceSpec, MachineState, MachineStatus, VcpuCounters,
+};
+use crate::control::operations::{OperationError, Operations, Removal, Removed};
+use crate::control::{EventLog, ProcessMemoryFile};
+use crate::cpu::CpuCounts;
+use crate::machine::{self, Machine, MachineError, MachineEvent};
+use crate::virtio::{DeviceKind, DeviceParts};
+
+/// The machine and what is known about it beside.
+pub(super) struct Owned {
+    pub(super) id: String,
+    pub(super) machine: Machine,
+    /// Devices that were there at the start and stay.
+    pub(super) fixed: BTreeSet<String>,
+    pub(super) events: Arc<EventLog>,
+    pub(super) memory_file: ProcessMemoryFile,
+    pub(super) started: Instant,
+    pub(super) is_off: bool,
+}
+
+/// Slots for devices, as many as the bus has beside the host bridge.
+const SLOTS: usize = 31;
+/// The driver's status: everything set up, and a reset needed (virtio 1.2, 2.1).
+const DRIVER_OK: u8 = 4;
+const NEEDS_RESET: u8 = 64;
+const MTU_DEFAULT: u16 = 1500;
+
+impl Owned {
+    pub(super) fn tell_unplugged(&self, id: &str) {
+        if let Ok(device) = id.parse() {
+            self.events.publish(EventKind::DeviceUnplugged { device });
+        }
+    }
+
+    fn state(&self) -> MachineState {
+        match self.machine.state() {
+            _ if self.is_off => MachineState::Off,
+            machine::MachineState::Stopped => MachineState::Off,
+            machine::MachineState::Running => MachineState::Running,
+            machine::MachineState::Held => MachineState::Paused,
+        }
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn expect_on(&self, operation: &'static str) -> Result<(), OperationError> {
+        match self.state() {
+            MachineState::Off => Err(OperationError::WrongState { operation, state: MachineState::Off }),
+            MachineState::Running | MachineState::Paused => Ok(()),
+        }
+    }
+
+    fn status(&self, device: &machine::DeviceStatus) -> Option<DeviceStatus> {
+        let state = match device.status {
+            _ if device.leaving => DeviceState::Unplugging,
+            status if status & NEEDS_RESET != 0 => DeviceState::NeedsReset,
+            status if status & DRIVER_OK != 0 => DeviceState::Active,
+            _ => DeviceState::Plugged,
+        };
+        Some(DeviceStatus {
+            id: device.id.parse().ok()?,
+            kind: device.kind,
+            state,
+            pci_address: format!("0000:00:{:02x}.0", device.slot),
+            removable: !self.fixed.contains(&device.id),
+        })
+    }
+
+    fn find(&self, id: &DeviceId) -> Result<DeviceStatus, OperationError> {
+        let found = self.devices().into_iter().find(|device| device.id == *id);
+        found.ok_or_else(|| OperationError::NoDevice { id: id.clone() })
+    }
+
+    fn plug(
+        &mut self,
+        operation: &'static str,
+        id: &DeviceId,
+        parts: DeviceParts,
+    ) -> Result<DeviceStatus, OperationError> {
+        self.machine.plug(id.as_str(), parts).map_err(|error| match error {
+            MachineError::Duplicate { .. } => OperationError::DeviceExists { id: id.clone() },
+            MachineError::NoSlot { .. } => OperationError::NoSlot { slots: SLOTS },
+            error => host(operation)(error),
+        })?;
+        self.events.publish(EventKind::DevicePlugged { device: id.clone() });
+        self.find(id)
+    }
+}
+
+fn host<E: std::error::Error + Send + Sync + 'static>(
+    operation: &'static str,
+) -> impl Fn(E) -> OperationError {
+    move |source| OperationError::Host { operation, source: Box::new(source) }
+}
+
+impl Operations for Owned {
+    fn machine(&self) -> MachineStatus {
+        MachineStatus {
+            id: self.id.clone(),
+            state: self.state(),
+            vcpus: self.machine.spec().cpus,
+            memory_bytes: ByteSize::from_bytes(self.machine.spec().memory_bytes),
+            uptime_ms: self.uptime_ms(),
+            devices: self.devices(),
+        }
+    }
+
+    fn pause(&mut self) -> Result<(), OperationError> {
+        self.expect_on("pause")?;
+        if self.state() == MachineState::Running {
+            self.machine.hold().map_err(host("pause the machine"))?;
+            self.events.publish(EventKind::Paused);
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), OperationError> {
+        self.expect_on("resume")?;
+        if self.state() == MachineState::Paused {
+            self.machine.resume().map_err(host("resume the machine"))?;
+            self.events.publish(EventKind::Resumed);
+        }
+        Ok(())
+    }
+
+    fn press_power_button(&mut self) -> Result<(), OperationError> {
+        match self.state() {
+            MachineState::Running => {
+                self.machine.press_power_button().map_err(host("press the power button"))
+            }
+            state => Err(OperationError::WrongState { operation: "press the power button of", state }),
+        }
+    }
+
+    fn reset(&mut self) -> Result<(), OperationError> {
+        self.expect_on("reset")?;
+        self.machine.reset().map_err(host("reset the machine"))?;
+        self.events.publish(EventKind::Reset);
+        Ok(())
+    }
+
+    fn power_off(&mut self) -> Result<(), OperationError> {
+        self.machine.stop();
+        self.is_off = true;
+        Ok(())
+    }
+
+    fn counters(&mut self) -> Result<Counters, OperationError> {
+        let process = self.memory_file.read().map_err(host("read this process's memory"))?;
+        let devices = self.machine.devices().into_iter().filter_map(|device| {
+            let id = device.id.parse().ok()?;
+            Some(DeviceCounters { id, kind: device.kind, counters: device.counters })
+        });
+        let vcpus =
+            (0u8..).zip(self.machine.cpu_counts()).map(|(index, counts)| vcpu_counters(index, counts));
+        Ok(Counters {
+            uptime_ms: self.uptime_ms(),
+            vcpus: vcpus.collect(),
+            devices: devices.collect(),
+            process,
+        })
+    }
+
+    fn devices(&self) -> Vec<DeviceStatus> {
+        self.machine.devices().iter().filter_map(|device| self.status(device)).collect()
+    }
+
+    fn add_disk(&mut self, spec: DiskSpec, disk: OwnedFd) -> Result<DeviceStatus, OperationError> {
+        self.expect_on("add a disk to")?;
+        let options = RawOptions { read_only: spec.read_only, ..RawOptions::default() };
+        // The path is for messages: the file came as a descriptor.
+        let raw = RawFile::from_file(File::from(disk), Path::new(spec.id.as_str()), options)
+            .map_err(|error| OperationError::Invalid { member: "disk", reason: chain(&error) })?;
+        let serial = spec.serial.unwrap_or_else(|| spec.id.to_string());
+        let disk = Disk { id: spec.id.clone(), serial, backend: Arc::new(raw) };
+        let parts = disk_parts(disk, self.machine.spec().cpus).map_err(host("open the disk"))?;
+        self.plug("add the disk", &spec.id, parts)
+    }
+
+    fn add_interface(
+        &mut self,
+        spec: InterfaceSpec,
+        taps: Vec<OwnedFd>,
+    ) -> Result<DeviceStatus, OperationError> {
+        self.expect_on("add an interface to")?;
+        let InterfaceSpec { id, mac, mtu } = spec;
+        let interface = Interface { id: id.clone(), mac, mtu: mtu.unwrap_or(MTU_DEFAULT), taps };
+        let parts = interface_parts(interface).map_err(|error| match error {
+            ProcessError::Interface { source, .. } => {
+                OperationError::Invalid { member: "taps", reason: chain(&source) }
+            }
+            error => host("open the taps")(error),
+        })?;
+        self.plug("add the interface", &id, parts)
+    }
+
+    fn remove_device(
+        &mut self,
+        kind: DeviceKind,
+        id: &DeviceId,
+        removal: Removal,
+    ) -> Result<Removed, OperationError> {
+        self.expect_on("remove a device from")?;
+        let device = self.find(id)?;
+        if device.kind != kind {
+            return Err(OperationError::NoDevice { id: id.clone() });
+        }
+        if !device.removable {
+            return Err(OperationError::NotRemovable { id: id.clone() });
+        }
+        match self
+            .machine
+            .unplug(id.as_str(), removal == Removal::Force)
+            .map_err(host("remove the device"))?
+        {
+            Some(MachineEvent::Unplugged { id }) => {
+                self.tell_unplugged(&id);
+                Ok(Removed::Gone)
+            }
+            _ => self.find(id).map(Removed::Unplugging),
+        }
+    }
+
+    fn balloon(&self) -> Result<BalloonStatus, OperationError> {
+        Err(OperationError::NoBalloon)
+    }
+
+    fn set_balloon(&mut self, _target: BalloonTarget) -> Result<BalloonStatus, OperationError> {
+        Err(OperationError::NoBalloon)
+    }
+}
+
+fn vcpu_counters(index: u8, counts: CpuCounts) -> VcpuCounters {
+    let exits = [
+        ("port_read", counts.exits_port_read),
+        ("port_write", counts.exits_port_write),
+        ("memory_read", counts.exits_memory_read),
+        ("memory_write", counts.exits_memory_write),
+        ("interrupted", counts.exits_interrupted),
+        ("other", counts.exits_other),
+    ];
+    let exits = exits.into_iter().map(|(reason, count)| (reason.into(), count)).collect::<BTreeMap<_, _>>();
+    VcpuCounters { index, cpu_ns: counts.time_ns, exits }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
