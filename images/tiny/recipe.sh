@@ -31,13 +31,12 @@ DISK_SIZE=$((64 << 20))
 # The kernel's tests of its own ciphers, at each boot, are left to Debian.
 COMMAND_LINE="ro console=ttyS0 quiet cryptomgr.notests 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp"
 
-# shellcheck disable=SC2153 # ROOT is the checkout
-readonly INIT=$ROOT/target/x86_64-unknown-linux-gnu/release/nimbo-init
+readonly INIT=${programs:?}/nimbo-init
 
 readonly UNPACKED=$WORK/unpacked
 
 prepare() {
-    stage "build nimbo-init" cargo build --quiet --release --package nimbo-init --manifest-path "$ROOT/Cargo.toml"
+    stage "build nimbo-init" cargo build --quiet --release --locked --package nimbo-init
     BROUGHT+=("$INIT")
 }
 
@@ -47,16 +46,21 @@ root_tree() {
     stage "add kernel and initrd" add_boot_files "$1"
 }
 
-# Files only: no maintainer script runs, for nothing here is configured the way Debian does it. What else
-# the resolver named serves those scripts.
+# Files only: no maintainer script runs, for nothing here is configured the way Debian does it. What the
+# resolver added for those scripts stays packed.
 unpack_packages() {
-    local deb
+    local deb name
     rm -rf "$UNPACKED"
     mkdir -p "$UNPACKED/usr/"{bin,sbin,lib,lib64}
-    for deb in bin sbin lib lib64; do
-        ln -s "usr/$deb" "$UNPACKED/$deb"
+    for name in bin sbin lib lib64; do
+        ln -s "usr/$name" "$UNPACKED/$name"
     done
-    for deb in "$WORK/repository"/{linux-image-*-cloud-amd64,busybox-static,dropbear-bin,nfs-common,lib*,zlib1g}_*.deb; do
+    for deb in "$WORK/repository"/*.deb; do
+        name=${deb##*/}
+        name=${name%%_*}
+        case " ${PACKAGES[*]} " in *" $name "*) ;; *)
+            case $name in linux-image-*-cloud-amd64 | lib* | zlib1g) ;; *) continue ;; esac ;;
+        esac
         dpkg-deb --fsys-tarfile "$deb" |
             tar --extract --keep-directory-symlink --directory "$UNPACKED"
     done
@@ -98,10 +102,12 @@ fill_root() {
     install_modules "$root" "${INITRD_MODULES[@]}" "${ROOT_MODULES[@]}"
 }
 
-# install_libraries ROOT PROGRAM: the shared libraries of an unpacked program, found by its own loader.
+# install_libraries ROOT PROGRAM: the shared libraries of an unpacked program, found by its own loader. Those
+# that their package keeps in a folder of its own move up to the others.
 install_libraries() {
-    local folder=usr/lib/x86_64-linux-gnu library
-    "$UNPACKED/$folder/ld-linux-x86-64.so.2" --library-path "$UNPACKED/$folder" --list "$UNPACKED$2" |
+    local folder=usr/lib/x86_64-linux-gnu library path
+    path=$(find "$UNPACKED/$folder" -maxdepth 1 -type d | LC_ALL=C sort | paste --serial --delimiters=:)
+    "$UNPACKED/$folder/ld-linux-x86-64.so.2" --library-path "$path" --list "$UNPACKED$2" |
         grep --only-matching "$UNPACKED/[^ ]*" |
         while read -r library; do
             install -D --mode=644 "$library" "$1/$folder/${library##*/}"
@@ -144,6 +150,7 @@ add_boot_files() {
     unpack_kernel "$UNPACKED/boot/vmlinuz-$release" "$root/boot/vmlinux-$release"
     make_initrd "$root/boot/initrd-$release.cpio"
     mkdir -p "$root/boot/loader/entries"
+    # shellcheck disable=SC2153 # NAME is the image's
     cat >"$root/boot/loader/entries/$NAME-$release.conf" <<END
 title nimbo $NAME
 version $release
