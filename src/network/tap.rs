@@ -122,6 +122,8 @@ pub fn connect(namespace: &Namespace, device: &str, port: Port) -> Result<(), Er
         sysctl::set(&format!("ipv4/conf/{device}/proxy_arp"), "1")?;
         // By default a proxied answer is held back for up to 0.8 s, to let the owner go first.
         sysctl::set(&format!("ipv4/neigh/{device}/proxy_delay"), "0")?;
+        // What claims to come from an address that is routed elsewhere is dropped (RFC 3704, 2.2).
+        sysctl::set(&format!("ipv4/conf/{device}/rp_filter"), "1")?;
         sysctl::set_if_present(&format!("ipv6/conf/{device}/disable_ipv6"), "1")
     })??;
     namespace.netlink(async |netlink| {

@@ -40,7 +40,7 @@ use crate::namespace::Namespace;
 use crate::netlink::{Link, Route};
 use crate::plan::overlap;
 use crate::{nft, sysctl};
-use rules::INSIDE;
+use rules::{Found, INSIDE};
 
 /// The first address of the range that uplinks are numbered from. Link-local addresses are nobody
 /// else's: not of a private network, nor of carriers (100.64.0.0/10), which some VPNs filter.
@@ -76,11 +76,12 @@ impl Uplink {
     pub fn create(host: &Namespace, vpc: &Namespace, access: HostAccess) -> Result<Self, Error> {
         let held = host.try_clone()?;
         let turn = take_turn(host)?;
-        sweep(host)?;
+        let droppers = sweep(host)?.droppers;
         let survey = Survey::of(host)?;
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
-        let mut uplink = Self { host: held, name: name(slot), mtu, obstacles: Vec::new() };
+        let obstacles = droppers.iter().map(rules::Dropper::advice).collect();
+        let uplink = Self { host: held, name: name(slot), mtu, obstacles };
         let outcome = uplink.set_up(vpc, slot, access, &survey);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
@@ -102,21 +103,18 @@ impl Uplink {
         &self.obstacles
     }
 
-    fn set_up(
-        &mut self,
-        vpc: &Namespace,
-        slot: u16,
-        access: HostAccess,
-        survey: &Survey,
-    ) -> Result<(), Error> {
+    fn set_up(&self, vpc: &Namespace, slot: u16, access: HostAccess, survey: &Survey) -> Result<(), Error> {
         let (outer, inner) = transit(slot);
         self.number(vpc, outer, inner)?;
-        nft::apply(&self.host, &self.name, &rules::add_uplink(&self.name, inner, access))?;
         nft::apply(vpc, "vpc", &rules::vpc())?;
-        self.forward(survey)?;
-        let found = rules::read(&nft::ruleset(&self.host)?);
-        self.obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
-        Ok(())
+        let off = self.host.run(|| survey.not_forwarding())??;
+        let commands = [rules::add_uplink(&self.name, inner, access), rules::add_forwarding(&off)];
+        nft::apply(&self.host, &self.name, &commands.concat())?;
+        // Only now that it is written down, with the fence in place.
+        self.host.run(|| {
+            let mut names = off.iter().chain([&self.name]);
+            names.try_for_each(|name| sysctl::set(&forwarding(name), "1"))
+        })?
     }
 
     fn number(&self, vpc: &Namespace, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
@@ -134,23 +132,6 @@ impl Uplink {
         })
     }
 
-    /// Lets packets pass from the uplink to the interfaces that lead on, and back.
-    fn forward(&self, survey: &Survey) -> Result<(), Error> {
-        let onward = survey.onward();
-        let off = self.host.run(|| {
-            let mut off = Vec::new();
-            for name in onward {
-                if !sysctl::is_on(&forwarding(name))? {
-                    off.push(name.to_owned());
-                }
-            }
-            Ok::<_, Error>(off)
-        })??;
-        nft::apply(&self.host, rules::PREFIX, &rules::add_forwarding(&off))?;
-        self.host
-            .run(|| off.iter().chain([&self.name]).try_for_each(|name| sysctl::set(&forwarding(name), "1")))?
-    }
-
     fn remove(&self) -> Result<(), Error> {
         self.host.netlink(async |netlink| {
             let links = netlink.links().await?;
@@ -159,7 +140,7 @@ impl Uplink {
                 None => Ok(()),
             }
         })?;
-        sweep(&self.host)
+        sweep(&self.host).map(drop)
     }
 }
 
@@ -198,6 +179,17 @@ impl Survey {
         let names = self.links.iter().filter(has_route).map(|link| link.name.as_str());
         names.filter(|name| *name != "lo" && !rules::is_uplink(name))
     }
+
+    /// Those of them by which no answer would come back. To be called in the host's namespace.
+    fn not_forwarding(&self) -> Result<Vec<String>, Error> {
+        let mut off = Vec::new();
+        for name in self.onward() {
+            if !sysctl::is_on(&forwarding(name))? {
+                off.push(name.to_owned());
+            }
+        }
+        Ok(off)
+    }
 }
 
 /// Waits until no other process changes uplinks in `host`, and keeps others waiting until it is dropped.
@@ -211,8 +203,8 @@ fn take_turn(host: &Namespace) -> Result<Flock<File>, Error> {
     locked.map_err(Error::while_doing("lock the host's network namespace"))
 }
 
-/// Removes what uplinks that are gone have left. Needs a turn.
-fn sweep(host: &Namespace) -> Result<(), Error> {
+/// Removes what uplinks that are gone have left, and says what was found. Needs a turn.
+fn sweep(host: &Namespace) -> Result<Found, Error> {
     let found = rules::read(&nft::ruleset(host)?);
     let links = host.netlink(async |netlink| netlink.links().await)?;
     let is_alive = |name: &str| links.iter().any(|link| link.name == name);
@@ -226,10 +218,10 @@ fn sweep(host: &Namespace) -> Result<(), Error> {
         })??;
         commands.push(rules::delete(rules::PREFIX));
     }
-    if commands.is_empty() {
-        return Ok(());
+    if !commands.is_empty() {
+        nft::apply(host, rules::PREFIX, &commands)?;
     }
-    nft::apply(host, rules::PREFIX, &commands)
+    Ok(found)
 }
 
 /// Makes the pair of interfaces under the first name that is free and whose addresses are.

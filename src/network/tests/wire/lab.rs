@@ -50,14 +50,7 @@ impl World {
     }
 
     pub fn spec(&self) -> StandaloneSpec {
-        StandaloneSpec {
-            mac: MAC,
-            queue_pairs: 1,
-            domain: "ec2.internal".to_owned(),
-            uplink: Some(HostAccess::Denied),
-            publish: Vec::new(),
-            resolv_conf: self.resolv_conf(),
-        }
+        spec(self.resolv_conf())
     }
 
     /// An instance's network, with a guest at the other end of its tap that has its address already.
@@ -81,6 +74,17 @@ impl World {
         let forwarding =
             self.host.run(|| fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/forwarding").unwrap());
         format!("{} links; {}; eth0 forwards: {}", links.len(), tables.trim(), forwarding.unwrap().trim())
+    }
+}
+
+pub fn spec(resolv_conf: PathBuf) -> StandaloneSpec {
+    StandaloneSpec {
+        mac: MAC,
+        queue_pairs: 1,
+        domain: "ec2.internal".to_owned(),
+        uplink: Some(HostAccess::Denied),
+        publish: Vec::new(),
+        resolv_conf,
     }
 }
 

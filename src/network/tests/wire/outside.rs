@@ -1,11 +1,12 @@
 //! The way out: reached, masqueraded, one way only, and leaving nothing behind.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::lab::{self, HOST, NO_TRACES, OUTSIDE, World, eventually, run};
-use network::{HostAccess, Namespace, StandaloneSpec, Uplink};
+use network::{HostAccess, Namespace, StandaloneSpec};
 
 const PORT: u16 = 7777;
 /// For what must not arrive. A packet that does arrive takes a few milliseconds.
@@ -122,21 +123,64 @@ fn forwarding_for_uplinks_makes_no_router_of_the_host() {
     assert_eq!(server.accept().unwrap().1.ip(), Ipv4Addr::new(203, 0, 113, 1));
 }
 
+/// Not a test: the process that the next one starts and kills. It ends with its standard input.
+#[test]
+#[ignore = "is run by another test, in a process of its own"]
+fn a_process_with_a_network() {
+    let folder = std::env::var_os("RESOLV_CONF").expect("the other test sets it");
+    let publish = vec!["8080:80".parse().unwrap()];
+    let spec = StandaloneSpec { publish, ..lab::spec(folder.into()) };
+    let _network = network::Standalone::start(spec).unwrap();
+    println!("{READY}");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+const READY: &str = "the network is up";
+
 #[test]
 fn what_a_killed_process_left_is_swept_by_the_next() {
     let world = World::new();
-    let vpc = Namespace::create().unwrap();
-    let uplink = Uplink::create(&world.host, &vpc, HostAccess::Denied).unwrap();
-    assert_eq!(uplink.name(), "nimbo0");
-    // A killed process runs no destructor; the kernel closes its descriptors.
-    std::mem::forget(uplink);
-    drop(vpc);
-    eventually("the kernel removes the interface", || world.traces().starts_with("0 links; "));
-    assert!(world.traces().contains("table ip nimbo0"), "{}", world.traces());
+    let start = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "outside::a_process_with_a_network", "--ignored", "--nocapture"])
+            .env("RESOLV_CONF", world.resolv_conf())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+    };
+    let mut process = world.host.run(start).unwrap().unwrap();
+    let output = std::io::BufReader::new(process.stdout.take().unwrap());
+    let is_ready = output.lines().any(|line| line.unwrap().contains(READY));
+    let before = world.traces();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(is_ready && before.starts_with("1 links; ") && before.ends_with(": 1"), "{before}");
 
-    let vpc = Namespace::create().unwrap();
-    drop(Uplink::create(&world.host, &vpc, HostAccess::Denied).unwrap());
+    // The kernel removes what is its own, and the port is free.
+    eventually("the interface is gone", || world.traces().starts_with("0 links; "));
+    assert!(world.traces().contains("table ip nimbo0"), "{}", world.traces());
+    drop(world.publishing(&["8080:80"]));
     assert_eq!(world.traces(), NO_TRACES);
+}
+
+#[test]
+fn a_guest_that_takes_another_address_is_heard_nowhere() {
+    let world = World::new();
+    let bind = |namespace: &Namespace, address: &str| {
+        let socket = namespace.run(|| UdpSocket::bind((address, PORT))).unwrap().unwrap();
+        socket.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+        socket
+    };
+    let server = bind(&world.outside, "0.0.0.0");
+    let (_network, guest) = world.start(world.spec());
+    run(&guest.namespace, "ip", &["addr", "add", "10.0.0.99/32", "dev", "eth0"]);
+    // In this order: were the first to pass, it would arrive before the second.
+    for (address, word) in [("10.0.0.99", "stolen"), ("10.0.0.4", "own")] {
+        bind(&guest.namespace, address).send_to(word.as_bytes(), (OUTSIDE, PORT)).unwrap();
+    }
+    let mut word = [0; 16];
+    let length = server.recv(&mut word).unwrap();
+    assert_eq!(&word[..length], b"own");
 }
 
 #[test]
