@@ -9,6 +9,7 @@
 //! | `cpu` | the CPUs and the threads that run them |
 //! | `firmware` | ACPI and SMBIOS tables |
 //! | `platform` | the devices at fixed ports |
+//! | [`jail`] | what the process gives up before the guest runs |
 //! | [`control`] | the control socket: what clients can ask of the machine |
 //! | [`console`] | the serial console: its log, its viewers, who types |
 //! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
@@ -29,6 +30,7 @@ pub mod console;
 pub mod control;
 mod cpu;
 mod firmware;
+pub mod jail;
 mod kvm;
 pub mod machine;
 pub mod memory;
