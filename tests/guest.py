@@ -1,0 +1,176 @@
+"""A guest under `nimbo run`, as a user has it: its console, its control socket, its published ports."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+NIMBO = os.environ.get("NIMBO", "nimbo")
+# An emulated machine does in seconds what hardware does in milliseconds.
+PATIENCE_S = 120.0
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> object:
+    """What `condition` returns once that is true; fails when it is not for `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Guest:
+    """One `nimbo run` process. Its console is collected from the first byte on."""
+
+    def __init__(self, *arguments: str, folder: Path):
+        self.folder = folder
+        self.control_path = folder / "control"
+        command = [NIMBO, "run", "--control", str(self.control_path), *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._text = bytearray()
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._collect, daemon=True)
+        self._reader.start()
+        self._commands = 0
+
+    def _collect(self) -> None:
+        assert self.process.stdout
+        while piece := os.read(self.process.stdout.fileno(), 65536):
+            with self._more:
+                self._text += piece
+                self._more.notify_all()
+
+    @property
+    def console(self) -> str:
+        with self._more:
+            return self._text.decode(errors="replace")
+
+    def wait_for(self, pattern: str, *, seconds: float = PATIENCE_S, after: int = 0) -> re.Match[str]:
+        """The first match of `pattern` on the console behind its character `after`."""
+        deadline = time.monotonic() + seconds
+        expression = re.compile(pattern)
+        while True:
+            text = self.console
+            if found := expression.search(text, after):
+                return found
+            if self.process.poll() is not None:
+                # What it printed last may still be on its way to us.
+                self._reader.join(5)
+                if found := expression.search(self.console, after):
+                    return found
+                raise AssertionError(f"the guest ended before /{pattern}/ came:\n{text[-3000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"/{pattern}/ did not come in {seconds:.0f} s:\n{text[-3000:]}")
+            with self._more:
+                self._more.wait(0.5)
+
+    def type(self, text: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def run(self, command: str, *, seconds: float = PATIENCE_S) -> str:
+        """Runs a command in the shell on the console and returns what it printed; fails when it fails."""
+        self._commands += 1
+        mark = f"{os.getpid()}-{self._commands}"
+        start = len(self.console)
+        # The marks are written apart, so that the echo of the line does not match them.
+        self.type(f"echo 'be''gin {mark}'; {{ {command}\n}}; echo 'en''d {mark}' $?\n")
+        output, status = self._await_end(mark, start, seconds)
+        assert status == 0, f"{command}: exit status {status}: {output}"
+        return output
+
+    def _await_end(self, mark: str, start: int, seconds: float) -> tuple[str, int]:
+        end = self.wait_for(rf"end {mark} (\d+)", seconds=seconds, after=start)
+        output = end.string[start : end.start()].split(f"begin {mark}", 1)[1]
+        lines = [line.rstrip("\r") for line in output.split("\n")]
+        return "\n".join(line for line in lines if not line.startswith("> ")).strip(), int(end[1])
+
+    def login(self) -> None:
+        """Wakes the shell on the console of a tiny guest."""
+        self.wait_for(r"nimbo-init: ready in \d+ ms")
+        self.type("\n")
+        self.run("true")
+
+    def control(self, method: str, path: str, body: object = None, fds: tuple[int, ...] = ()) -> object:
+        """One request to the control socket."""
+        content = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: vm\r\nConnection: close\r\n"
+        if content or method in ("POST", "PUT"):
+            head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE_S)
+            connection.connect(str(self.control_path))
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            connection.sendmsg([head.encode() + b"\r\n" + content], rights)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        status_line, _, rest = answer.partition(b"\r\n")
+        text = rest.partition(b"\r\n\r\n")[2]
+        status = int(status_line.split()[1])
+        assert status < 400, f"{method} {path}: {status}: {text.decode()}"
+        return json.loads(text) if text else None
+
+    def device(self, identity: str) -> dict | None:
+        devices = self.control("GET", "/v1/devices")["devices"]
+        return next((device for device in devices if device["id"] == identity), None)
+
+    def wait_end(self, seconds: float = PATIENCE_S) -> int:
+        """The exit status of `nimbo run`."""
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+    def end(self) -> None:
+        """Ends it, in whatever state it is."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(5)
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[Guest]:
+    """A guest that has ended when the block is left."""
+    with tempfile.TemporaryDirectory(prefix="nimbo-test-") as folder:
+        guest = Guest(*arguments, folder=Path(folder))
+        try:
+            yield guest
+        finally:
+            guest.end()
+
+
+def fetch(port: int, path: str = "/") -> str | None:
+    """The page at a published port; None while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return None

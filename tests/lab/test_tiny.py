@@ -1,0 +1,183 @@
+"""A tiny guest: booted once, then everything that can be done to it while it runs."""
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from guest import PATIENCE_S, fetch, free_port, running, wait_until
+
+USER_DATA = """#!/bin/sh
+mkdir -p /www
+echo "user-data ran on $(hostname)" > /www/index.html
+echo once >> /root/runs
+busybox httpd -p 80 -h /www
+"""
+
+def digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def guest(tiny_image):
+    port = free_port()
+    before = digest(tiny_image)
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as user_data:
+        user_data.write(USER_DATA)
+        user_data.flush()
+        arguments = ["--image", tiny_image, "--cpus", "2", "--memory", "256M", "--size", "256M"]
+        arguments += ["--user-data", user_data.name, "--publish", f"127.0.0.1:{port}:80", "--hostname", "tiny-test"]
+        with running(*arguments) as guest:
+            guest.port = port
+            guest.login()
+            yield guest
+    assert digest(tiny_image) == before, "the image changed"
+
+
+def test_user_data_is_seen_from_outside(guest):
+    page = wait_until(lambda: fetch(guest.port), "the page of user-data")
+    assert "user-data ran on tiny-test" in page
+
+
+def test_both_cpus_run(guest):
+    assert guest.run("grep -c ^processor /proc/cpuinfo") == "2"
+    assert guest.run("cat /sys/devices/system/cpu/online") == "0-1"
+    # Each of them gets interrupts of its own.
+    local_timers = guest.run("grep LOC: /proc/interrupts").split()
+    assert all(int(count) > 0 for count in local_timers[1:3])
+
+
+def test_the_machine_says_ec2_and_keeps_time(guest):
+    uuid = guest.run("cat /sys/class/dmi/id/product_uuid")
+    assert uuid.startswith("ec2") and uuid == guest.run("cat /sys/class/dmi/id/product_serial")
+    assert guest.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource") == "kvm-clock"
+    assert abs(int(guest.run("date +%s")) - int(subprocess.check_output(["date", "+%s"]))) < 30
+
+
+def test_metadata_is_there(guest):
+    instance = guest.run("wget -q -O - http://169.254.169.254/2009-04-04/meta-data/instance-id")
+    assert re.fullmatch(r"i-[0-9a-f]{17}", instance)
+    assert guest.control("GET", "/v1/machine")["id"] == instance
+
+
+def test_the_root_file_system_fills_the_larger_disk(guest):
+    kib = int(guest.run("df -k / | tail -n 1").split()[1])
+    assert kib > 180 * 1024
+
+
+def test_a_disk_is_plugged_written_and_unplugged(guest):
+    mark = "written by the guest"
+    with tempfile.TemporaryFile() as disk:
+        disk.truncate(32 << 20)
+        guest.control("POST", "/v1/disks", {"id": "data", "serial": "vol0123"}, fds=(disk.fileno(),))
+        wait_until(lambda: "vdb" in guest.run("ls /dev"), "the disk in the guest")
+        assert guest.run("cat /sys/block/vdb/serial") == "vol0123"
+        assert guest.run("cat /sys/block/vdb/size") == str((32 << 20) // 512)
+        guest.run(f"echo '{mark}' | dd of=/dev/vdb bs=512 conv=sync,fsync 2>/dev/null")
+        disk.seek(0)
+        assert disk.read(len(mark)).decode() == mark
+        assert guest.device("data")["state"] == "active"
+        guest.control("DELETE", "/v1/disks/data")
+        wait_until(lambda: guest.device("data") is None, "the guest to let go of the disk")
+        assert "vdb" not in guest.run("ls /dev")
+
+
+def test_an_interface_is_plugged_and_unplugged(guest):
+    name = f"nt{os.getpid() % 100000}"
+    before = set(guest.run("ls /sys/class/net").split())
+    with tap(name) as descriptor:
+        spec = {"id": "second", "mac": "02:00:00:00:00:02"}
+        guest.control("POST", "/v1/interfaces", spec, fds=(descriptor,))
+        added = wait_until(
+            lambda: set(guest.run("ls /sys/class/net").split()) - before, "the interface in the guest"
+        )
+        (interface,) = added
+        assert guest.run(f"cat /sys/class/net/{interface}/address") == "02:00:00:00:00:02"
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        subprocess.run(["ip", "addr", "add", "198.51.100.1/30", "dev", name], check=True)
+        guest.run(f"ip link set {interface} up; ip addr add 198.51.100.2/30 dev {interface}")
+        subprocess.run(["ping", "-c", "3", "-W", "10", "198.51.100.2"], check=True)
+        counters = guest.control("GET", "/v1/counters")["devices"]
+        assert "second" in [device["id"] for device in counters]
+        guest.control("DELETE", "/v1/interfaces/second")
+        wait_until(lambda: guest.device("second") is None, "the guest to let go of the interface")
+    assert set(guest.run("ls /sys/class/net").split()) == before
+
+
+def test_a_paused_guest_stands_still_and_goes_on(guest):
+    guest.control("POST", "/v1/machine/pause", {})
+    assert guest.control("GET", "/v1/machine")["state"] == "paused"
+    length = len(guest.console)
+    guest.type("echo pau''sed\n")
+    assert fetch_quickly(guest.port) is None
+    assert "paused" not in guest.console[length:]
+    guest.control("POST", "/v1/machine/resume", {})
+    guest.wait_for("paused", after=length)
+    assert wait_until(lambda: fetch(guest.port), "the page after the pause")
+
+
+def test_counters_grow(guest):
+    before = guest.control("GET", "/v1/counters")
+    guest.run("dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null || cat /bin/busybox > /dev/null")
+    after = guest.control("GET", "/v1/counters")
+    assert all(now["cpu_ns"] > then["cpu_ns"] for then, now in zip(before["vcpus"], after["vcpus"]))
+    assert after["process"]["resident_bytes"]
+
+
+def test_a_reboot_runs_user_data_no_second_time(guest):
+    start = len(guest.console)
+    guest.type("reboot\n")
+    guest.wait_for(r"nimbo-init: up", after=start)
+    guest.wait_for(r"nimbo-init: ready in \d+ ms", after=start)
+    guest.type("\n")
+    assert guest.run("cat /root/runs") == "once"
+
+
+def test_the_power_button_ends_it_cleanly(guest):
+    guest.control("POST", "/v1/machine/power-button", {})
+    assert guest.wait_end() == 0
+    assert "the guest powered off" in guest.console
+
+
+def test_the_kernel_of_a_guest_with_many_cpus_finds_them_all(tiny_image):
+    with running("--image", tiny_image, "--cpus", "8", "--memory", "512M", "--no-network") as guest:
+        guest.login()
+        assert guest.run("cat /sys/devices/system/cpu/online", seconds=2 * PATIENCE_S) == "0-7"
+        guest.type("poweroff\n")
+        assert guest.wait_end() == 0
+
+
+def fetch_quickly(port: int) -> str | None:
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            return answer.read().decode()
+    except OSError:
+        return None
+
+
+class tap:
+    """A tap of this name, with one queue, for as long as the block runs."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> int:
+        import fcntl
+        import struct
+
+        tun_set_iff, tun_set_header = 0x400454CA, 0x400454D8
+        tap_type, no_information, virtio_header = 0x0002, 0x1000, 0x4000
+        self.descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        request = struct.pack("16sH22x", self.name.encode(), tap_type | no_information | virtio_header)
+        fcntl.ioctl(self.descriptor, tun_set_iff, request)
+        fcntl.ioctl(self.descriptor, tun_set_header, struct.pack("i", 12))
+        return self.descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
