@@ -32,6 +32,7 @@ pub(crate) mod pci;
 mod queue;
 mod ring;
 pub mod rng;
+pub mod vsock;
 pub mod worker;
 
 pub use buffers::Buffers;
