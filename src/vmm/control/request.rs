@@ -243,3 +243,69 @@ impl<'b> Fields<'_, 'b> {
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(member))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a reader makes of bytes that come in `pieces`: a line for each request, and one for a refusal.
+    fn read(pieces: &[&[u8]]) -> Vec<String> {
+        let mut reader = RequestReader::default();
+        let mut found = Vec::new();
+        for piece in pieces {
+            reader.feed(piece, Vec::new());
+            loop {
+                match reader.next() {
+                    Ok(Progress::Complete(request)) => found.push(format!("{request:?}")),
+                    Ok(Progress::ExpectsContinue) => {}
+                    Ok(Progress::Incomplete) => break,
+                    Err(refusal) => {
+                        found.push(refusal.to_string());
+                        return found;
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn any_request() -> impl Strategy<Value = Vec<u8>> {
+        let line = "(GET|PUT) /[a-z]{0,5}(\\?a=1)? HTTP/1\\.[012]";
+        let field = "(Host: x|Content-Length: [0-9]{1,2}|Expect: 100-continue|Connection: (close|upgrade)|[a-z]{1,3} ?: ?[ -~]{0,5})";
+        let head = (line, prop::collection::vec(field, 0..5), "(\r\n|\n)");
+        (head, prop::collection::vec(any::<u8>(), 0..30)).prop_map(|((line, fields, end), body)| {
+            let mut bytes = format!("{line}{end}").into_bytes();
+            for field in fields {
+                bytes.extend(format!("{field}{end}").into_bytes());
+            }
+            bytes.extend(end.into_bytes());
+            bytes.extend(body);
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_were_cut_does_not_matter(
+            requests in prop::collection::vec(any_request(), 1..4),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let bytes = requests.concat();
+            let whole = read(&[&bytes]);
+            let each: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(&read(&each), &whole);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(&read(&pieces), &whole);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            read(&[&bytes]);
+        }
+    }
+}
