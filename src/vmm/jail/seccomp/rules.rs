@@ -6,16 +6,16 @@
 
 use libc::{
     SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3,
-    SYS_close, SYS_connect, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait,
-    SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat,
-    SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrusage,
-    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_io_uring_enter, SYS_io_uring_register,
+    SYS_close, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2,
+    SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fsync,
+    SYS_ftruncate, SYS_futex, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrusage, SYS_getsockname,
+    SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_io_uring_enter, SYS_io_uring_register,
     SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
     SYS_nanosleep, SYS_newfstatat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_pwrite64,
     SYS_pwritev, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq,
     SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield,
     SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack,
-    SYS_socket, SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_gettime,
+    SYS_socketpair, SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_gettime,
     SYS_timerfd_settime, SYS_write, SYS_writev,
 };
 
@@ -167,11 +167,10 @@ const STREAMS: &[Rule] = &[
     allow(SYS_setsockopt),
 ];
 
-/// Streams that a guest opens over vsock: to Unix sockets, of which the jail's root has none but what was put there.
-const CONNECTIONS: &[Rule] = &[
-    rule(SYS_socket, Test::OneOf { argument: 0, values: &[libc::AF_UNIX.unsigned_abs()] }),
-    allow(SYS_connect),
-];
+/// A pair of streams, of which one end is given to whoever serves what the guest wants to reach. No thread makes a socket
+/// that could be connected.
+const PAIRS: &[Rule] =
+    &[rule(SYS_socketpair, Test::OneOf { argument: 0, values: &[libc::AF_UNIX.unsigned_abs()] })];
 
 const ACCOUNTING: &[Rule] = &[allow(SYS_getrusage)];
 
@@ -185,20 +184,12 @@ const fn ioctl(values: &'static [u32]) -> Rule {
     rule(SYS_ioctl, Test::OneOf { argument: 1, values })
 }
 
-pub(super) static MAIN: Program = Program::new(&[
-    COMMON,
-    THREADS,
-    FILES,
-    FRAMES,
-    STREAMS,
-    CONNECTIONS,
-    ACCOUNTING,
-    &[ioctl(&MAIN_REQUESTS)],
-]);
+pub(super) static MAIN: Program =
+    Program::new(&[COMMON, THREADS, FILES, FRAMES, STREAMS, PAIRS, ACCOUNTING, &[ioctl(&MAIN_REQUESTS)]]);
 pub(super) static VCPU: Program = Program::new(&[COMMON, &[ioctl(&VCPU_REQUESTS)]]);
 pub(super) static BLOCK_WORKER: Program = Program::new(&[COMMON, FILES, &[ioctl(&BLOCK_REQUESTS)]]);
 pub(super) static NET_WORKER: Program = Program::new(&[COMMON, FRAMES, &[ioctl(&NET_REQUESTS)]]);
 pub(super) static RNG_WORKER: Program = Program::new(&[COMMON]);
 pub(super) static BALLOON_WORKER: Program = Program::new(&[COMMON, &[allow(SYS_fallocate)]]);
 pub(super) static VSOCK_WORKER: Program =
-    Program::new(&[COMMON, FRAMES, STREAMS, CONNECTIONS, &[ioctl(&DESCRIPTOR)]]);
+    Program::new(&[COMMON, FRAMES, STREAMS, PAIRS, &[ioctl(&DESCRIPTOR)]]);

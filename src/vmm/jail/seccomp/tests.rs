@@ -102,8 +102,10 @@ fn forbidden_to_all() -> Vec<(&'static str, libc::c_long, [libc::c_long; 6])> {
         ("fork", libc::SYS_fork, [0; 6]),
         ("clone of a process", libc::SYS_clone, [17, 0, 0, 0, 0, 0]),
         ("clone into a namespace", libc::SYS_clone, [0x1000_0011, 0, 0, 0, 0, 0]),
+        ("a Unix socket", libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
         ("an Internet socket", libc::SYS_socket, [2, 1, 0, 0, 0, 0]),
         ("a netlink socket", libc::SYS_socket, [16, 3, 0, 0, 0, 0]),
+        ("connect", libc::SYS_connect, [0; 6]),
         ("ptrace", libc::SYS_ptrace, [0; 6]),
         ("process_vm_readv", libc::SYS_process_vm_readv, [0; 6]),
         ("kill", libc::SYS_kill, [0x7fff_ffff, 0, 0, 0, 0, 0]),
@@ -152,7 +154,7 @@ fn what_one_kind_may_do_the_others_may_not() {
         ("readv", libc::SYS_readv, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Net), Worker(Vsock)]),
         ("accept4", libc::SYS_accept4, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
         ("recvmsg", libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
-        ("a Unix socket", libc::SYS_socket, [1, 1, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
+        ("a pair of streams", libc::SYS_socketpair, [1, 1, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
         ("clone3", libc::SYS_clone3, [0; 6], &[Main]),
     ];
     for &(name, number, arguments, allowed) in table {
@@ -223,6 +225,9 @@ fn a_vsock_worker_serves_streams() {
         stream.set_nonblocking(true).unwrap();
         let mut bytes = [0; 2];
         stream.read_exact(&mut bytes).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(ours.write_all(b"to nobody").is_err());
         stream.write_all(b"out").unwrap();
         stream.shutdown(std::net::Shutdown::Both).unwrap();
     });
