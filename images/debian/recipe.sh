@@ -43,6 +43,8 @@ configure_system() {
     public_sources >"$root/etc/apt/sources.list"
     echo debian >"$root/etc/hostname"
     ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+    # Without a locale cloud-init would compile en_US at first boot.
+    chroot "$root" update-locale LANG=C.UTF-8
     chroot "$root" systemctl enable systemd-networkd.service
 }
 
