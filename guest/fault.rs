@@ -1,12 +1,11 @@
 //! What pid 1 does when it cannot go on. It must not end: the kernel would panic, and say less than we can.
 
-use std::process::Command;
-
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
 
 use crate::cmdline::{CommandLine, OnFault};
 use crate::console::say;
+use crate::services;
 
 /// Makes a panic of pid 1 a fault like any other.
 pub fn install_hook() {
@@ -34,7 +33,7 @@ pub fn end(why: &str) -> ! {
 
 fn shell() {
     say!("a shell follows; the machine is powered off when it ends");
-    match Command::new("/bin/sh").status() {
+    match services::program("/bin/sh").status() {
         Ok(_) => {}
         Err(error) => say!("no shell: /bin/sh: {error}"),
     }

@@ -28,11 +28,17 @@ fn grow_on(disk: &Device, number: NonZeroU32) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let Some(grown) = table.grown(number, disk.size()? / block_size)? else { return Ok(()) };
+    let blocks = disk.size()? / block_size;
+    let Some(grown) = table.grown(number, blocks)? else { return Ok(()) };
     let partition = grown.partition(number).context("it is gone")?;
     let node = disk.node();
-    let file = File::options().write(true).open(&node).with_context(|| format!("open {}", node.display()))?;
-    for write in grown.writes() {
+    let mut options = File::options();
+    let file =
+        options.read(true).write(true).open(&node).with_context(|| format!("open {}", node.display()))?;
+    let mut first = [0; 512];
+    file.read_exact_at(&mut first, 0).context("read the first block")?;
+    let mbr = gpt::protective_mbr(&first, blocks).map(|bytes| gpt::Write { offset: 0, bytes });
+    for write in grown.writes().into_iter().chain(mbr) {
         file.write_all_at(&write.bytes, write.offset).context("write the partition table")?;
         // One copy is to be whole before the other one is touched.
         file.sync_data().context("write the partition table")?;

@@ -1,6 +1,7 @@
 //! Mounting: the file systems of every Linux machine, and what a line of fstab or `root=` asks for.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -51,14 +52,22 @@ pub fn system() -> Vec<anyhow::Error> {
 
 impl Virtual {
     fn mount(&self) -> Result<()> {
+        if is_mount_point(Path::new(self.target)) {
+            return Ok(());
+        }
         // On a read-only root the folder is there already, or mount says that it is not.
         let _ = fs::create_dir_all(self.target);
         let data = (!self.data.is_empty()).then_some(self.data);
-        match mount(Some(self.kind), self.target, Some(self.kind), self.flags, data) {
-            Ok(()) | Err(Errno::EBUSY) => Ok(()),
-            Err(errno) => Err(errno).with_context(|| format!("mount {} at {}", self.kind, self.target)),
-        }
+        mount(Some(self.kind), self.target, Some(self.kind), self.flags, data)
+            .with_context(|| format!("mount {} at {}", self.kind, self.target))
     }
+}
+
+/// Whether something is mounted here. The kernel would mount most of these only once, but proc again and again.
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let here = device(path);
+    here.is_some() && path.parent().is_some_and(|parent| device(parent) != here)
 }
 
 /// Mount options, divided into what mount(2) takes as flags and what the file system takes as text.
@@ -139,9 +148,13 @@ pub fn mount_at(source: &str, target: &Path, kind: &str, options: &Options) -> R
     result.with_context(|| format!("mount {source} at {} (type {kind})", target.display()))
 }
 
-/// The types of `/proc/filesystems` that live on a device.
-fn kinds_with_device(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.starts_with("nodev")).map(str::trim).filter(|kind| !kind.is_empty())
+/// The types of `/proc/filesystems` that live on a device. The kernel lists ext2 and ext3 before ext4, which mounts
+/// them all and does not complain about the others.
+fn kinds_with_device(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with("nodev"));
+    let mut kinds: Vec<&str> = lines.map(str::trim).filter(|kind| !kind.is_empty()).collect();
+    kinds.sort_by_key(|&kind| kind != "ext4");
+    kinds
 }
 
 /// The mount points of `/proc/self/mountinfo` with their types, in the order of mounting.
@@ -197,8 +210,8 @@ mod tests {
 
     #[test]
     fn only_types_with_a_device_are_tried() {
-        let text = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tvfat\n";
-        assert_eq!(kinds_with_device(text).collect::<Vec<_>>(), ["ext4", "vfat"]);
+        let text = "nodev\tsysfs\nnodev\ttmpfs\n\text2\n\tvfat\n\text4\n";
+        assert_eq!(kinds_with_device(text), ["ext4", "ext2", "vfat"]);
     }
 
     proptest! {

@@ -67,7 +67,7 @@ fn format_data(given: &str, version: Option<&str>, server: Ipv4Addr, ours: Ipv4A
 
 /// The address that we have on the way to a server. Nothing is sent: connecting UDP only looks at the routes.
 fn our_address_towards(server: Ipv4Addr) -> std::io::Result<Ipv4Addr> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((server, PORT))?;
     match socket.local_addr()? {
         SocketAddr::V4(address) => Ok(*address.ip()),

@@ -25,10 +25,11 @@ const DELAY_MAX: Duration = Duration::from_secs(60);
 /// A program that ran for this long is not one that fails at its start.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// A command with the environment that programs expect.
+/// A command with the environment and the signals that programs expect.
 pub fn program(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
     command.env("PATH", PATH).env("HOME", "/root");
+    sys::unblock_signals(&mut command);
     command
 }
 

@@ -126,6 +126,20 @@ pub fn resize_ext4(directory: impl AsFd, blocks: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the child of `command` receive all signals. pid 1 blocks those that it reads from a signalfd, and a child would
+/// inherit that.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: both calls are async-signal-safe and touch only `set`, which is initialised by the first.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            check(libc::sigemptyset(set.as_mut_ptr()))?;
+            check(libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()))?;
+            Ok(())
+        })
+    }
+}
+
 /// Makes the child of `command` the leader of a new session, without a terminal.
 pub fn new_session(command: &mut Command) -> &mut Command {
     // SAFETY: setsid is async-signal-safe and touches no memory.

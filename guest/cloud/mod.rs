@@ -78,7 +78,7 @@ trait Machine {
     fn grow_partition(&self) -> Result<()>;
     fn grow_file_system(&self) -> Result<()>;
     /// Mounts what fstab lists and is not mounted.
-    fn mount_all(&self);
+    fn mount_all(&self, kind: fstab::Kind);
     fn make_host_keys(&self) -> Result<()>;
     /// Lets services start.
     fn serve(&self);
@@ -102,9 +102,8 @@ impl Machine for Live {
         grow::file_system()
     }
 
-    fn mount_all(&self) {
-        fstab::mount_all(fstab::Kind::Local);
-        fstab::mount_all(fstab::Kind::Network);
+    fn mount_all(&self, kind: fstab::Kind) {
+        fstab::mount_all(kind);
     }
 
     fn make_host_keys(&self) -> Result<()> {

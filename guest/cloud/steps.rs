@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Machine;
 use crate::console::{self, say};
+use crate::fstab;
 use crate::imds::Metadata;
 use crate::passwd::Accounts;
 use crate::ssh;
@@ -50,7 +51,7 @@ pub fn run_without_instance(machine: &dyn Machine) -> usize {
     let results = [machine.grow_partition(), machine.grow_file_system()];
     let failures = results.iter().filter_map(|result| result.as_ref().err());
     let failures = failures.inspect(|error| say!("{error:#}")).count();
-    machine.mount_all();
+    machine.mount_all(fstab::Kind::Network);
     machine.serve();
     failures
 }
@@ -80,8 +81,9 @@ impl Boot<'_> {
         if self.config.resize_root {
             self.step("resizefs", Boot, |boot| boot.machine.grow_file_system());
         }
-        self.step("config_mounts", Instance, |boot| mounts::write(boot.root, &boot.config.mounts));
-        self.machine.mount_all();
+        self.step("config_mounts", Instance, Self::mounts);
+        // pid 1 could not, without a network.
+        self.machine.mount_all(fstab::Kind::Network);
         self.step("hostname", Boot, Self::name);
         self.step("config_users_groups", Instance, Self::users);
         self.step("config_ssh_host_keys", Instance, |boot| boot.machine.make_host_keys());
@@ -142,6 +144,15 @@ impl Boot<'_> {
         let accounts = Accounts::load(self.root);
         let files = self.config.write_files.iter().filter(|file| file.defer == deferred);
         all_or(files.filter_map(|file| file.write(self.root, &accounts).err()).collect())
+    }
+
+    fn mounts(&self) -> Result<()> {
+        // Also without any, for then those of the instance before have to go.
+        mounts::write(self.root, &self.config.mounts)?;
+        if !self.config.mounts.is_empty() {
+            self.machine.mount_all(fstab::Kind::Local);
+        }
+        Ok(())
     }
 
     fn name(&self) -> Result<()> {

@@ -240,6 +240,22 @@ impl Table {
     }
 }
 
+/// The protective MBR, block 0, with its one partition made as large as a disk of `blocks` logical blocks (UEFI 2.10,
+/// section 5.2.3). Nothing if it is right already, or is no protective one.
+///
+/// ```text
+/// 446 first entry:  4 type 0xee   8 first block   12 size in blocks, at most 0xffffffff     510 0x55 0xaa
+/// ```
+pub fn protective_mbr(block: &[u8], blocks: u64) -> Option<Vec<u8>> {
+    if block.get(510..512) != Some(&[0x55, 0xaa]) || block[450] != 0xee {
+        return None;
+    }
+    let size = u32::try_from(blocks.saturating_sub(1)).unwrap_or(u32::MAX);
+    let mut new = block.to_vec();
+    new[458..462].copy_from_slice(&size.to_le_bytes());
+    (new != block).then_some(new)
+}
+
 impl Header {
     fn seal(&mut self) {
         let checksum = header_checksum(&self.bytes);
@@ -341,6 +357,17 @@ mod tests {
             let copy = Table::new(header, entries).unwrap();
             assert_eq!(copy.partition(one(1)), grown.partition(one(1)));
         }
+    }
+
+    #[test]
+    fn the_protective_mbr_covers_the_disk_or_all_that_it_can() {
+        let mut block = vec![0; BLOCK];
+        assert_eq!(protective_mbr(&block, 100), None);
+        (block[510], block[511], block[450]) = (0x55, 0xaa, 0xee);
+        let new = protective_mbr(&block, 100).unwrap();
+        assert_eq!(new[458..462], [99, 0, 0, 0]);
+        assert_eq!(protective_mbr(&new, 100), None);
+        assert_eq!(protective_mbr(&new, 1 << 40).unwrap()[458..462], [0xff; 4]);
     }
 
     #[test]

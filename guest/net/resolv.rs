@@ -81,7 +81,7 @@ fn servers(text: &str) -> Vec<Ipv4Addr> {
 }
 
 fn ask(name: &str, server: SocketAddr) -> Result<Option<Ipv4Addr>> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(ANSWER_WAIT))?;
     // The port is random, and an answer from elsewhere is not received.

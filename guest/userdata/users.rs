@@ -267,23 +267,47 @@ pub fn set_password(accounts: &mut Accounts, name: &str, password: &Password, is
         }
         // Nobody could use it, and so nobody needs its hash.
         Password::Clear(_) if is_locked => Ok(()),
-        Password::Clear(text) => {
-            if text.contains('\n') {
-                bail!("the password of {name} has more than one line");
-            }
-            accounts.save()?;
-            let mut command = services::program("chpasswd");
-            let mut child = command.stdin(Stdio::piped()).spawn().context("start chpasswd")?;
-            if let Some(mut stdin) = child.stdin.take() {
-                writeln!(stdin, "{name}:{text}").context("give chpasswd a password")?;
-            }
-            let status = child.wait().context("wait for chpasswd")?;
-            if !status.success() {
-                bail!("chpasswd for {name} ended with {status}");
-            }
-            Ok(())
+        Password::Clear(text) if text.contains('\n') => {
+            bail!("the password of {name} has more than one line")
         }
+        Password::Clear(text) => set_clear(accounts, name, text),
     }
+}
+
+/// Leaves the hashing to a program: chpasswd, or busybox's mkpasswd where that is all there is.
+fn set_clear(accounts: &mut Accounts, name: &str, text: &str) -> Result<()> {
+    accounts.save()?;
+    match ask("chpasswd", &[], &format!("{name}:{text}\n")) {
+        Err(error) if is_not_found(&error) => {}
+        result => return result.map(drop),
+    }
+    let hash = match ask("mkpasswd", &["-m", "sha512", "-P", "0"], &format!("{text}\n")) {
+        Err(error) if is_not_found(&error) => {
+            bail!("the password of {name}: this image has neither chpasswd nor mkpasswd; give a hash instead")
+        }
+        result => result?,
+    };
+    accounts.set_password(name, hash.trim())?;
+    accounts.save()
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// What a program answers to this input.
+fn ask(program: &str, arguments: &[&str], input: &str) -> Result<String> {
+    let mut command = services::program(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("start {program}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).with_context(|| format!("write to {program}"))?;
+    }
+    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
+    if !output.status.success() {
+        bail!("{program} ended with {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("read from {program}"))
 }
 
 fn allow_sudo(root: &Path, user: &User) -> Result<()> {

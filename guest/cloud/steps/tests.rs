@@ -26,8 +26,8 @@ impl Machine for Recorder {
         self.note("grow file system");
         Ok(())
     }
-    fn mount_all(&self) {
-        self.note("mount");
+    fn mount_all(&self, kind: fstab::Kind) {
+        self.note(format!("mount {kind:?}"));
     }
     fn make_host_keys(&self) -> Result<()> {
         self.note("host keys");
@@ -75,10 +75,13 @@ fn a_script_runs_once_for_each_instance() {
     assert_eq!(failures, 0);
     assert_eq!(
         done,
-        ["grow partition", "grow file system", "mount", "hostname ip-10-0-0-5", "host keys", "serve"]
+        ["grow partition", "grow file system", "mount Network", "hostname ip-10-0-0-5", "host keys", "serve"]
     );
     let (done, _) = system.boot("i-1", script);
-    assert_eq!(done, ["grow partition", "grow file system", "mount", "hostname ip-10-0-0-5", "serve"]);
+    assert_eq!(
+        done,
+        ["grow partition", "grow file system", "mount Network", "hostname ip-10-0-0-5", "serve"]
+    );
     assert_eq!(system.read("log"), "ran\n");
     system.boot("i-2", script);
     assert_eq!(system.read("log"), "ran\nran\n");
@@ -106,7 +109,16 @@ fn the_parts_of_a_message_run_in_the_order_of_cloud_init() {
     let system = System::new();
     let (done, failures) = system.boot("i-1", MANY);
     assert_eq!(failures, 0, "{done:?}");
-    assert!(done.contains(&"hostname web".to_owned()), "{done:?}");
+    let want = [
+        "grow partition",
+        "grow file system",
+        "mount Local",
+        "mount Network",
+        "hostname web",
+        "host keys",
+        "serve",
+    ];
+    assert_eq!(done, want);
     let first = "hook i-1\nbootcmd i-1\nper-boot\nscript\nruncmd\nearly\nlate\n";
     assert_eq!(system.read("log"), first);
     let later = "hook i-1\nbootcmd i-1\nper-boot\n";
