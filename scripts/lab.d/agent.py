@@ -22,11 +22,17 @@ from channel import Frames, Request, frame, number_frame, numbers
 CHUNK = 65536
 HANGUP_GRACE_S = 5
 
+# linux/kvm.h
+KVM_CREATE_VM = 0xAE01
+KVM_CREATE_IRQCHIP = 0xAE60
+KVM_CREATE_VCPU = 0xAE41
+
 
 def main() -> None:
     with open("/run/lab.conf") as conf:
         settings = dict(line.rstrip("\n").split("=", 1) for line in conf)
     signal.signal(signal.SIGCHLD, reap)
+    hold_a_vm()
     with socket.create_server(("", AGENT_PORT), backlog=128) as listener:
         with open("/dev/ttyS1", "wb") as heartbeat:
             heartbeat.write(READY)
@@ -41,6 +47,20 @@ def main() -> None:
                     print(f"lab agent: {error}", file=sys.stderr, flush=True)
                 os._exit(0)
             connection.close()
+
+
+def hold_a_vm() -> None:
+    """Keep one VM and its vCPU for as long as the host is up, without running it.
+
+    KVM rewrites instructions of the scheduler and of the local APIC when the first VM comes and when the last
+    one goes: they are jump labels. QEMU before 8.1 may translate such an instruction while another processor
+    rewrites it, and then executes the breakpoint that stood there in between for ever: the host stalls. With
+    a VM that stays, nothing is rewritten when others come and go.
+    """
+    kvm = os.open("/dev/kvm", os.O_RDWR)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    fcntl.ioctl(vm, KVM_CREATE_IRQCHIP)
+    fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
 
 
 def reap(_signal, _frame) -> None:

@@ -16,7 +16,7 @@ BOOT_MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
 
 # Quiet, because each line on an emulated serial port costs; the two clocks and the mitigations, because
 # under emulation they cost time and protect nothing.
-KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable no_timer_check"
+KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr"
 
 
 class LabError(Exception):

@@ -74,6 +74,10 @@ def test_it_is_another_machine_with_kvm_and_the_same_files(lab):
     assert shown.stdout.split() == ["Y", str(CHECKOUT), "lab"]
 
 
+def test_a_vm_is_held_so_that_others_rewrite_no_code_of_the_kernel(lab):
+    assert "anon_inode:kvm-vcpu:0" in lab("ls", "-l", "/proc/1/fd").stdout
+
+
 @pytest.mark.parametrize("script, status", [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137)])
 def test_the_exit_status_is_the_commands(lab, script, status):
     assert lab("sh", "-c", script).returncode == status
