@@ -13,6 +13,7 @@
 //! and then entered by PVH as well; when it cannot be, it is entered by Linux's 64-bit protocol and unpacks itself.
 
 mod bzimage;
+pub mod disk;
 mod linux;
 mod pvh;
 mod source;

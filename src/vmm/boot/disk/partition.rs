@@ -17,6 +17,8 @@ use std::io;
 
 use volume::{BlockBackend, SECTOR_BYTES};
 
+use super::bytes::{le32, le64};
+
 const SECTOR: usize = 512;
 const GPT_SIGNATURE: &[u8; 8] = b"EFI PART";
 const GPT_HEADER_BYTES: usize = 92;
@@ -27,7 +29,7 @@ const MBR_LOGICAL_MAX: usize = 64;
 
 /// What a partition says it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartitionKind {
+pub(super) enum PartitionKind {
     /// There is no table: a file system from the disk's first byte.
     WholeDisk,
     /// A GPT type, as its 16 bytes stand on the disk.
@@ -82,12 +84,12 @@ impl fmt::Display for PartitionKind {
 
 /// A range of the disk that may hold a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
+pub(super) struct Partition {
     /// Its number in the table, from 1; 0 is the whole disk.
-    pub number: u32,
-    pub kind: PartitionKind,
-    pub start_bytes: u64,
-    pub size_bytes: u64,
+    pub(super) number: u32,
+    pub(super) kind: PartitionKind,
+    pub(super) start_bytes: u64,
+    pub(super) size_bytes: u64,
 }
 
 /// The partitions of a disk, in the order of its table; the disk itself if it has none.
@@ -141,23 +143,23 @@ fn gpt_at(disk: &dyn BlockBackend, header_sector: u64) -> io::Result<Option<Vec<
         return Ok(None);
     }
     disk.read_at(header_sector * SECTOR_BYTES, &mut header)?;
-    let header_len = u32_at(&header, 12) as usize;
+    let header_len = le32(&header, 12) as usize;
     if &header[..8] != GPT_SIGNATURE || !(GPT_HEADER_BYTES..=SECTOR).contains(&header_len) {
         return Ok(None);
     }
-    let stated = u32_at(&header, 16);
+    let stated = le32(&header, 16);
     header[16..20].fill(0);
-    if crc32fast::hash(&header[..header_len]) != stated || u64_at(&header, 24) != header_sector {
+    if crc32fast::hash(&header[..header_len]) != stated || le64(&header, 24) != header_sector {
         return Ok(None);
     }
-    let (table_sector, count) = (u64_at(&header, 72), u32_at(&header, 80) as usize);
-    let entry_len = u32_at(&header, 84) as usize;
+    let (table_sector, count) = (le64(&header, 72), le32(&header, 80) as usize);
+    let entry_len = le32(&header, 84) as usize;
     if count > GPT_ENTRIES_MAX || entry_len != GPT_ENTRY_BYTES || table_sector >= sectors {
         return Ok(None);
     }
     let mut table = vec![0; count * entry_len];
     if disk.read_at(table_sector * SECTOR_BYTES, &mut table).is_err()
-        || crc32fast::hash(&table) != u32_at(&header, 88)
+        || crc32fast::hash(&table) != le32(&header, 88)
     {
         return Ok(None);
     }
@@ -165,7 +167,7 @@ fn gpt_at(disk: &dyn BlockBackend, header_sector: u64) -> io::Result<Option<Vec<
     let partitions = used.filter_map(|(entry, number)| {
         let mut kind = [0; 16];
         kind.copy_from_slice(&entry[..16]);
-        let (first, last) = (u64_at(entry, 32), u64_at(entry, 40));
+        let (first, last) = (le64(entry, 32), le64(entry, 40));
         let count = last.checked_sub(first)?.checked_add(1)?;
         partition(number, PartitionKind::Gpt(kind), first, count, sectors)
     });
@@ -189,8 +191,8 @@ fn mbr_entries(sector: &[u8; SECTOR]) -> Vec<MbrEntry> {
         .chunks_exact(16)
         .map(|entry| MbrEntry {
             kind: entry[4],
-            first: u64::from(u32_at(entry, 8)),
-            count: u64::from(u32_at(entry, 12)),
+            first: u64::from(le32(entry, 8)),
+            count: u64::from(le32(entry, 12)),
         })
         .collect()
 }
@@ -200,7 +202,13 @@ fn mbr(disk: &dyn BlockBackend, entries: &[MbrEntry]) -> io::Result<Vec<Partitio
     let mut found = Vec::new();
     for (entry, number) in entries.iter().zip(1..) {
         if entry.kind != 0 && !entry.is_extended() {
-            found.extend(partition(number, PartitionKind::Mbr(entry.kind), entry.first, entry.count, sectors));
+            found.extend(partition(
+                number,
+                PartitionKind::Mbr(entry.kind),
+                entry.first,
+                entry.count,
+                sectors,
+            ));
         }
     }
     for extended in entries.iter().filter(|entry| entry.is_extended()) {
@@ -251,16 +259,4 @@ fn partition(number: u32, kind: PartitionKind, first: u64, count: u64, sectors: 
         start_bytes: first * SECTOR_BYTES,
         size_bytes: count * SECTOR_BYTES,
     })
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    let mut field = [0; 4];
-    field.copy_from_slice(&bytes[offset..offset + 4]);
-    u32::from_le_bytes(field)
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    let mut field = [0; 8];
-    field.copy_from_slice(&bytes[offset..offset + 8]);
-    u64::from_le_bytes(field)
 }
