@@ -1,7 +1,7 @@
 //! The process of one microVM, from what was opened for it to the guest's end.
 //!
 //! ```text
-//! opened files ─▶ devices, console, control socket ─▶ jail ─▶ guest starts ─▶ event loop ─▶ end
+//! opened files ─▶ devices, console, control socket ─▶ jail ─▶ their threads ─▶ guest starts ─▶ event loop ─▶ end
 //! ```
 //! The loop is the main thread's. It owns the machine; CPUs and devices have threads of their own and reach it by
 //! events. After the jail nothing is opened by path.
@@ -22,11 +22,16 @@ use volume::BlockBackend;
 use crate::console::{Console, ConsoleSpec};
 use crate::control::api::{DeviceId, EventKind};
 use crate::control::{ControlServer, EventLog, ProcessMemoryFile, ServerLimits};
+use crate::jail::seccomp::{self, ThreadKind};
+use crate::jail::{Jail, JailError, JailSpec};
 use crate::machine::{BootSource, Machine, MachineError, MachineEvent, MachineSpec, ThreadEntry};
 use crate::poll::{Interest, Poller};
 use crate::virtio::DeviceParts;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{Block, BlockSpec};
 use crate::virtio::net::{Net, NetSpec, TapError};
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Vsock, VsockError, VsockSpec};
 use operations::Owned;
 
 /// What a process is given: everything is open already.
@@ -38,9 +43,14 @@ pub struct ProcessSpec {
     /// In the order in which the guest sees them. They stay to the end: what can be unplugged comes by the control socket.
     pub disks: Vec<Disk>,
     pub interfaces: Vec<Interface>,
+    pub vsock: Option<VsockSpec>,
+    /// A source of randomness. Each device that a guest does not use costs its start a little.
+    pub rng: bool,
+    pub balloon: bool,
     pub console: ConsoleSpec,
     /// Where the control socket listens.
     pub control: UnixListener,
+    pub jail: JailSpec,
 }
 
 /// A disk to be plugged in.
@@ -77,6 +87,10 @@ pub enum ProcessError {
     Disk { id: DeviceId, source: io::Error },
     #[error("interface {id}")]
     Interface { id: DeviceId, source: TapError },
+    #[error("vsock")]
+    Vsock { source: VsockError },
+    #[error("the jail")]
+    Jail { source: JailError },
     #[error(transparent)]
     Machine(#[from] MachineError),
     #[error("the guest cannot go on: {report}")]
@@ -105,22 +119,64 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
         .map_err(host("serve the control socket"))?;
 
-    let cpus = spec.machine.cpus;
-    let mut machine = Machine::new(kvm, spec.machine, spec.boot, output, ThreadEntry::OPEN)?;
-    for disk in spec.disks {
-        let id = disk.id.clone();
-        machine.plug(id.as_str(), disk_parts(disk, cpus)?)?;
+    let (parts, balloon) =
+        devices(spec.disks, spec.interfaces, spec.vsock, spec.rng, spec.balloon, spec.machine.cpus)?;
+
+    let report = Jail::enter(spec.jail).map_err(|source| ProcessError::Jail { source })?;
+    for shortfall in &report.shortfalls {
+        eprintln!("the jail lacks {shortfall}");
     }
-    for interface in spec.interfaces {
-        let id = interface.id.clone();
-        machine.plug(id.as_str(), interface_parts(interface)?)?;
+    let mut machine = Machine::new(kvm, spec.machine, spec.boot, output, FILTERED)?;
+    for (id, parts) in parts {
+        machine.plug(&id, parts)?;
     }
-    let fixed = machine.devices().into_iter().map(|device| device.id).collect();
+    seccomp::enter(ThreadKind::Main).map_err(host("put on the event loop's system call filter"))?;
     machine.start()?;
     events.publish(EventKind::Started);
-    let owned =
-        Owned { id: spec.id, machine, fixed, events, memory_file, started: Instant::now(), is_off: false };
+    let fixed = machine.devices().into_iter().map(|device| device.id).collect();
+    let started = Instant::now();
+    let owned = Owned { id: spec.id, machine, fixed, balloon, events, memory_file, started, is_off: false };
     Loop::new(owned, console, control).map_err(host("watch the machine"))?.run()
+}
+
+/// Each thread confines itself before it does anything else.
+const FILTERED: ThreadEntry = ThreadEntry {
+    cpu: || seccomp::enter_or_abort(ThreadKind::Vcpu),
+    worker: |kind| seccomp::enter_or_abort(ThreadKind::Worker(kind)),
+};
+
+/// All devices of the start, with their ids, in the order of their slots.
+type Devices = (Vec<(String, DeviceParts)>, Option<Arc<Balloon>>);
+
+fn devices(
+    disks: Vec<Disk>,
+    interfaces: Vec<Interface>,
+    vsock: Option<VsockSpec>,
+    rng: bool,
+    balloon: bool,
+    cpus: u8,
+) -> Result<Devices, ProcessError> {
+    let mut parts = Vec::new();
+    for disk in disks {
+        parts.push((disk.id.to_string(), disk_parts(disk, cpus)?));
+    }
+    for interface in interfaces {
+        parts.push((interface.id.to_string(), interface_parts(interface)?));
+    }
+    if rng {
+        parts.push(("rng".to_owned(), Rng::parts("rng")));
+    }
+    let balloon = balloon.then(|| Balloon::new("balloon")).transpose();
+    let balloon = balloon.map_err(|source| ProcessError::Host { operation: "make the balloon", source })?;
+    let balloon = balloon.map(|(handle, device)| {
+        parts.push(("balloon".to_owned(), device));
+        handle
+    });
+    if let Some(spec) = vsock {
+        let device = Vsock::parts(spec).map_err(|source| ProcessError::Vsock { source })?;
+        parts.push(("vsock".to_owned(), device));
+    }
+    Ok((parts, balloon))
 }
 
 fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {

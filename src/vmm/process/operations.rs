@@ -20,6 +20,7 @@ use crate::control::operations::{OperationError, Operations, Removal, Removed};
 use crate::control::{EventLog, ProcessMemoryFile};
 use crate::cpu::CpuCounts;
 use crate::machine::{self, Machine, MachineError, MachineEvent};
+use crate::virtio::balloon::Balloon;
 use crate::virtio::{DeviceKind, DeviceParts};
 
 /// The machine and what is known about it beside.
@@ -28,6 +29,7 @@ pub(super) struct Owned {
     pub(super) machine: Machine,
     /// Devices that were there at the start and stay.
     pub(super) fixed: BTreeSet<String>,
+    pub(super) balloon: Option<Arc<Balloon>>,
     pub(super) events: Arc<EventLog>,
     pub(super) memory_file: ProcessMemoryFile,
     pub(super) started: Instant,
@@ -240,11 +242,22 @@ impl Operations for Owned {
     }
 
     fn balloon(&self) -> Result<BalloonStatus, OperationError> {
-        Err(OperationError::NoBalloon)
+        let balloon = self.balloon.as_ref().ok_or(OperationError::NoBalloon)?;
+        Ok(BalloonStatus {
+            target_bytes: ByteSize::from_bytes(balloon.target_bytes()),
+            actual_bytes: ByteSize::from_bytes(balloon.actual_bytes()),
+        })
     }
 
-    fn set_balloon(&mut self, _target: BalloonTarget) -> Result<BalloonStatus, OperationError> {
-        Err(OperationError::NoBalloon)
+    fn set_balloon(&mut self, target: BalloonTarget) -> Result<BalloonStatus, OperationError> {
+        let balloon = self.balloon.as_ref().ok_or(OperationError::NoBalloon)?;
+        let memory_bytes = self.machine.spec().memory_bytes;
+        if target.target_bytes.bytes() > memory_bytes {
+            let reason = format!("the machine has {}", ByteSize::from_bytes(memory_bytes));
+            return Err(OperationError::Invalid { member: "target_bytes", reason });
+        }
+        balloon.set_target_bytes(target.target_bytes.bytes());
+        self.balloon()
     }
 }
 
