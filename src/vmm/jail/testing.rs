@@ -38,6 +38,7 @@ impl Child {
             ForkResult::Parent { child } => Child { pid: Some(child), report: ours },
             ForkResult::Child => {
                 never_shrink_heaps();
+                close_virtual_machines();
                 let outcome = catch_unwind(AssertUnwindSafe(work));
                 let text = match outcome {
                     Ok(Ok(())) => String::new(),
@@ -78,6 +79,24 @@ impl Drop for Child {
 fn never_shrink_heaps() {
     // SAFETY: sets a number, in a process of one thread.
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) };
+}
+
+/// Other tests run guests meanwhile. A copy of a virtual machine's descriptor would keep it alive after its owner dropped it.
+fn close_virtual_machines() {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let is_kvm = |path: &std::path::Path| {
+        std::fs::read_link(path)
+            .is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"anon_inode:kvm-"))
+    };
+    let kvm: Vec<libc::c_int> = open
+        .map(|entry| entry.path())
+        .filter(|path| is_kvm(path))
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+        .collect();
+    for fd in kvm {
+        // SAFETY: their owners are threads of the parent, which this copy of it does not have.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// Does `work` in a child.

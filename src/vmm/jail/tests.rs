@@ -114,6 +114,7 @@ fn a_process_in_the_jail_reaches_nothing_and_works() {
     let open = File::create(&written).unwrap();
     let ended = in_child(|| {
         let mut proc_status = File::open("/proc/self/status").unwrap();
+        let memory = crate::control::ProcessMemoryFile::open().unwrap();
         let report = Jail::enter(spec(Some(Identity::of(SOMEBODY)))).map_err(|e| format!("{e:?}"))?;
         // A kernel may have an older Landlock; all else is there for root.
         let lacking: Vec<_> = report.shortfalls.iter().filter(|s| s.measure != Measure::Landlock).collect();
@@ -126,6 +127,8 @@ fn a_process_in_the_jail_reaches_nothing_and_works() {
             let found = status(&mut proc_status, name);
             ensure(found == expected, format_args!("{name} is {found:?}"))?;
         }
+        let memory = memory.read().map_err(|e| format!("its own memory cannot be counted: {e}"))?;
+        ensure(memory.resident_bytes.bytes() > 0, "it has no memory")?;
         work_goes_on(open)
     });
     assert_eq!(ended, Ended::Well);
