@@ -6,7 +6,7 @@ use std::process::{self, ExitCode};
 
 use anyhow::anyhow;
 
-use crate::checkout;
+use crate::{cache, checkout};
 
 const BUILD_EXAMPLES: &str = "\
 The image's path is the last line of the output. What was built from the same recipe and the same packages is
@@ -18,12 +18,25 @@ Exit status:
 
 Examples:
   nimbo image build debian
-  nimbo image build tiny --output tiny.raw";
+  nimbo run --image \"$(nimbo image build tiny)\"";
 
-/// Builds disk images
+const IMPORT_EXAMPLES: &str = "\
+nimbo run does this by itself. An image is known by its content: the same one is converted once, whatever it is
+called and wherever it is.
+
+Exit status:
+  0  converted, or there already
+  1  not converted; a message tells why
+
+Examples:
+  nimbo image import debian-12-genericcloud-amd64.qcow2
+  nimbo run --image \"$(nimbo image import debian.qcow2)\"";
+
+/// Builds and imports disk images
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Build(Build),
+    Import(Import),
 }
 
 /// Builds an image from a recipe in images/ of nimbo's source, and prints its path
@@ -41,10 +54,23 @@ pub(crate) struct Build {
     refresh: bool,
 }
 
+/// Converts a qcow2 image to a raw one, and prints its path
+#[derive(Debug, clap::Args)]
+#[command(after_help = IMPORT_EXAMPLES)]
+pub(crate) struct Import {
+    /// The image, qcow2 or raw; a raw one stays where it is
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
 /// Does what `command` says.
 pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Build(build) => Err(become_script(build)),
+        Command::Import(import) => {
+            println!("{}", cache::raw_image(&import.file)?.display());
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -2,18 +2,25 @@
 //!
 //! | command | is |
 //! | --- | --- |
+//! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
+//! | `nimbo vmm` | the process of one microVM; others start it |
 
 #![deny(unsafe_code)]
 
+mod boot_source;
 mod cache;
 mod checkout;
 mod doctor;
 mod failure;
 mod image;
+mod image_format;
+mod progress;
+mod run;
 #[allow(unsafe_code)]
 mod sys;
+mod vmm_process;
 
 use std::process::ExitCode;
 
@@ -29,14 +36,14 @@ Exit status:
 
 Examples:
   nimbo doctor
-  nimbo image build debian";
+  nimbo run --image debian.qcow2 --user-data user-data.sh --publish 8080:80";
 
 /// Runs real virtual machines from unmodified cloud images
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     /// Say more on standard error: -v what is done, -vv in detail
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 900, action = ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -44,9 +51,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Image(image::Command),
+    Vmm(vmm_process::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,8 +68,10 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
     let outcome = match cli.command {
+        Command::Run(args) => run::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Image(command) => image::main(&command),
+        Command::Vmm(args) => vmm_process::main(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprint!("{}", failure::render(&error));

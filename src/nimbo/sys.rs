@@ -3,7 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
 
 mod request {
     // include/uapi/linux/fs.h: FICLONE
@@ -39,4 +46,48 @@ pub(crate) fn landlock_version() -> io::Result<i32> {
         )
     };
     i32::try_from(nix::errno::Errno::result(version)?).map_err(io::Error::other)
+}
+
+/// Lets the process that `command` starts have `descriptors` under their own numbers, and ends it with this one.
+///
+/// The descriptors must stay open until it was started. It is killed when the thread that starts it ends: start it
+/// on a thread that lives as long as the process.
+pub(crate) fn inherit(command: &mut Command, descriptors: Vec<RawFd>) {
+    let parent = std::process::id();
+    let prepare = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        if u32::try_from(getppid().as_raw()) != Ok(parent) {
+            // The parent died before it could be watched.
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        for &descriptor in &descriptors {
+            // SAFETY: the caller keeps the descriptor open, and the child has a copy of all that its parent had.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only makes system calls and reads memory that was allocated before.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Takes a descriptor over that the parent process has left open under this number.
+///
+/// # Errors
+/// When no descriptor has the number, or it belongs to somebody else: the standard streams, and all that this process
+/// has opened itself.
+pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: fcntl(2) of a number that is no descriptor answers EBADF; nothing is done with it otherwise.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        // Everything that is opened here is closed on exec; only what was inherited is not.
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open, was not opened by this process, and having the flag now it is taken only once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

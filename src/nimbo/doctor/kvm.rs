@@ -5,6 +5,7 @@ use std::io;
 
 use vmm::probe::{self, ProbeError};
 
+use super::Kvm;
 use super::report::Check;
 
 /// An iteration of the probe's loop takes about 5 ns on hardware and some tens in the emulated lab, where the KVM
@@ -104,6 +105,24 @@ fn judge_speed(loop_ns: Result<f64, ProbeError>) -> Check {
             sentence(&error),
             format!("KVM is there but does not run a small program: look in dmesg.\n{LAB}"),
         ),
+    }
+}
+
+/// See [`super::try_kvm`].
+pub(super) fn try_kvm() -> Kvm {
+    match probe::kernel_loop_ns() {
+        Ok(ns) if ns <= ITERATION_NS_MAX => Kvm::Hardware,
+        Err(ProbeError::Open { source }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            let check = judge_open_error("kvm", &source, None);
+            Kvm::Forbidden(format!("{}\n{}", check.finding, check.remedy.unwrap_or_default()))
+        }
+        Err(ProbeError::Open { source }) if source.kind() == io::ErrorKind::NotFound => {
+            Kvm::Unusable("there is no /dev/kvm".to_owned())
+        }
+        Err(error) => Kvm::Unusable(sentence(&error)),
+        Ok(ns) => {
+            Kvm::Unusable(format!("this machine's KVM emulates kernel code ({ns:.0} ns for an iteration)"))
+        }
     }
 }
 

@@ -89,3 +89,17 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::from(u8::from(report::worst(&checks) == Status::Failed)))
 }
+/// What this machine's KVM is good for.
+pub(crate) enum Kvm {
+    /// Stock kernels run.
+    Hardware,
+    /// Not to be told before somebody gives permission; the text is finding and remedy.
+    Forbidden(String),
+    /// Stock kernels do not run; the text tells why.
+    Unusable(String),
+}
+
+/// Finds out what this machine's KVM is good for, in some ten milliseconds.
+pub(crate) fn try_kvm() -> Kvm {
+    kvm::try_kvm()
+}

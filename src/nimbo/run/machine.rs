@@ -1,0 +1,314 @@
+//! The process of the microVM: started, talked to, and its end noticed.
+//!
+//! Everything that it needs is opened here and handed over by number, so that it opens nothing by path: disks, the
+//! temporary layer, the kernel, the tap's queues, the listening control socket.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context as _, anyhow};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::{JoinHandle, spawn_blocking};
+use types::InstanceId;
+use vmm::control::client::{Client, ClientError, ConsoleStream};
+
+use super::args::Args;
+use super::network::{INSTANCE_TYPE, Network};
+use super::terminal::relay;
+use crate::boot_source::CONSOLE;
+use crate::vmm_process::{self, BootSpec, DiskSpec, InterfaceSpec, ProcessSpec};
+use crate::{cache, sys};
+
+/// How the microVM's process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// The guest turned the power off.
+    PoweredOff,
+    /// The process printed an error.
+    Failed,
+    /// The guest could not go on; the process printed why.
+    Crashed,
+    /// By [`Machine::kill`].
+    Killed,
+    /// By somebody else, or by itself in a way that it should not.
+    Died(String),
+}
+
+/// A conversation on a connection of its own to the control socket, on a thread of its own since the client blocks.
+type Talk<T> = JoinHandle<Result<T, ClientError>>;
+
+/// The process.
+#[derive(Debug)]
+pub(super) struct Machine {
+    child: Child,
+    control: ControlPath,
+    /// The console, once the process has answered.
+    attaching: Talk<ConsoleStream>,
+    /// Passes on what the process says on standard error.
+    messages: JoinHandle<()>,
+    was_killed: bool,
+}
+
+impl Machine {
+    /// Starts the process. `image` is raw.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or a process cannot be started; what is wrong with their content is told by the
+    /// process.
+    pub(super) fn start(
+        args: &Args,
+        image: Option<&Path>,
+        instance: InstanceId,
+        network: Option<&mut Network>,
+    ) -> anyhow::Result<Self> {
+        let mut handed = Vec::new();
+        let mut hand = |descriptor: OwnedFd| {
+            let number = descriptor.as_raw_fd();
+            handed.push(descriptor);
+            number
+        };
+        let (control, listener) = ControlPath::listen(args.control.as_deref())?;
+        let spec = ProcessSpec {
+            cpus: args.cpus,
+            memory: args.memory,
+            instance,
+            instance_type: INSTANCE_TYPE.to_owned(),
+            boot: boot(args, &mut hand)?,
+            disks: disks(args, image, &mut hand)?,
+            interface: network.map(|network| InterfaceSpec {
+                mac: network.mac,
+                mtu: network.mtu(),
+                queues: network.take_queues().into_iter().map(&mut hand).collect(),
+            }),
+            control: hand(listener.into()),
+        };
+        // Asked before there is anybody to answer, so that a guest which lives for a moment is seen as well.
+        let attaching = control.talk(|client| client.attach_console(Some(0), true));
+        let mut child = spawn(&spec, &handed)?;
+        let messages = tokio::spawn(pass_on(child.stderr.take()));
+        Ok(Self { child, control, attaching, messages, was_killed: false })
+    }
+
+    /// The console from its first byte on, and as the one who types; `None` when the process ended first.
+    ///
+    /// # Errors
+    /// When it lives and does not answer.
+    pub(super) async fn attach_console(&mut self) -> anyhow::Result<Option<ConsoleStream>> {
+        match (&mut self.attaching).await.context("the thread for the console failed")? {
+            Ok(console) => Ok(Some(console)),
+            Err(ClientError::Socket { .. } | ClientError::Truncated) => Ok(None),
+            Err(error) => Err(error).context("cannot attach to the guest's console"),
+        }
+    }
+
+    /// # Errors
+    /// When the process does not answer, or the guest is paused.
+    pub(super) async fn press_power_button(&self) -> anyhow::Result<()> {
+        let press = |mut client: Client| client.request("POST", "/v1/machine/power-button", b"{}", &[]);
+        self.control.talk(press).await.context("the thread for the power button failed")??;
+        Ok(())
+    }
+
+    /// Ends the process at once. What the guest wrote to disks that outlive it is as after a power cut.
+    pub(super) fn kill(&mut self) {
+        self.was_killed = true;
+        // The only error is that it has ended.
+        let _ = self.child.start_kill();
+    }
+
+    /// Waits for the end, which a pidfd tells at once.
+    ///
+    /// # Errors
+    /// What waitpid(2) says.
+    pub(super) async fn wait(&mut self) -> anyhow::Result<End> {
+        let status = self.child.wait().await.context("cannot wait for the microVM's process")?;
+        Ok(end(status, self.was_killed))
+    }
+
+    /// Passes on the last messages of a process that has ended.
+    pub(super) async fn finish(self) {
+        // The task ends with the stream, and has nothing to return.
+        let _ = self.messages.await;
+    }
+}
+
+fn end(status: ExitStatus, was_killed: bool) -> End {
+    const FAILED: i32 = vmm_process::FAILED as i32;
+    const CRASHED: i32 = vmm_process::CRASHED as i32;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => End::PoweredOff,
+        (Some(FAILED), _) => End::Failed,
+        (Some(CRASHED), _) => End::Crashed,
+        _ if was_killed => End::Killed,
+        (Some(code), _) => End::Died(format!("it returned {code}")),
+        (None, Some(signal)) => {
+            let name = nix::sys::signal::Signal::try_from(signal).map_or("?", |signal| signal.as_str());
+            let why =
+                if signal == libc::SIGSYS { ": it made a system call that its jail forbids" } else { "" };
+            End::Died(format!("killed by signal {signal} ({name}){why}"))
+        }
+        (None, None) => End::Died(status.to_string()),
+    }
+}
+
+/// Starts this same binary as `nimbo vmm`, with its specification on standard input.
+fn spawn(spec: &ProcessSpec, handed: &[OwnedFd]) -> anyhow::Result<Child> {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg("vmm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A Ctrl-C at the terminal, which goes to a whole process group, is for this process to translate.
+    command.process_group(0);
+    sys::inherit(&mut command, handed.iter().map(|descriptor| descriptor.as_raw_fd()).collect());
+    let mut child =
+        Command::from(command).kill_on_drop(true).spawn().context("cannot start the microVM's process")?;
+    let stdin = child.stdin.take().context("the microVM's process has no standard input")?;
+    let bytes = serde_json::to_vec(spec).context("cannot encode the microVM's specification")?;
+    tokio::spawn(async move {
+        let mut stdin = stdin;
+        // A process that dies before it has read this tells why by itself.
+        let _ = stdin.write_all(&bytes).await;
+    });
+    Ok(child)
+}
+
+/// Prints what the process says, line by line.
+async fn pass_on(stderr: Option<ChildStderr>) {
+    let Some(stderr) = stderr else { return };
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        relay(&line);
+    }
+}
+
+fn boot(args: &Args, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> anyhow::Result<BootSpec> {
+    let Some(kernel) = &args.kernel else {
+        return Ok(BootSpec::Disk { command_line: args.cmdline.clone() });
+    };
+    Ok(BootSpec::Kernel {
+        kernel: hand(open(kernel, "kernel")?.into()),
+        initrd: args
+            .initrd
+            .as_deref()
+            .map(|path| open(path, "initrd").map(|file| hand(file.into())))
+            .transpose()?,
+        command_line: args.cmdline.clone().unwrap_or_else(|| CONSOLE.to_owned()),
+    })
+}
+
+/// The image under a temporary layer, then the others as they are.
+fn disks(
+    args: &Args,
+    image: Option<&Path>,
+    hand: &mut impl FnMut(OwnedFd) -> RawFd,
+) -> anyhow::Result<Vec<DiskSpec>> {
+    let mut disks = Vec::new();
+    if let Some(path) = image {
+        disks.push(DiskSpec::Layered {
+            base: hand(open(path, "image")?.into()),
+            path: path.to_owned(),
+            layer: hand(new_layer()?.into()),
+            size: args.size,
+        });
+    }
+    for disk in &args.disk {
+        let file = OpenOptions::new().read(true).write(!disk.read_only).open(&disk.file);
+        let file = file.with_context(|| format!("cannot open the disk {}", disk.file.display()))?;
+        let (path, read_only) = (disk.file.clone(), disk.read_only);
+        disks.push(DiskSpec::Raw { file: hand(file.into()), path, read_only });
+    }
+    Ok(disks)
+}
+
+/// A file without a name, gone with the process however it ends.
+fn new_layer() -> anyhow::Result<File> {
+    let folder = cache::folder()?;
+    let make = || fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
+    make().with_context(|| format!("cannot make a temporary layer in {}", folder.display()))
+}
+
+fn open(path: &Path, what: &str) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("cannot open the {what} {}", path.display()))
+}
+
+/// Where the control socket is. Dropping it removes the socket.
+#[derive(Debug)]
+struct ControlPath {
+    path: PathBuf,
+    /// Ours, and nobody else may enter it, unless the user chose the path.
+    _folder: Option<TempDir>,
+}
+
+impl ControlPath {
+    fn listen(chosen: Option<&Path>) -> anyhow::Result<(Self, UnixListener)> {
+        let (path, folder) = match chosen {
+            Some(path) => (path.to_owned(), None),
+            None => {
+                let folder = tempfile::Builder::new().prefix("nimbo-").tempdir();
+                let folder = folder.context("cannot make a folder for the control socket")?;
+                (folder.path().join("control"), Some(folder))
+            }
+        };
+        let listener = UnixListener::bind(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => anyhow!(
+                "there is a file already where the control socket should be, {}: another nimbo run may use it, or \
+                 one that was killed has left it; then remove it",
+                path.display()
+            ),
+            _ => anyhow!(error).context(format!("cannot make the control socket {}", path.display())),
+        })?;
+        Ok((Self { path, _folder: folder }, listener))
+    }
+
+    fn talk<T: Send + 'static>(
+        &self,
+        talk: impl FnOnce(Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Talk<T> {
+        let path = self.path.clone();
+        spawn_blocking(move || Client::connect(&path).and_then(talk))
+    }
+}
+
+impl Drop for ControlPath {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the control socket cannot be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_is_told_apart() {
+        let exited = |code: i32| ExitStatus::from_raw(code << 8);
+        let signalled = ExitStatus::from_raw;
+        assert_eq!(end(exited(0), false), End::PoweredOff);
+        assert_eq!(end(exited(0), true), End::PoweredOff);
+        assert_eq!(end(exited(1), false), End::Failed);
+        assert_eq!(end(exited(3), false), End::Crashed);
+        assert_eq!(end(signalled(9), true), End::Killed);
+        assert_eq!(end(signalled(9), false), End::Died("killed by signal 9 (SIGKILL)".into()));
+        let End::Died(why) = end(signalled(31), false) else { panic!("not told") };
+        assert!(why.contains("SIGSYS") && why.contains("jail"), "{why}");
+        assert_eq!(end(exited(101), false), End::Died("it returned 101".into()));
+    }
+
+    #[test]
+    fn the_control_socket_is_there_until_it_is_dropped_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let (control, _listener) = ControlPath::listen(Some(&path)).unwrap();
+        let error = ControlPath::listen(Some(&path)).unwrap_err();
+        assert!(error.to_string().contains("remove it"), "{error}");
+        drop(control);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,228 @@
+//! `nimbo vmm`: the process of one microVM.
+//!
+//! It reads a [`ProcessSpec`] from standard input and takes over the descriptors that the spec names, which whoever
+//! started it has left open. It opens nothing else by path but what the kernel offers to everybody (`/dev/kvm`), and
+//! that before the guest's first instruction.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use types::{ByteSize, InstanceId, MacAddress};
+use vmm::boot::KernelFiles;
+use vmm::console::ConsoleSpec;
+use vmm::jail::JailSpec;
+use vmm::jail::seccomp::Mode;
+use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
+use vmm::process::{Disk, Interface, ProcessError};
+use volume::{BlockBackend, Overlay, RawFile, RawOptions};
+
+use crate::boot_source::KernelOnDisk;
+use crate::{failure, sys};
+
+/// The exit status after an error that was printed: the guest could not be started, or this side failed.
+pub(crate) const FAILED: u8 = 1;
+/// The exit status after the guest could not go on, which was printed.
+pub(crate) const CRASHED: u8 = 3;
+
+/// Descriptors of 32 CPUs, 31 devices with their queues, and some hundred clients.
+const DESCRIPTORS_MAX: u64 = 4096;
+
+/// Runs one microVM; nimbo run starts it
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(crate) struct Args {}
+
+/// What a microVM is. Numbers of type [`RawFd`] are descriptors that the process inherits.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessSpec {
+    pub(crate) cpus: u8,
+    pub(crate) memory: ByteSize,
+    pub(crate) instance: InstanceId,
+    pub(crate) instance_type: String,
+    pub(crate) boot: BootSpec,
+    /// In the order in which the guest sees them.
+    pub(crate) disks: Vec<DiskSpec>,
+    pub(crate) interface: Option<InterfaceSpec>,
+    /// A listening Unix socket.
+    pub(crate) control: RawFd,
+}
+
+/// Where the kernel comes from.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BootSpec {
+    /// What the boot loader's configuration on the first disk names, except for its command line if one is given.
+    Disk {
+        command_line: Option<String>,
+    },
+    Kernel {
+        kernel: RawFd,
+        initrd: Option<RawFd>,
+        command_line: String,
+    },
+}
+
+/// A disk. The path is for messages.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DiskSpec {
+    Raw {
+        file: RawFd,
+        path: PathBuf,
+        read_only: bool,
+    },
+    /// Writes go to `layer`, an empty file; the guest sees `size`, or the base's.
+    Layered {
+        base: RawFd,
+        path: PathBuf,
+        layer: RawFd,
+        size: Option<ByteSize>,
+    },
+}
+
+/// An interface on a tap.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct InterfaceSpec {
+    pub(crate) mac: MacAddress,
+    pub(crate) mtu: u16,
+    /// A descriptor for each pair of queues.
+    pub(crate) queues: Vec<RawFd>,
+}
+
+/// Runs the microVM to its end.
+pub(crate) fn main(_args: &Args) -> anyhow::Result<ExitCode> {
+    let spec: ProcessSpec =
+        serde_json::from_reader(io::stdin().lock()).context("cannot read the microVM's specification")?;
+    match vmm::process::run(open(spec)?) {
+        Ok(vmm::process::End::PoweredOff) => Ok(ExitCode::SUCCESS),
+        Err(error @ ProcessError::Fault { .. }) => {
+            eprint!("{}", failure::render(&error.into()));
+            Ok(ExitCode::from(CRASHED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The specification with everything in it open.
+fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
+    let disks = spec.disks.into_iter().map(open_disk).collect::<anyhow::Result<Vec<_>>>()?;
+    let boot: Box<dyn BootSource> = match spec.boot {
+        BootSpec::Kernel { kernel, initrd, command_line } => Box::new(KernelFiles {
+            kernel: take_file(kernel)?,
+            initrd: initrd.map(take_file).transpose()?,
+            command_line,
+        }),
+        BootSpec::Disk { command_line } => Box::new(KernelOnDisk {
+            disk: disks.first().cloned().context("there is neither a disk nor a kernel to boot")?,
+            command_line,
+            memory_bytes: spec.memory.bytes(),
+        }),
+    };
+    let (mut uuid, mut generation) = ([0; 16], [0; 16]);
+    let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    random
+        .read_exact(&mut uuid)
+        .and_then(|()| random.read_exact(&mut generation))
+        .context("cannot draw an id")?;
+    let machine = MachineSpec {
+        cpus: spec.cpus,
+        memory_bytes: spec.memory.bytes(),
+        identity: SystemIdentity {
+            uuid: ec2_uuid(u128::from_le_bytes(uuid)),
+            product: spec.instance_type,
+            asset: spec.instance.to_string(),
+        },
+        generation: u128::from_le_bytes(generation),
+    };
+    Ok(vmm::process::ProcessSpec {
+        id: spec.instance.to_string(),
+        machine,
+        boot,
+        disks: disks
+            .into_iter()
+            .zip(0..)
+            .map(|(backend, index)| disk(backend, index))
+            .collect::<Result<_, _>>()?,
+        interfaces: spec.interface.map(open_interface).transpose()?.into_iter().collect(),
+        console: ConsoleSpec::default(),
+        control: UnixListener::from(take(spec.control)?),
+        vsock: None,
+        rng: true,
+        balloon: true,
+        jail: JailSpec {
+            identity: None,
+            network: None,
+            descriptors_max: DESCRIPTORS_MAX,
+            filters: Mode::Kill,
+        },
+    })
+}
+
+/// cloud-init takes a machine for one of EC2 by a UUID that begins so.
+fn ec2_uuid(random: u128) -> u128 {
+    const PREFIX: u128 = 0xec2 << 116;
+    PREFIX | random & (u128::MAX >> 12)
+}
+
+fn open_disk(spec: DiskSpec) -> anyhow::Result<Arc<dyn BlockBackend>> {
+    match spec {
+        DiskSpec::Raw { file, path, read_only } => {
+            let options = RawOptions { read_only, direct: false };
+            Ok(Arc::new(RawFile::from_file(take_file(file)?, &path, options)?))
+        }
+        DiskSpec::Layered { base, path, layer, size } => {
+            let options = RawOptions { read_only: true, direct: false };
+            let base = RawFile::from_file(take_file(base)?, &path, options)?;
+            let overlay = Overlay::with_top(&base, take_file(layer)?, size.map(ByteSize::bytes));
+            Ok(Arc::new(
+                overlay.with_context(|| format!("cannot lay a temporary layer over {}", path.display()))?,
+            ))
+        }
+    }
+}
+
+fn disk(backend: Arc<dyn BlockBackend>, index: u32) -> anyhow::Result<Disk> {
+    let name = format!("disk{index}");
+    Ok(Disk { id: name.parse()?, serial: name, backend })
+}
+
+fn open_interface(spec: InterfaceSpec) -> anyhow::Result<Interface> {
+    let taps = spec.queues.into_iter().map(take).collect::<anyhow::Result<_>>()?;
+    Ok(Interface { id: "net0".parse()?, mac: spec.mac, mtu: spec.mtu, taps })
+}
+
+fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
+    sys::take_inherited(number)
+        .with_context(|| format!("descriptor {number} of the specification was not handed over"))
+}
+
+fn take_file(number: RawFd) -> anyhow::Result<File> {
+    take(number).map(File::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_begins_with_ec2_and_keeps_the_rest() {
+        assert_eq!(ec2_uuid(0), 0xec2 << 116);
+        assert_eq!(format!("{:032x}", ec2_uuid(u128::MAX)), format!("ec2{}", "f".repeat(29)));
+    }
+
+    #[test]
+    fn a_descriptor_of_this_process_is_not_taken_for_an_inherited_one() {
+        let own = File::open("/dev/null").unwrap();
+        assert!(sys::take_inherited(std::os::fd::AsRawFd::as_raw_fd(&own)).is_err());
+        assert!(sys::take_inherited(0).is_err());
+        assert!(sys::take_inherited(987_654).is_err());
+    }
+}
