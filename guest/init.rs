@@ -40,8 +40,7 @@ pub fn run() -> Result<Infallible> {
     let events = Uevents::open()?;
     Modules::of_kernel().load_list(Path::new(MODULES));
     fstab::mount_all(fstab::Kind::Local);
-    let mut machine =
-        Machine { services: Services::default(), cloud: None, buttons: Buttons::default(), may_serve: false };
+    let mut machine = Machine::default();
     machine.buttons.refresh();
     machine.start(&line)?;
     loop {
@@ -84,17 +83,14 @@ fn prepare() {
     }
 }
 
+#[derive(Default)]
 struct Machine {
     services: Services,
-    /// Where `cloud` tells how far it is, until it ends.
-    cloud: Option<Cloud>,
+    cloud: Option<Pid>,
+    /// Where `cloud` tells how far it is, until it closes it.
+    progress: Option<ChildStdout>,
     buttons: Buttons,
     may_serve: bool,
-}
-
-struct Cloud {
-    pid: Pid,
-    progress: ChildStdout,
 }
 
 impl Machine {
@@ -110,8 +106,8 @@ impl Machine {
         let mut cloud = services::ourselves("cloud");
         let mut child =
             cloud.stdin(network_up).stdout(Stdio::piped()).spawn().context("start nimbo-init cloud")?;
-        let progress = child.stdout.take().context("start nimbo-init cloud with a pipe")?;
-        self.cloud = Some(Cloud { pid: pid_of(child.id()), progress });
+        self.progress = child.stdout.take();
+        self.cloud = Some(pid_of(child.id()));
         Ok(())
     }
 
@@ -129,8 +125,8 @@ impl Machine {
             PollFd::new(events.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(self.buttons.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if let Some(cloud) = &self.cloud {
-            fds.push(PollFd::new(cloud.progress.as_fd(), PollFlags::POLLIN));
+        if let Some(progress) = &self.progress {
+            fds.push(PollFd::new(progress.as_fd(), PollFlags::POLLIN));
         }
         let timeout = match self.services.next_start() {
             Some(at) => round_up(at.saturating_duration_since(Instant::now())),
@@ -140,7 +136,7 @@ impl Machine {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("wait for something to happen"),
         }
-        let cloud_spoke = self.cloud.is_some() && fds.last().and_then(PollFd::any) == Some(true);
+        let cloud_spoke = self.progress.is_some() && fds.last().and_then(PollFd::any) == Some(true);
         drop(fds);
         if cloud_spoke {
             self.listen_to_cloud();
@@ -158,10 +154,10 @@ impl Machine {
 
     /// One line means that services may start. The end of the pipe means that no such line will come.
     fn listen_to_cloud(&mut self) {
-        let Some(cloud) = &mut self.cloud else { return };
+        let Some(progress) = &mut self.progress else { return };
         let mut buffer = [0; 64];
-        if !matches!(cloud.progress.read(&mut buffer), Ok(length) if length > 0) {
-            self.cloud = None;
+        if !matches!(progress.read(&mut buffer), Ok(length) if length > 0) {
+            self.progress = None;
         }
         self.serve();
     }
@@ -189,9 +185,8 @@ impl Machine {
                 WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => pid,
                 _ => continue,
             };
-            let is_cloud = self.cloud.as_ref().is_some_and(|cloud| cloud.pid == pid);
-            if is_cloud && !matches!(status, WaitStatus::Exited(_, 0)) {
-                say!("user-data was not finished: nimbo-init cloud ended with {}", show(status));
+            if self.cloud == Some(pid) && !matches!(status, WaitStatus::Exited(_, 0)) {
+                say!("nimbo-init cloud ended with {}", show(status));
             }
             self.services.ended(pid, &show(status), Instant::now());
         }

@@ -1,11 +1,11 @@
 //! nimbo-init: the first process of tiny images. The README says what it does and what an image must hold.
 //!
-//! One program, four lives:
+//! One program, many lives:
 //!
 //! ```text
 //! pid 1, initrd ──execve──▶ pid 1, root ──┬─ net      DHCP, on every interface, as they come     (restarted)
 //!                                         │   │ a pipe: one line when the network is up
-//!                                         ├─ cloud    metadata, user-data                        (once)
+//!                                         ├─ cloud ── steps   metadata, user-data                (once)
 //!                                         │   │ a pipe: one line when services may start
 //!                                         └─ services, and a shell on the console                (restarted)
 //! ```
@@ -62,6 +62,8 @@ fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         Some("net") => net::run(),
         Some("cloud") => cloud::run(),
+        Some("steps") => cloud::run_steps(),
+        Some("leave") => shutdown::leave_file_systems(),
         Some("console") => terminal::run(),
         _ => {
             say!("this is the first process of a machine: it does nothing unless it is process 1");

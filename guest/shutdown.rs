@@ -4,10 +4,9 @@
 //! stopping.
 
 use std::os::fd::AsFd;
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -18,8 +17,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, sync};
 
 use crate::console::say;
-use crate::init::round_up;
+use crate::init::{round_up, spawn};
 use crate::mount::parse_mountinfo;
+use crate::services;
 
 const TERM_WAIT: Duration = Duration::from_secs(5);
 const KILL_WAIT: Duration = Duration::from_secs(2);
@@ -41,14 +41,14 @@ pub fn run(how: How, signals: &SignalFd) -> ! {
     };
     say!("{words}");
     end_processes(signals);
-    // In a thread, because sync(2) and umount(2) have no limit of their own.
-    let (done, is_done) = mpsc::channel();
-    thread::spawn(move || {
-        leave_file_systems();
-        let _ = done.send(());
-    });
-    if is_done.recv_timeout(UNMOUNT_WAIT).is_err() {
-        say!("file systems could not be left in {} s", UNMOUNT_WAIT.as_secs());
+    // In a child, because sync(2) and umount(2) have no limit of their own.
+    match spawn(&mut services::ourselves("leave")) {
+        Ok(_) if wait_for_children(signals, UNMOUNT_WAIT) => {}
+        Ok(_) => say!("file systems could not be left in {} s", UNMOUNT_WAIT.as_secs()),
+        Err(error) => {
+            say!("file systems are not unmounted: {error}");
+            sync();
+        }
     }
     let Err(errno) = reboot(mode);
     crate::fault::end(&format!("{words}: {errno}"))
@@ -87,8 +87,11 @@ fn wait_for_children(signals: &SignalFd, limit: Duration) -> bool {
     }
 }
 
-/// Unmounts all that holds data, the last mounted first, and makes the root read-only.
-fn leave_file_systems() {
+/// `nimbo-init leave`: unmounts all that holds data, the last mounted first, and makes the root read-only.
+///
+/// # Errors
+/// If the root could not be made read-only. What else fails is said.
+pub fn leave_file_systems() -> Result<()> {
     sync();
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for (target, kind) in parse_mountinfo(&text).into_iter().rev() {
@@ -102,8 +105,7 @@ fn leave_file_systems() {
         }
     }
     let none: Option<&str> = None;
-    if let Err(errno) = mount(none, "/", none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none) {
-        say!("the root could not be made read-only: {errno}");
-    }
+    let result = mount(none, "/", none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none);
     sync();
+    result.context("make the root read-only")
 }

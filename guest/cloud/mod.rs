@@ -1,8 +1,12 @@
-//! `nimbo-init cloud`: what cloud-init does, once for each boot, in a process of its own.
+//! `nimbo-init cloud`: what cloud-init does, once for each boot, in processes of its own.
 //!
-//! It waits for `net` to say that the network is up (a line on standard input), asks the metadata service, and works
-//! through [`steps`]. When users and host keys are there it tells pid 1 that services may start (a line on standard
-//! output). All output, its own and that of every program it starts, goes to the console and to the log.
+//! ```text
+//! net ──"up"──▶ steps ──"serve"──▶ pid 1        steps and all that it starts ──output──▶ cloud ──▶ console, log
+//! ```
+//!
+//! `steps` waits for `net` to say that the network is up (a line on its standard input), asks the metadata service, and
+//! works through the [`steps`]. When users and host keys are there it tells pid 1 that services may start (a line on
+//! its standard output). Its standard error, and all output of the programs it starts, goes to `cloud`.
 
 mod output;
 mod steps;
@@ -14,38 +18,55 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::console::{self, say};
-use crate::fstab;
 use crate::imds::{self, Metadata};
 use crate::userdata::instance::Instance;
-use crate::{grow, ssh};
-use output::Output;
+use crate::{fstab, grow, services, ssh};
 
+const LOG: &str = "/var/log/cloud-init-output.log";
 /// How long to wait for a metadata service, with a network.
 const METADATA_WAIT: Duration = Duration::from_secs(20);
 
-/// Runs through all steps.
+/// Starts the steps, and copies their output.
 ///
 /// # Errors
-/// If any of them failed; each has said so already.
+/// If they could not be started, or did not end as they should.
 pub fn run() -> Result<()> {
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let mut command = services::ourselves("steps");
+    let mut child = command.stderr(writer).spawn().context("start nimbo-init steps")?;
+    // Its end of the pipe, and our copy of the one to pid 1: each has to see the end of the other.
+    drop(command);
+    let null = File::options().write(true).open("/dev/null").context("open /dev/null")?;
+    nix::unistd::dup2_stdout(&null).context("close the pipe to pid 1")?;
+    output::copy(reader, Path::new(LOG));
+    let status = child.wait().context("wait for nimbo-init steps")?;
+    if !status.success() {
+        bail!("user-data was not finished: nimbo-init steps ended with {status}");
+    }
+    Ok(())
+}
+
+/// Does all steps. What fails is said, and is no failure of this process.
+///
+/// # Errors
+/// If not even the first step could be done.
+pub fn run_steps() -> Result<()> {
     let progress = std::io::stdout().as_fd().try_clone_to_owned().context("keep the pipe to pid 1")?;
-    let output = Output::start(Path::new("/var/log/cloud-init-output.log"))?;
+    nix::unistd::dup2_stdout(std::io::stderr()).context("redirect output")?;
     let machine = Live { progress: progress.into() };
     let has_network = wait_for_network();
     let failures = match learn(has_network) {
         Some((instance, metadata)) => steps::run(Path::new("/"), &instance, &metadata, &machine),
         None => steps::run_without_instance(&machine),
     };
-    console::ready();
-    drop(machine);
-    output.finish();
-    match failures {
-        0 => Ok(()),
-        failures => anyhow::bail!("{failures} steps of the first boot failed"),
+    if failures > 0 {
+        say!("{failures} steps of this boot failed");
     }
+    console::ready();
+    Ok(())
 }
 
 /// Whether `net` has found a network. It may also have ended, or given up.

@@ -1,45 +1,38 @@
-//! Copies everything that is written to standard output and standard error, also by programs that stay behind, to
-//! where standard error went before and to a log.
+//! Copies everything that the steps and their programs write, also those that stay behind, to the console and a log.
+//!
+//! That is why this is a process of its own: a pipe that nobody reads any more would end a daemon that a script has
+//! started.
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::thread::{self, JoinHandle};
-
-use anyhow::{Context, Result};
-use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use crate::console::say;
 
-pub struct Output {
-    copier: JoinHandle<()>,
-}
-
-impl Output {
-    /// From now on. Without a log, for which there must be room on the disk, there still is the console.
-    pub fn start(log: &Path) -> Result<Self> {
-        let console: File =
-            std::io::stderr().as_fd().try_clone_to_owned().context("keep the console")?.into();
-        let (reader, writer) = std::io::pipe().context("make a pipe")?;
-        let file = open(log);
-        let missing = file.as_ref().err().map(|error| format!("{}: {error}", log.display()));
-        let copier = thread::spawn(move || copy(reader, &console, file.ok()));
-        let writer = OwnedFd::from(writer);
-        dup2_stdout(&writer).context("redirect output")?;
-        dup2_stderr(&writer).context("redirect output")?;
-        if let Some(missing) = missing {
-            say!("no log: {missing}");
+/// Returns when the last program that writes to the other end has ended, or closed it.
+pub fn copy(mut reader: PipeReader, log: &Path) {
+    // There may be no room on the disk, or no writable disk; there still is the console.
+    let mut file = match open(log) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            say!("no log: {}: {error}", log.display());
+            None
         }
-        Ok(Output { copier })
-    }
-
-    /// Returns when the last program that writes here has ended, or closed its output.
-    pub fn finish(self) {
-        if let Ok(null) = File::options().write(true).open("/dev/null") {
-            let _ = dup2_stdout(&null);
-            let _ = dup2_stderr(&null);
-            let _ = self.copier.join();
+    };
+    let mut console = std::io::stderr();
+    let mut buffer = [0; 8192];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) => {
+                // A full disk or a closed console must not stop the programs that write.
+                let _ = console.write_all(&buffer[..length]);
+                if let Some(file) = &mut file {
+                    let _ = file.write_all(&buffer[..length]);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }
@@ -51,20 +44,20 @@ fn open(log: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(log)
 }
 
-fn copy(mut reader: PipeReader, mut console: &File, mut log: Option<File>) {
-    let mut buffer = [0; 8192];
-    loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => {
-                // A full disk or a closed console must not stop the programs that write.
-                let _ = console.write_all(&buffer[..length]);
-                if let Some(log) = &mut log {
-                    let _ = log.write_all(&buffer[..length]);
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_grows_until_the_last_writer_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log/output.log");
+        for text in ["one\n", "two\n"] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            copy(reader, &log);
         }
+        assert_eq!(fs::read_to_string(log).unwrap(), "one\ntwo\n");
     }
 }
