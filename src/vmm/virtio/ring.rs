@@ -325,3 +325,121 @@ impl Ring {
         unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::virtio::driver::{Driver, Piece, memory};
+
+    const RING_FEATURES: u64 = feature::EVENT_IDX | feature::INDIRECT_DESC;
+
+    fn ring(features: u64) -> (Driver, Ring) {
+        let driver = Driver::new(&memory(), 0, 16);
+        let ring = Ring::new(driver.active(), features).unwrap();
+        (driver, ring)
+    }
+
+    fn is_interrupted(driver: &Driver) -> bool {
+        driver.interrupted_before(Instant::now())
+    }
+
+    #[test]
+    fn chains_come_out_in_order_and_are_given_back_together() {
+        let (mut driver, mut ring) = ring(RING_FEATURES);
+        let added = [0, 1, 2].map(|_| driver.add(&[Piece::In(8)]).head);
+        driver.want_interrupt_after(2);
+        for head in added {
+            assert_eq!(ring.pop().unwrap(), Some(head));
+            ring.put_used(head, 8);
+        }
+        assert_eq!((ring.pop().unwrap(), driver.take_used()), (None, None));
+        ring.notify();
+        assert_eq!(added.map(|_| driver.take_used()), added.map(|head| Some((head, 8))));
+        assert!(is_interrupted(&driver));
+    }
+
+    #[test]
+    fn a_driver_that_waits_for_more_is_not_interrupted() {
+        let (mut driver, mut ring) = ring(RING_FEATURES);
+        driver.want_interrupt_after(2);
+        for is_wanted in [false, true, false] {
+            let head = driver.add(&[Piece::In(8)]).head;
+            assert_eq!(ring.pop().unwrap(), Some(head));
+            ring.put_used(head, 0);
+            ring.notify();
+            assert_eq!(is_interrupted(&driver), is_wanted);
+        }
+    }
+
+    #[test]
+    fn the_indexes_go_round() {
+        let (mut driver, mut ring) = ring(RING_FEATURES);
+        for _ in 0..70_000u32 {
+            driver.want_interrupt_after(1);
+            let head = driver.add(&[Piece::In(8)]).head;
+            assert_eq!(ring.pop().unwrap(), Some(head));
+            ring.put_used(head, 1);
+            ring.notify();
+            assert_eq!(driver.take_used(), Some((head, 1)));
+            assert!(is_interrupted(&driver));
+            assert!(!ring.allow_kicks());
+        }
+    }
+
+    #[test]
+    fn without_event_indexes_the_flags_say_who_wants_to_hear() {
+        let (mut driver, mut ring) = ring(0);
+        let used_flags = |driver: &Driver| driver.read(driver.used_ring(), 2);
+        ring.suppress_kicks();
+        assert_eq!(used_flags(&driver), [1, 0]);
+        let head = driver.add(&[Piece::In(8)]).head;
+        assert!(ring.allow_kicks(), "a chain came meanwhile");
+        assert_eq!(used_flags(&driver), [0, 0]);
+        for (flags, is_wanted) in [(1u16, false), (0, true)] {
+            use vm_memory::Bytes;
+            driver.memory.write_obj(flags, GuestAddress(driver.available_ring())).unwrap();
+            ring.put_used(head, 0);
+            ring.notify();
+            assert_eq!(is_interrupted(&driver), is_wanted);
+        }
+    }
+
+    #[test]
+    fn an_indirect_table_must_have_been_negotiated() {
+        let mut buffers = Buffers::with_capacity(4);
+        for (features, is_good) in [(RING_FEATURES, true), (feature::EVENT_IDX, false)] {
+            let (mut driver, ring) = ring(features);
+            let head = driver.add_indirect(&[Piece::In(8)]).head;
+            assert_eq!(ring.gather(head, &mut buffers).is_ok(), is_good);
+        }
+    }
+
+    #[test]
+    fn a_chain_of_more_pieces_than_a_device_takes_is_broken() {
+        let (mut driver, ring) = ring(RING_FEATURES);
+        let mut buffers = Buffers::with_capacity(4);
+        for (pieces, is_good) in [(4, true), (5, false)] {
+            let head = driver.add_indirect(&vec![Piece::In(8); pieces]).head;
+            assert_eq!(ring.gather(head, &mut buffers).is_ok(), is_good);
+        }
+    }
+
+    #[test]
+    fn rings_lie_in_ram_and_are_aligned() {
+        let outside = 1 << 30;
+        for (table, available, used, is_good) in [
+            (0x4000, 0x5000, 0x6000, true),
+            (outside, 0x5000, 0x6000, false),
+            (0x4000, outside, 0x6000, false),
+            (0x4000, 0x5000, (32 << 20) - 16, false),
+        ] {
+            let mut active = Driver::new(&memory(), 0, 16).active();
+            active.queue.set_desc_table_address(Some(table), Some(0));
+            active.queue.set_avail_ring_address(Some(available), Some(0));
+            active.queue.set_used_ring_address(Some(used), Some(0));
+            assert_eq!(Ring::new(active, 0).is_ok(), is_good);
+        }
+    }
+}

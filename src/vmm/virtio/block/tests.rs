@@ -8,7 +8,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use volume::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
+use volume::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull, RawFile, RawOptions};
 
 use super::{Block, BlockSpec, feature};
 use crate::virtio::driver::{Driver, INDIRECT, NEXT, PATIENCE, Piece, Running, WRITE, memory};
@@ -321,6 +321,43 @@ fn without_flush_each_write_is_flushed_before_it_is_reported() {
     assert_eq!(bench.ask(1, 0, Piece::Out(vec![1; 512])).0, 0);
     assert_eq!(*bench.disk.journal.lock().unwrap(), ["write", "flush"]);
     assert_eq!(bench.ask(11, 0, range(0, 8, 0)).0, 2, "discard was not negotiated");
+}
+
+#[test]
+fn a_real_file_is_read_and_written_through_the_kernels_ring() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    for direct in [false, true] {
+        let options = RawOptions { direct, ..RawOptions::default() };
+        let backend = Arc::new(RawFile::open(file.path(), options).unwrap());
+        let spec = BlockSpec { name: "blk0".into(), serial: String::new(), backend, queues: 1 };
+        let (block, parts) = Block::new(spec).unwrap();
+        let mut driver = Driver::new(&memory(), 0, 256);
+        let running = Running::start(parts.workers.into_iter().next().unwrap(), &[&driver], ALL);
+        for kind in [1, 0] {
+            running.worker.pause();
+            let added: Vec<_> = (0..80u8)
+                .map(|sector| {
+                    let data = if kind == 1 { Piece::Out(vec![sector; 512]) } else { Piece::In(512) };
+                    driver.add(&request(kind, u64::from(sector), &[data]))
+                })
+                .collect();
+            running.worker.resume();
+            for _ in &added {
+                driver.wait_used();
+            }
+            for (sector, added) in (0u8..).zip(&added) {
+                assert_eq!(driver.read(added.at[2], 1), [0]);
+                assert_eq!(driver.read(added.at[1], 512), [sector; 512]);
+            }
+        }
+        driver.add(&request(4, 0, &[]));
+        driver.kick();
+        driver.wait_used();
+        let counters = block.counters();
+        assert_eq!(counters["read"]["bytes"], 80 * 512);
+        assert_eq!(counters["flush"]["operations"], 1);
+    }
 }
 
 #[test]
