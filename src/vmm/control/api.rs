@@ -202,7 +202,7 @@ pub struct VcpuCounters {
     pub index: u8,
     /// CPU time of the vCPU's thread, in the guest and on its behalf.
     pub cpu_ns: u64,
-    /// How often the vCPU left the guest for this process, by KVM's reason.
+    /// How often the vCPU left the guest for this process, by why.
     pub exits: BTreeMap<Cow<'static, str>, u64>,
 }
 

@@ -61,7 +61,7 @@ fn a_client_works_a_machine_over_one_connection() {
     let balloon: BalloonStatus = client.put("/v1/balloon", &target).unwrap();
     assert_eq!(balloon.target_bytes, target.target_bytes);
     let counters: Counters = client.get("/v1/counters").unwrap();
-    assert_eq!(counters.vcpus[0].exits["mmio"], 1041);
+    assert_eq!(counters.vcpus[0].exits["memory_write"], 1041);
     let off: MachineStatus = client.post("/v1/machine/power-off", &no_body, &[]).unwrap();
     assert_eq!(off.state, MachineState::Off);
 }
