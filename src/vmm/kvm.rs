@@ -104,6 +104,14 @@ impl Vm {
         self.fd.register_irqfd(event, pin).map_err(call("KVM_IRQFD"))
     }
 
+    /// Undoes [`Vm::connect_pin`]: an event can be connected to one machine at a time.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn disconnect_pin(&self, pin: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.fd.unregister_irqfd(event, pin).map_err(call("KVM_IRQFD"))
+    }
+
     /// Takes a free interrupt number for an MSI.
     pub fn take_interrupt(&self) -> u32 {
         let mut routes = self.routes();

@@ -33,6 +33,7 @@ use crate::kvm::KvmError;
 use crate::memory::{self, Memory, MemoryError};
 use crate::pci::Slot;
 use crate::platform::{Request, SerialPort};
+pub use crate::virtio::pci::DriverState;
 use crate::virtio::pci::{DeviceUnit, TransportError};
 use crate::virtio::worker::WorkerThread;
 use crate::virtio::{DeviceKind, DeviceParts};
@@ -118,6 +119,8 @@ pub enum MachineEvent {
     Reset,
     /// The guest let go of a device that it was asked for; the device is gone.
     Unplugged { id: String },
+    /// A device is broken until its driver resets it.
+    NeedsReset { id: String },
     /// KVM cannot run the guest any more; the machine is stopped.
     Fault(String),
 }
@@ -128,6 +131,8 @@ struct Plugged {
     slot: Slot,
     /// The guest has been asked to let go of it.
     leaving: bool,
+    /// What was told last of its driver.
+    told: DriverState,
 }
 
 /// What is told of a device.
@@ -136,8 +141,7 @@ pub struct DeviceStatus {
     pub id: String,
     pub kind: DeviceKind,
     pub slot: u8,
-    /// The driver's status field (virtio 1.2, 2.1): 15 in use, 64 more when a reset is needed.
-    pub status: u8,
+    pub driver: DriverState,
     pub leaving: bool,
     pub counters: serde_json::Value,
 }
@@ -222,10 +226,10 @@ impl Machine {
             .map_err(|source| MachineError::Worker { id: id.into(), source })?;
         let unit = Arc::new(DeviceUnit { device: parts.device, workers });
         if let Some(run) = &mut self.run {
-            run.plug(id, &unit, slot, &self.memory)?;
+            run.plug(id, &unit, slot, &self.memory, &self.teller)?;
             run.announce(slot);
         }
-        self.devices.insert(id.into(), Plugged { unit, slot, leaving: false });
+        self.devices.insert(id.into(), Plugged { unit, slot, leaving: false, told: DriverState::None });
         Ok(slot)
     }
 
@@ -366,7 +370,25 @@ impl Machine {
                 }
             }
         }
+        told.extend(self.newly_broken().into_iter().map(|id| MachineEvent::NeedsReset { id }));
         Ok(told)
+    }
+
+    fn driver_state(&self, id: &str) -> DriverState {
+        self.run.as_ref().map_or(DriverState::None, |run| run.driver_state(id))
+    }
+
+    /// Devices that need a reset and did not when it was looked last.
+    fn newly_broken(&mut self) -> Vec<String> {
+        let Some(run) = &self.run else { return Vec::new() };
+        let mut broken = Vec::new();
+        for (id, device) in &mut self.devices {
+            let now = run.driver_state(id);
+            if std::mem::replace(&mut device.told, now) != now && now == DriverState::NeedsReset {
+                broken.push(id.clone());
+            }
+        }
+        broken
     }
 
     /// The serial port, for whoever types.
@@ -385,7 +407,7 @@ impl Machine {
                 id: id.clone(),
                 kind: device.unit.device.kind(),
                 slot: device.slot.number(),
-                status: self.run.as_ref().and_then(|run| run.device_status(id)).unwrap_or(0),
+                driver: self.driver_state(id),
                 leaving: device.leaving,
                 counters: device.unit.device.counters(),
             })

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use super::{Machine, MachineError};
 use crate::boot::{self, BootImage};
-use crate::cpu::CpuThreads;
+use crate::cpu::{CpuThreads, Teller};
 use crate::firmware;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::Memory;
 use crate::pci::hotplug::HotplugRegisters;
 use crate::pci::{PciBus, Slot};
 use crate::platform::{Platform, PowerRegisters, Rtc, SERIAL_INTERRUPT, SerialPort};
-use crate::virtio::pci::{DeviceUnit, PciTransport};
+use crate::virtio::pci::{DeviceUnit, DriverState, PciTransport};
 
 /// KVM's machine and everything that is forgotten when it goes. Fields are dropped in this order: CPUs first.
 pub(super) struct Run {
@@ -43,7 +43,7 @@ impl Run {
         .map_err(|source| MachineError::Cpu { source })?;
         let mut run = Run { cpus, transports: BTreeMap::new(), platform, vm };
         for (id, device) in &machine.devices {
-            run.plug(id, &device.unit, device.slot, memory)?;
+            run.plug(id, &device.unit, device.slot, memory, &machine.teller)?;
         }
         Ok(run)
     }
@@ -54,8 +54,10 @@ impl Run {
         unit: &Arc<DeviceUnit>,
         slot: Slot,
         memory: &Memory,
+        teller: &Teller,
     ) -> Result<(), MachineError> {
-        let transport = PciTransport::new(unit.clone(), slot, self.vm.clone(), memory.clone())
+        let failure = teller.wake.try_clone().map_err(|source| MachineError::Events { source })?;
+        let transport = PciTransport::new(unit.clone(), slot, self.vm.clone(), memory.clone(), failure)
             .map_err(|source| MachineError::Transport { id: id.into(), source })?;
         self.platform.pci.plug(slot, transport.clone());
         self.transports.insert(id.into(), transport);
@@ -80,8 +82,16 @@ impl Run {
         self.platform.power.tell_hotplug();
     }
 
-    pub(super) fn device_status(&self, id: &str) -> Option<u8> {
-        self.transports.get(id).map(|transport| transport.status())
+    pub(super) fn driver_state(&self, id: &str) -> DriverState {
+        self.transports.get(id).map_or(DriverState::None, |transport| transport.state())
+    }
+}
+
+impl Drop for Run {
+    /// The serial port's interrupt is the next run's too, so it is taken back and not left to KVM's own time.
+    fn drop(&mut self) {
+        // A refusal would show when the next run connects it.
+        let _ = self.vm.disconnect_pin(SERIAL_INTERRUPT, self.platform.serial.interrupt());
     }
 }
 

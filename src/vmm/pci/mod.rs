@@ -85,12 +85,6 @@ impl Default for PciBus {
 const ADDRESS_ENABLE: u32 = 1 << 31;
 
 impl PciBus {
-    /// The lowest slot that is free.
-    pub fn free_slot(&self) -> Option<Slot> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        (1..SLOT_COUNT).find(|&number| functions[usize::from(number)].is_none()).and_then(Slot::new)
-    }
-
     /// Puts `function` into `slot`.
     pub fn plug(&self, slot: Slot, function: Arc<dyn PciFunction>) {
         self.functions.write().unwrap_or_else(PoisonError::into_inner)[usize::from(slot.number())] =

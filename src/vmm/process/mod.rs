@@ -249,6 +249,9 @@ impl Loop {
                 MachineEvent::PoweredOff => self.owned.is_off = true,
                 MachineEvent::Reset => self.owned.events.publish(EventKind::Reset),
                 MachineEvent::Unplugged { id } => self.owned.tell_unplugged(&id),
+                MachineEvent::NeedsReset { id } => {
+                    self.owned.tell(&id, |device| EventKind::DeviceNeedsReset { device });
+                }
                 MachineEvent::Fault(report) => return Err(ProcessError::Fault { report }),
             }
         }

@@ -19,7 +19,7 @@ use crate::control::api::{
 use crate::control::operations::{OperationError, Operations, Removal, Removed};
 use crate::control::{EventLog, ProcessMemoryFile};
 use crate::cpu::CpuCounts;
-use crate::machine::{self, Machine, MachineError, MachineEvent};
+use crate::machine::{self, DriverState, Machine, MachineError, MachineEvent};
 use crate::virtio::balloon::Balloon;
 use crate::virtio::{DeviceKind, DeviceParts};
 
@@ -38,16 +38,18 @@ pub(super) struct Owned {
 
 /// Slots for devices, as many as the bus has beside the host bridge.
 const SLOTS: usize = 31;
-/// The driver's status: everything set up, and a reset needed (virtio 1.2, 2.1).
-const DRIVER_OK: u8 = 4;
-const NEEDS_RESET: u8 = 64;
 const MTU_DEFAULT: u16 = 1500;
 
 impl Owned {
-    pub(super) fn tell_unplugged(&self, id: &str) {
+    /// Publishes what happened to a device; ids of the machine are those of the control socket.
+    pub(super) fn tell(&self, id: &str, event: impl FnOnce(DeviceId) -> EventKind) {
         if let Ok(device) = id.parse() {
-            self.events.publish(EventKind::DeviceUnplugged { device });
+            self.events.publish(event(device));
         }
+    }
+
+    pub(super) fn tell_unplugged(&self, id: &str) {
+        self.tell(id, |device| EventKind::DeviceUnplugged { device });
     }
 
     fn state(&self) -> MachineState {
@@ -71,11 +73,11 @@ impl Owned {
     }
 
     fn status(&self, device: &machine::DeviceStatus) -> Option<DeviceStatus> {
-        let state = match device.status {
+        let state = match device.driver {
             _ if device.leaving => DeviceState::Unplugging,
-            status if status & NEEDS_RESET != 0 => DeviceState::NeedsReset,
-            status if status & DRIVER_OK != 0 => DeviceState::Active,
-            _ => DeviceState::Plugged,
+            DriverState::NeedsReset => DeviceState::NeedsReset,
+            DriverState::Active => DeviceState::Active,
+            DriverState::None => DeviceState::Plugged,
         };
         Some(DeviceStatus {
             id: device.id.parse().ok()?,

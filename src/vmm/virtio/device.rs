@@ -60,7 +60,8 @@ pub trait VirtioDevice: Send + Sync {
     /// Writes the device's configuration space. What cannot be written is ignored, as the specification wants.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}
 
-    /// Called once when the transport is built: the device keeps it to announce changes of its configuration.
+    /// Called when the machine starts, and again when it was reset: the device keeps the last to announce changes of its
+    /// configuration.
     fn attach(&self, _signals: Arc<DeviceSignals>) {}
 
     /// Bytes, operations, errors and latency so far, for the control socket.

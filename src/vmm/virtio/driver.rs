@@ -270,7 +270,7 @@ impl Running {
         let config_vectors: InterruptVectors = Arc::from([EventFd::new(EFD_NONBLOCK).unwrap()]);
         let interrupt = Interrupt::new(config_vectors.clone());
         interrupt.choose(0);
-        let signals = Arc::new(DeviceSignals::new(interrupt));
+        let signals = Arc::new(DeviceSignals::new(interrupt, None));
         Running { worker: WorkerThread::spawn(part, || {}).unwrap(), signals, config_vectors }
     }
 

@@ -1,7 +1,7 @@
 //! From a device to its driver: MSI-X vectors that are eventfds which KVM injects by itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -44,7 +44,7 @@ impl Interrupt {
 }
 
 /// The device status field's bit for a device that must be reset (virtio 1.2, 2.1).
-const DEVICE_NEEDS_RESET: u8 = 64;
+pub(super) const DEVICE_NEEDS_RESET: u8 = 64;
 
 /// What a device and its transport share: the status field, the configuration's generation and its interrupt.
 #[derive(Debug)]
@@ -52,11 +52,13 @@ pub struct DeviceSignals {
     status: AtomicU8,
     generation: AtomicU8,
     config: Interrupt,
+    /// Tells the machine's owner of a broken device.
+    failure: Option<EventFd>,
 }
 
 impl DeviceSignals {
-    pub fn new(config: Interrupt) -> Self {
-        DeviceSignals { status: AtomicU8::new(0), generation: AtomicU8::new(0), config }
+    pub fn new(config: Interrupt, failure: Option<EventFd>) -> Self {
+        DeviceSignals { status: AtomicU8::new(0), generation: AtomicU8::new(0), config, failure }
     }
 
     /// The configuration space changed: the driver reads it anew.
@@ -69,14 +71,27 @@ impl DeviceSignals {
     pub fn needs_reset(&self) {
         self.status.fetch_or(DEVICE_NEEDS_RESET, Ordering::AcqRel);
         self.config_changed();
+        if let Some(event) = &self.failure {
+            // The counter can only be at its end when the owner has been woken already.
+            let _ = event.write(1);
+        }
     }
 
     pub fn status(&self) -> u8 {
         self.status.load(Ordering::Acquire)
     }
 
+    /// Takes over what the driver wrote, which does not mend a broken device.
     pub fn set_status(&self, status: u8) {
-        self.status.store(status, Ordering::Release);
+        let keep = |before: u8| Some(status & !DEVICE_NEEDS_RESET | before & DEVICE_NEEDS_RESET);
+        // The closure never declines.
+        let _ = self.status.fetch_update(Ordering::AcqRel, Ordering::Acquire, keep);
+    }
+
+    /// The driver reset the device.
+    pub fn reset(&self) {
+        self.config.choose(NO_VECTOR);
+        self.status.store(0, Ordering::Release);
     }
 
     pub fn generation(&self) -> u8 {
@@ -85,5 +100,22 @@ impl DeviceSignals {
 
     pub fn config_interrupt(&self) -> &Interrupt {
         &self.config
+    }
+}
+
+/// Where a device keeps its signals: it gets others each time its machine starts.
+#[derive(Debug, Default)]
+pub struct AttachedSignals(Mutex<Option<Arc<DeviceSignals>>>);
+
+impl AttachedSignals {
+    pub fn attach(&self, signals: Arc<DeviceSignals>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(signals);
+    }
+
+    /// Tells the driver, if there is one.
+    pub fn config_changed(&self) {
+        if let Some(signals) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            signals.config_changed();
+        }
     }
 }

@@ -40,7 +40,7 @@ pub use counters::{Counter, OperationCounters, nanoseconds_since};
 pub use device::{
     Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart, copy_config,
 };
-pub use interrupt::{DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
+pub use interrupt::{AttachedSignals, DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
 pub use queue::{ActiveQueue, QueueError};
 pub use ring::Ring;
 

@@ -24,6 +24,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::interrupt::DEVICE_NEEDS_RESET;
 use super::worker::WorkerThread;
 use super::{Activation, ActiveQueue, DeviceKind, DeviceSignals, Interrupt, VirtioDevice, feature};
 use crate::kvm::{KvmError, Vm, low_half};
@@ -47,7 +48,6 @@ const QUEUES_MAX: usize = 511;
 mod status {
     pub(super) const DRIVER_OK: u8 = 4;
     pub(super) const FEATURES_OK: u8 = 8;
-    pub(super) const NEEDS_RESET: u8 = 64;
 }
 
 /// Configuration structure types (virtio 1.2, 4.1.4).
@@ -127,6 +127,16 @@ struct State {
     running: bool,
 }
 
+/// Whether a driver uses a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverState {
+    /// No driver, or not yet.
+    None,
+    Active,
+    /// The device is broken until its driver resets it.
+    NeedsReset,
+}
+
 /// A virtio device in a PCI slot.
 pub struct PciTransport {
     unit: Arc<DeviceUnit>,
@@ -142,7 +152,7 @@ pub struct PciTransport {
 }
 
 impl PciTransport {
-    /// Puts `unit` behind a function for `slot`.
+    /// Puts `unit` behind a function for `slot`. `failure` is signalled when the device needs a reset.
     ///
     /// # Errors
     /// [`TransportError`] when the host has no descriptors left.
@@ -151,6 +161,7 @@ impl PciTransport {
         slot: Slot,
         vm: Arc<Vm>,
         memory: Memory,
+        failure: EventFd,
     ) -> Result<Arc<Self>, TransportError> {
         let kind = unit.device.kind();
         let sizes = unit.device.queue_sizes().to_vec();
@@ -160,7 +171,7 @@ impl PciTransport {
         let descriptors = |source| TransportError::Descriptors { kind, source };
         let vectors = u16::try_from(sizes.len() + 1).unwrap_or(u16::MAX);
         let msix = MsixTable::new(vm.clone(), vectors).map_err(descriptors)?;
-        let signals = Arc::new(DeviceSignals::new(Interrupt::new(msix.events())));
+        let signals = Arc::new(DeviceSignals::new(Interrupt::new(msix.events()), Some(failure)));
         let mut queues = Vec::with_capacity(sizes.len());
         for size_max in sizes {
             let kick = EventFd::new(EFD_NONBLOCK).map_err(descriptors)?;
@@ -217,15 +228,19 @@ impl PciTransport {
 
     /// Takes the queues away from the device's workers; nothing is in flight afterwards.
     pub fn reset(&self) {
-        self.reset_device(&mut self.state());
+        self.reset_device(&mut self.lock());
     }
 
-    /// The device status field, for whoever wants to tell the operator.
-    pub fn status(&self) -> u8 {
-        self.signals.status()
+    /// How the driver gets along with the device.
+    pub fn state(&self) -> DriverState {
+        match self.signals.status() {
+            status if status & DEVICE_NEEDS_RESET != 0 => DriverState::NeedsReset,
+            status if status & status::DRIVER_OK != 0 => DriverState::Active,
+            _ => DriverState::None,
+        }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -234,7 +249,7 @@ impl PciTransport {
     }
 
     fn read_common(&self, offset: u64, data: &mut [u8]) {
-        let state = self.state();
+        let state = self.lock();
         let queue = state.queues.get(usize::from(state.queue_select));
         let ring = |index: usize, shift: u32| low_half(queue.map_or(0, |q| q.rings[index]) >> shift);
         let value: u32 = match offset {
@@ -272,7 +287,7 @@ impl PciTransport {
         let value = u32::from_le_bytes(bytes);
         let [low, high, ..] = bytes;
         let half = u16::from_le_bytes([low, high]);
-        let state = &mut *self.state();
+        let state = &mut *self.lock();
         match offset {
             0x00 => state.device_feature_select = value,
             0x08 => state.driver_feature_select = value,
@@ -291,7 +306,7 @@ impl PciTransport {
         if value == 0 {
             return self.reset_device(state);
         }
-        let mut now = value | before & status::NEEDS_RESET;
+        let mut now = value;
         if now & status::FEATURES_OK != 0
             && before & status::FEATURES_OK == 0
             && !self.accepts(state.driver_features)
@@ -344,8 +359,7 @@ impl PciTransport {
         state.queues.iter_mut().for_each(QueueSetup::forget);
         state.driver_features = 0;
         (state.device_feature_select, state.driver_feature_select, state.queue_select) = (0, 0, 0);
-        self.signals.config_interrupt().choose(super::NO_VECTOR);
-        self.signals.set_status(0);
+        self.signals.reset();
     }
 
     /// Lets kicks reach the workers without an exit. Where KVM refuses, they come as exits all the same.
@@ -403,7 +417,7 @@ impl PciTransport {
 impl PciFunction for PciTransport {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         let target = {
-            let state = self.state();
+            let state = self.lock();
             state.config.read(offset, data);
             (offset == self.window + WINDOW_DATA).then(|| self.window_target(&state, data.len())).flatten()
         };
@@ -414,7 +428,7 @@ impl PciFunction for PciTransport {
 
     fn write_config(&self, offset: u16, data: &[u8]) {
         let target = {
-            let state = &mut *self.state();
+            let state = &mut *self.lock();
             state.config.write(offset, data);
             match offset {
                 0x04..0x08 | 0x10..0x14 => self.follow_bar(state),
@@ -443,8 +457,8 @@ impl PciFunction for PciTransport {
             ..ISR => self.read_common(offset - COMMON, data),
             ISR..DEVICE | NOTIFY..TABLE => data.fill(0),
             DEVICE..NOTIFY => self.unit.device.read_config(offset - DEVICE, data),
-            TABLE..PENDING => self.state().msix.read_table(offset - TABLE, data),
-            PENDING.. => self.state().msix.read_pending(offset - PENDING, data),
+            TABLE..PENDING => self.lock().msix.read_table(offset - TABLE, data),
+            PENDING.. => self.lock().msix.read_pending(offset - PENDING, data),
         }
     }
 
@@ -455,12 +469,12 @@ impl PciFunction for PciTransport {
             NOTIFY..TABLE => {
                 let index =
                     usize::try_from((offset - NOTIFY) / u64::from(NOTIFY_MULTIPLIER)).unwrap_or(usize::MAX);
-                if let Some(queue) = self.state().queues.get(index) {
+                if let Some(queue) = self.lock().queues.get(index) {
                     let _ = queue.kick.write(1);
                 }
             }
             TABLE..PENDING => {
-                let outcome = self.state().msix.write_table(offset - TABLE, data);
+                let outcome = self.lock().msix.write_table(offset - TABLE, data);
                 self.fail_on(outcome);
             }
             _ => {}

@@ -2,21 +2,23 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::handler::BalloonHandler;
 use super::{PAGE_BYTES, QUEUE_SIZE, QUEUES, feature};
-use crate::virtio::{Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config};
+use crate::virtio::{
+    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config,
+};
 
 /// A balloon.
 pub struct Balloon {
     shared: Arc<Shared>,
     target_pages: AtomicU32,
     actual_pages: AtomicU32,
-    signals: OnceLock<Arc<DeviceSignals>>,
+    signals: AttachedSignals,
 }
 
 /// What the worker sees too.
@@ -87,7 +89,7 @@ impl Balloon {
             shared,
             target_pages: AtomicU32::new(0),
             actual_pages: AtomicU32::new(0),
-            signals: OnceLock::new(),
+            signals: AttachedSignals::default(),
         });
         Ok((device.clone(), DeviceParts { device, workers }))
     }
@@ -97,8 +99,8 @@ impl Balloon {
     pub fn set_target_bytes(&self, bytes: u64) {
         let pages = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX);
         let before = self.target_pages.swap(pages, Ordering::AcqRel);
-        if let (true, Some(signals)) = (before != pages, self.signals.get()) {
-            signals.config_changed();
+        if before != pages {
+            self.signals.config_changed();
         }
     }
 
@@ -152,8 +154,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn attach(&self, signals: Arc<DeviceSignals>) {
-        // The transport attaches once; a second one would be a defect of its own and changes nothing here.
-        let _ = self.signals.set(signals);
+        self.signals.attach(signals);
     }
 
     fn counters(&self) -> Value {

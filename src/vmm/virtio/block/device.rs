@@ -1,8 +1,8 @@
 //! The disk as its transport and the control socket see it.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use volume::{BlockBackend, SECTOR_BYTES};
@@ -10,7 +10,8 @@ use volume::{BlockBackend, SECTOR_BYTES};
 use super::handler::BlockHandler;
 use super::{ID_BYTES, QUEUE_SIZE, RANGE_SECTORS_MAX, SEGMENTS_MAX, feature};
 use crate::virtio::{
-    DeviceKind, DeviceParts, DeviceSignals, OperationCounters, VirtioDevice, WorkerPart, copy_config,
+    AttachedSignals, DeviceKind, DeviceParts, DeviceSignals, OperationCounters, VirtioDevice, WorkerPart,
+    copy_config,
 };
 
 /// What a disk is to be.
@@ -29,7 +30,7 @@ pub struct Block {
     backend: Arc<dyn BlockBackend>,
     queue_sizes: Vec<u16>,
     shared: Arc<Shared>,
-    signals: OnceLock<Arc<DeviceSignals>>,
+    signals: AttachedSignals,
 }
 
 /// What the workers see too.
@@ -84,7 +85,7 @@ impl Block {
             workers.push(WorkerPart { name: format!("{name}-q{index}"), queues: vec![index], handler });
         }
         let queue_sizes = vec![QUEUE_SIZE; usize::from(queues)];
-        let device = Arc::new(Block { backend, queue_sizes, shared, signals: OnceLock::new() });
+        let device = Arc::new(Block { backend, queue_sizes, shared, signals: AttachedSignals::default() });
         Ok((device.clone(), DeviceParts { device, workers }))
     }
 
@@ -92,8 +93,8 @@ impl Block {
     pub fn refresh_size(&self) {
         let size = self.backend.size_bytes();
         let before = self.shared.size_bytes.swap(size, Ordering::AcqRel);
-        if let (true, Some(signals)) = (before != size, self.signals.get()) {
-            signals.config_changed();
+        if before != size {
+            self.signals.config_changed();
         }
     }
 
@@ -148,8 +149,7 @@ impl VirtioDevice for Block {
     }
 
     fn attach(&self, signals: Arc<DeviceSignals>) {
-        // The transport attaches once; a second one would be a defect of its own and changes nothing here.
-        let _ = self.signals.set(signals);
+        self.signals.attach(signals);
     }
 
     fn counters(&self) -> Value {

@@ -1,15 +1,17 @@
 //! The interface as its transport and the control socket see it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use types::MacAddress;
 
 use super::handler::NetHandler;
 use super::{CONTROL_QUEUE_SIZE, QUEUE_SIZE, Tap, TapError, feature};
-use crate::virtio::{Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config};
+use crate::virtio::{
+    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config,
+};
 
 /// The specification allows more (5.1.4); no machine of ours has more vCPUs.
 const PAIRS_MAX: usize = 32;
@@ -34,7 +36,7 @@ pub struct Net {
     queue_sizes: Vec<u16>,
     is_up: AtomicBool,
     pairs: Vec<Arc<PairCounters>>,
-    signals: OnceLock<Arc<DeviceSignals>>,
+    signals: AttachedSignals,
 }
 
 /// The counters of one pair of queues, which its worker writes.
@@ -90,15 +92,16 @@ impl Net {
             pairs.push(counters);
         }
         let is_up = AtomicBool::new(true);
-        let device = Arc::new(Net { mac, mtu, queue_sizes, is_up, pairs, signals: OnceLock::new() });
+        let device =
+            Arc::new(Net { mac, mtu, queue_sizes, is_up, pairs, signals: AttachedSignals::default() });
         Ok((device.clone(), DeviceParts { device, workers }))
     }
 
     /// Tells the guest that the link is up or down. Frames flow all the same: it is the guest that stops.
     pub fn set_link(&self, up: bool) {
         let was_up = self.is_up.swap(up, Ordering::AcqRel);
-        if let (true, Some(signals)) = (was_up != up, self.signals.get()) {
-            signals.config_changed();
+        if was_up != up {
+            self.signals.config_changed();
         }
     }
 
@@ -144,8 +147,7 @@ impl VirtioDevice for Net {
     }
 
     fn attach(&self, signals: Arc<DeviceSignals>) {
-        // The transport attaches once; a second one would be a defect of its own and changes nothing here.
-        let _ = self.signals.set(signals);
+        self.signals.attach(signals);
     }
 
     fn counters(&self) -> Value {
