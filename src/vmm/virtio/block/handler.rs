@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use volume::{BlockQueue, BlockRequest, IoBuffer};
+use volume::{BlockQueue, BlockRequest, Completion, IoBuffer};
 
 use super::device::{QueueCounters, Shared};
 use super::request::{self, Disk, Request, Status};
@@ -224,41 +224,58 @@ impl BlockHandler {
     fn answer(&mut self, ring: &mut Ring) -> Result<usize, DeviceError> {
         let mut answered = 0;
         let mut now_ns = None;
-        let mut pushed = false;
-        while let Some(completion) = self.disk.next_completion() {
-            let slot = usize::try_from(completion.token).ok().filter(|&slot| slot < self.slots.len());
-            let Some(index) = slot else { continue };
-            let slot = &mut self.slots[index];
-            if slot.flush_after && completion.result.is_ok() {
-                slot.flush_after = false;
-                self.disk.push(completion.token, BlockRequest::Flush).map_err(host("push a flush"))?;
-                pushed = true;
-                continue;
-            }
-            let Some(place) = slot.status.take() else { continue };
-            let counters = slot.kind.counters(&self.shared.queues[usize::from(self.index)]);
-            // The used length is what the device is sure to have filled, from the front of the chain on.
-            let (status, written) = match completion.result {
-                Ok(()) => {
+        loop {
+            let mut pushed = false;
+            while let Some(completion) = self.disk.next_completion() {
+                if self.flush_after(&completion)? {
+                    pushed = true;
+                } else {
                     let now_ns = *now_ns.get_or_insert_with(|| nanoseconds_since(self.epoch));
-                    counters.done(slot.bytes, now_ns.saturating_sub(slot.started_ns));
-                    (Status::Ok, slot.fills.saturating_add(1))
+                    answered += self.finish(ring, completion, now_ns);
                 }
-                Err(_) => {
-                    counters.failed();
-                    (Status::IoError, u32::from(slot.fills == 0))
-                }
-            };
-            place.copy_from(&[status.byte()]);
-            ring.put_used(slot.head, written);
-            self.free.extend(u16::try_from(index));
-            answered += 1;
-        }
-        ring.notify();
-        if pushed {
+            }
+            if !pushed {
+                break;
+            }
+            // What ends at once has no event, so there may be completions again.
             self.submit()?;
         }
+        ring.notify();
         Ok(answered)
+    }
+
+    /// Sends a flush after a write that must not be reported without one. False when there is none to send.
+    fn flush_after(&mut self, completion: &Completion) -> Result<bool, DeviceError> {
+        let slot = usize::try_from(completion.token).ok().and_then(|index| self.slots.get_mut(index));
+        let needs_flush = slot.is_some_and(|slot| std::mem::take(&mut slot.flush_after));
+        if !needs_flush || completion.result.is_err() {
+            return Ok(false);
+        }
+        self.disk.push(completion.token, BlockRequest::Flush).map_err(host("push a flush"))?;
+        Ok(true)
+    }
+
+    /// Answers one request; says how many that were, since a token that we never gave is none.
+    fn finish(&mut self, ring: &mut Ring, completion: Completion, now_ns: u64) -> usize {
+        let Ok(index) = u16::try_from(completion.token) else { return 0 };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return 0 };
+        let Some(place) = slot.status.take() else { return 0 };
+        let counters = slot.kind.counters(&self.shared.queues[usize::from(self.index)]);
+        // The used length is what the device is sure to have filled, from the front of the chain on.
+        let (status, written) = match completion.result {
+            Ok(()) => {
+                counters.done(slot.bytes, now_ns.saturating_sub(slot.started_ns));
+                (Status::Ok, slot.fills.saturating_add(1))
+            }
+            Err(_) => {
+                counters.failed();
+                (Status::IoError, u32::from(slot.fills == 0))
+            }
+        };
+        place.copy_from(&[status.byte()]);
+        ring.put_used(slot.head, written);
+        self.free.push(index);
+        1
     }
 
     /// Waits until nothing is in flight.

@@ -327,13 +327,13 @@ fn without_flush_each_write_is_flushed_before_it_is_reported() {
 fn a_real_file_is_read_and_written_through_the_kernels_ring() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
-    for direct in [false, true] {
+    for (direct, features) in [(false, ALL), (true, ALL), (false, 0)] {
         let options = RawOptions { direct, ..RawOptions::default() };
         let backend = Arc::new(RawFile::open(file.path(), options).unwrap());
         let spec = BlockSpec { name: "blk0".into(), serial: String::new(), backend, queues: 1 };
         let (block, parts) = Block::new(spec).unwrap();
         let mut driver = Driver::new(&memory(), 0, 256);
-        let running = Running::start(parts.workers.into_iter().next().unwrap(), &[&driver], ALL);
+        let running = Running::start(parts.workers.into_iter().next().unwrap(), &[&driver], features);
         for kind in [1, 0] {
             running.worker.pause();
             let added: Vec<_> = (0..80u8)
