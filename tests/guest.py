@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -41,10 +43,10 @@ def free_port() -> int:
 class Guest:
     """One `nimbo run` process. Its console is collected from the first byte on."""
 
-    def __init__(self, *arguments: str, folder: Path):
-        self.folder = folder
+    def __init__(self, *arguments: str, folder: Path, command: list[str] | None = None):
+        """`command` is another program that runs a guest with its console on the standard streams."""
         self.control_path = folder / "control"
-        command = [NIMBO, "run", "--control", str(self.control_path), *arguments]
+        command = command or [NIMBO, "run", "--control", str(self.control_path), *arguments]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -167,10 +169,29 @@ def running(*arguments: str) -> Iterator[Guest]:
             guest.end()
 
 
-def fetch(port: int, path: str = "/") -> str | None:
+def fetch(port: int, path: str = "/", seconds: float = 10) -> str | None:
     """The page at a published port; None while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=seconds) as answer:
             return answer.read().decode()
     except OSError:
         return None
+
+
+class tap:
+    """A tap of this name, with one queue, for as long as the block runs."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> int:
+        set_interface, set_header_size = 0x400454CA, 0x400454D8
+        tap_type, no_information, virtio_header = 0x0002, 0x1000, 0x4000
+        self.descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        flags = tap_type | no_information | virtio_header
+        fcntl.ioctl(self.descriptor, set_interface, struct.pack("16sH22x", self.name.encode(), flags))
+        fcntl.ioctl(self.descriptor, set_header_size, struct.pack("i", 12))
+        return self.descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)

@@ -5,10 +5,9 @@ import os
 import re
 import subprocess
 import tempfile
-from pathlib import Path
 
 import pytest
-from guest import PATIENCE_S, fetch, free_port, running, wait_until
+from guest import PATIENCE_S, fetch, free_port, running, tap, wait_until
 
 USER_DATA = """#!/bin/sh
 mkdir -p /www
@@ -113,7 +112,7 @@ def test_a_paused_guest_stands_still_and_goes_on(guest):
     assert guest.control("GET", "/v1/machine")["state"] == "paused"
     length = len(guest.console)
     guest.type("echo pau''sed\n")
-    assert fetch_quickly(guest.port) is None
+    assert fetch(guest.port, seconds=2) is None
     assert "paused" not in guest.console[length:]
     guest.control("POST", "/v1/machine/resume", {})
     guest.wait_for("paused", after=length)
@@ -149,35 +148,3 @@ def test_the_kernel_of_a_guest_with_many_cpus_finds_them_all(tiny_image):
         assert guest.run("cat /sys/devices/system/cpu/online", seconds=2 * PATIENCE_S) == "0-7"
         guest.type("poweroff\n")
         assert guest.wait_end() == 0
-
-
-def fetch_quickly(port: int) -> str | None:
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
-            return answer.read().decode()
-    except OSError:
-        return None
-
-
-class tap:
-    """A tap of this name, with one queue, for as long as the block runs."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __enter__(self) -> int:
-        import fcntl
-        import struct
-
-        tun_set_iff, tun_set_header = 0x400454CA, 0x400454D8
-        tap_type, no_information, virtio_header = 0x0002, 0x1000, 0x4000
-        self.descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        request = struct.pack("16sH22x", self.name.encode(), tap_type | no_information | virtio_header)
-        fcntl.ioctl(self.descriptor, tun_set_iff, request)
-        fcntl.ioctl(self.descriptor, tun_set_header, struct.pack("i", 12))
-        return self.descriptor
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)

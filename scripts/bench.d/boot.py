@@ -1,0 +1,241 @@
+"""nimbo beside QEMU's microvm. Called by scripts/bench boot."""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+from guest import NIMBO, Guest, tap, wait_until  # noqa: E402
+from measure import Results  # noqa: E402
+
+MEMORY_MIB = 256
+QEMU = [
+    "qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on,pit=off,pic=off", "-accel", "kvm", "-cpu", "host",
+    "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+]  # fmt: skip
+# With its disk and interface on PCI: ioeventfd and MSI-X, as ours.
+QEMU_PCI = [word.replace("microvm,", "microvm,pcie=on,") for word in QEMU]
+
+
+def payload() -> bytes:
+    """An ELF file entered by PVH that writes 'X' to the serial port and halts."""
+    code = bytes([0x66, 0xBA, 0xF8, 0x03, 0xB0, ord("X"), 0xEE, 0xF4, 0xEB, 0xFD])
+    note = struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", 0x100000)
+    elf = b"\x7fELF\x02\x01\x01" + bytes(9)
+    elf += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    for kind, offset, address, size in [(1, 0x1000, 0x100000, len(code)), (4, 0x200, 0, len(note))]:
+        elf += struct.pack("<IIQQQQQQ", kind, 7, offset, address, address, size, size, 4)
+    return elf.ljust(0x200, b"\0") + note.ljust(0xE00, b"\0") + code
+
+
+def milliseconds_to(pattern: bytes, command: list[str]) -> tuple[float, subprocess.Popen]:
+    """From the start of the process to `pattern` in its output. The process still runs."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout
+    output = b""
+    while pattern not in output:
+        piece = os.read(process.stdout.fileno(), 4096)
+        assert piece, f"{command[0]} ended before {pattern!r}: {output!r}"
+        output += piece
+    return (time.monotonic() - started) * 1000, process
+
+
+def end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
+
+
+def overhead_mib(process_id: int) -> float:
+    """Private memory of a process beyond the mappings that are the guest's RAM."""
+    private = 0
+    mapping_kib = 0
+    for line in Path(f"/proc/{process_id}/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            mapping_kib = (int(found[2], 16) - int(found[1], 16)) >> 10
+        elif line.startswith("Private_") and mapping_kib < MEMORY_MIB << 9:
+            private += int(line.split()[1])
+    return private / 1024
+
+
+def machine_process(run: subprocess.Popen) -> int:
+    """The process of the microVM, which is the child of nimbo run."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def measure_payload(rounds: int, results: Results) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".elf") as kernel:
+        kernel.write(payload())
+        kernel.flush()
+        ours_command = [NIMBO, "run", "--here", "--no-network", "--memory", f"{MEMORY_MIB}M", "--kernel", kernel.name]
+
+        def ours() -> dict[str, float]:
+            elapsed, process = milliseconds_to(b"X", ours_command)
+            memory = overhead_mib(machine_process(process))
+            end(process)
+            return {"boot.payload_ms": elapsed, "boot.payload_overhead_mib": memory}
+
+        def peer() -> dict[str, float]:
+            elapsed, process = milliseconds_to(b"X", [*QEMU, "-kernel", kernel.name])
+            memory = overhead_mib(process.pid)
+            end(process)
+            return {"boot.payload_ms": elapsed, "boot.payload_overhead_mib": memory}
+
+        results.alternate(rounds, {"ours": ours, "peer": peer})
+
+
+class BootFiles:
+    """What the image's boot loader configuration names, taken out of it for the peer."""
+
+    def __init__(self, image: str, folder: Path):
+        start = json.loads(subprocess.check_output(["sfdisk", "--json", image]))["partitiontable"]["partitions"][0]["start"]
+        partition = f"{image}?offset={start * 512}"
+        entries = self.debugfs(partition, "ls -p /boot/loader/entries").decode()
+        entry = next(part for part in entries.split("/") if part.endswith(".conf"))
+        keys = {}
+        for line in self.debugfs(partition, f"cat /boot/loader/entries/{entry}").decode().splitlines():
+            key, _, value = line.partition(" ")
+            keys[key] = value.strip()
+        self.kernel, self.initrd = folder / "vmlinux", folder / "initrd"
+        self.kernel.write_bytes(self.debugfs(partition, f"cat {keys['linux']}"))
+        self.initrd.write_bytes(self.debugfs(partition, f"cat {keys['initrd']}"))
+        self.command_line = keys["options"]
+
+    @staticmethod
+    def debugfs(partition: str, request: str) -> bytes:
+        return subprocess.run(["debugfs", "-R", request, partition], check=True, capture_output=True).stdout
+
+
+def measure_boot(rounds: int, results: Results, image: str, files: BootFiles) -> None:
+    ours_command = [NIMBO, "run", "--here", "--no-network", "--memory", f"{MEMORY_MIB}M", "--image", image]
+    peer_command = [
+        *QEMU, "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", files.command_line,
+        "-drive", f"if=none,id=root,format=raw,snapshot=on,file={image}", "-device", "virtio-blk-device,drive=root",
+    ]  # fmt: skip
+
+    def ours() -> dict[str, float]:
+        elapsed, process = milliseconds_to(b"nimbo-init: up", ours_command)
+        memory = overhead_mib(machine_process(process))
+        end(process)
+        return {"boot.init_ms": elapsed, "boot.overhead_mib": memory}
+
+    def peer() -> dict[str, float]:
+        elapsed, process = milliseconds_to(b"nimbo-init: up", peer_command)
+        memory = overhead_mib(process.pid)
+        end(process)
+        return {"boot.init_ms": elapsed, "boot.overhead_mib": memory}
+
+    results.alternate(rounds, {"ours": ours, "peer": peer})
+
+
+DATA_BYTES = 256 << 20
+FIO = "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime=8 --output-format=json"
+
+
+@contextlib.contextmanager
+def our_guest(image: str, data: str) -> Iterator[Guest]:
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--here", "--no-network", "--memory", "512M", "--image", image, "--disk", data]
+        guest = Guest(*arguments, folder=Path(folder))
+        try:
+            guest.login()
+            with tap("nimbobench") as descriptor:
+                spec = {"id": "bench", "mac": "02:00:00:00:00:01"}
+                guest.control("POST", "/v1/interfaces", spec, fds=(descriptor,))
+                wait_until(lambda: "eth0" in guest.run("ls /sys/class/net"), "the interface")
+                yield guest
+        finally:
+            guest.end()
+
+
+@contextlib.contextmanager
+def peer_guest(image: str, data: str, files: BootFiles) -> Iterator[Guest]:
+    command = [
+        *QEMU_PCI, "-m", "512", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", files.command_line,
+        "-drive", f"if=none,id=root,format=raw,snapshot=on,file={image}",
+        "-device", "virtio-blk-pci,drive=root",
+        "-object", "iothread,id=disk",
+        "-drive", f"if=none,id=data,format=raw,aio=io_uring,file={data}",
+        "-device", "virtio-blk-pci,drive=data,iothread=disk",
+        "-netdev", "tap,id=net,ifname=nimbobench,script=no,downscript=no,vhost=off",
+        "-device", "virtio-net-pci,netdev=net,mac=02:00:00:00:00:01",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        guest = Guest(folder=Path(folder), command=command)
+        try:
+            guest.login()
+            yield guest
+        finally:
+            guest.end()
+
+
+def measure_devices(guest: Guest) -> dict[str, float]:
+    found = {}
+    random = fio(guest, "--rw=randread --bs=4k --iodepth=32")
+    found["boot.blk_randread_iops"] = random["iops"]
+    sequential = fio(guest, "--rw=read --bs=1M --iodepth=4")
+    found["boot.blk_seqread_mibs"] = sequential["bw_bytes"] / (1 << 20)
+    subprocess.run(["ip", "addr", "add", "198.51.100.1/30", "dev", "nimbobench"], check=True)
+    subprocess.run(["ip", "link", "set", "nimbobench", "up"], check=True)
+    guest.run("ip addr add 198.51.100.2/30 dev eth0; ip link set eth0 up")
+    server = subprocess.Popen(["iperf3", "--server", "--bind", "198.51.100.1"], stdout=subprocess.DEVNULL)
+    try:
+        for metric, direction in [("boot.net_mbits", ""), ("boot.net_receive_mbits", "--reverse")]:
+            text = guest.run(f"iperf3 --client 198.51.100.1 --time 8 {direction} --json")
+            found[metric] = json.loads(text)["end"]["sum_received"]["bits_per_second"] / 1e6
+    finally:
+        end(server)
+    return found
+
+
+def fio(guest: Guest, options: str) -> dict:
+    text = guest.run(f"{FIO} {options}")
+    return json.loads(text[text.index("{") :])["jobs"][0]["read"]
+
+
+def measure_linux(rounds: int, device_rounds: int, results: Results) -> None:
+    image = os.environ["NIMBO_IMAGE_BENCH"]
+    with tempfile.TemporaryDirectory() as folder:
+        files = BootFiles(image, Path(folder))
+        measure_boot(rounds, results, image, files)
+        data = Path(folder) / "data.raw"
+        data.write_bytes(os.urandom(1 << 20) * (DATA_BYTES >> 20))
+
+        def ours() -> dict[str, float]:
+            with our_guest(image, str(data)) as guest:
+                return measure_devices(guest)
+
+        def peer() -> dict[str, float]:
+            with peer_guest(image, str(data), files) as guest:
+                return measure_devices(guest)
+
+        results.alternate(device_rounds, {"ours": ours, "peer": peer})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["payload", "linux"])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of boots (5)")
+    parser.add_argument("--device-rounds", type=int, default=5, help="rounds of disk and network (5)")
+    options = parser.parse_args()
+    results = Results()
+    if options.part == "payload":
+        measure_payload(options.rounds * 4, results)
+    else:
+        measure_linux(options.rounds, options.device_rounds, results)
+    results.print()
+
+
+main()
