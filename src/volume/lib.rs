@@ -2,7 +2,7 @@
 //!
 //! [`BlockBackend`] is the seam between a device model and its disk; see [`backend`] for its rules.
 //! [`RawFile`] is a file or a block device as it is, [`Overlay`] a temporary copy-on-write layer over
-//! one.
+//! one. [`import()`] makes a raw disk of an image in another format.
 //!
 //! Data moves through io_uring, one ring for each queue, between the guest's memory and the host's
 //! files with no copy and no thread in between. All that is unsafe about that is in `sys`.
@@ -10,7 +10,9 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod import;
 pub mod overlay;
+mod qcow2;
 mod queue;
 pub mod raw;
 #[allow(unsafe_code)]
@@ -24,5 +26,6 @@ mod conformance;
 pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
+pub use import::import;
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};
