@@ -24,6 +24,8 @@
 //! layered volumes; those keep their map on disk, in blocks of 4 KiB, have many layers, and seal them.
 
 mod map;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,5 +1,8 @@
 //! A disk that is one file or one block device, byte for byte.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;

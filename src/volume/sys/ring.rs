@@ -122,8 +122,6 @@ pub(crate) struct Ring {
     with_kernel: usize,
     with_kernel_max: usize,
     enabled: bool,
-    /// Whether the event may be silenced; see the module's text.
-    deferred: bool,
     armed: bool,
 }
 
@@ -131,7 +129,7 @@ impl Ring {
     /// A ring of `entries` calls on `files`, which it keeps open.
     pub(crate) fn new(files: &[RingFile<'_>], entries: u16) -> io::Result<Self> {
         let entries = u32::from(entries.clamp(1, 4096)).next_power_of_two();
-        let (uring, deferred) = build(entries)?;
+        let uring = build(entries)?;
         let descriptors: Vec<RawFd> = files.iter().map(|file| file.fd.as_raw_fd()).collect();
         uring.submitter().register_files(&descriptors)?;
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -148,8 +146,7 @@ impl Ring {
             done_in_place: VecDeque::new(),
             with_kernel: 0,
             with_kernel_max,
-            enabled: !deferred,
-            deferred,
+            enabled: false,
             armed: true,
         })
     }
@@ -353,7 +350,7 @@ impl Ring {
     }
 
     fn silence(&mut self) {
-        if self.deferred && self.armed {
+        if self.armed {
             self.uring.completion().disable_eventfd();
             self.armed = false;
         }
@@ -489,21 +486,20 @@ impl Slot {
     }
 }
 
-/// The ring with the best settings that the kernel has, and whether its task work is deferred.
-fn build(entries: u32) -> io::Result<(IoUring, bool)> {
-    let deferred = IoUring::builder()
+/// A ring that posts completions only when its owner enters the kernel.
+fn build(entries: u32) -> io::Result<IoUring> {
+    let ring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_r_disabled()
         .build(entries);
-    match deferred {
-        Ok(ring) => Ok((ring, true)),
-        // Before Linux 6.1.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::new(entries).map(|ring| (ring, false))
-        }
-        Err(error) => Err(error),
-    }
+    ring.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "io_uring has no deferred task work on this kernel; it needs Linux 6.1 or later",
+        ),
+        _ => error,
+    })
 }
