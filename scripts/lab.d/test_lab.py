@@ -115,6 +115,11 @@ def test_a_closed_input_is_an_empty_one(lab, environment):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_standard_streams_have_their_names(lab):
+    result = lab("sh", "-c", "cat /dev/stdin >/dev/stderr; echo out >/dev/stdout", stdin=None, input="in\n")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "out\n", "in\n")
+
+
 def test_a_child_that_lives_on_does_not_hold_the_command(lab):
     assert lab("sh", "-c", "sleep 100 & echo done", timeout=30).stdout == "done\n"
 
