@@ -29,7 +29,7 @@ DISK_SIZE=$((64 << 20))
 
 # Little on the serial port, and nothing looked for that the machine does not have: each costs exits.
 # The kernel's tests of its own ciphers, at each boot, are left to Debian.
-COMMAND_LINE="rootfstype=ext4 ro console=ttyS0 quiet cryptomgr.notests 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp"
+COMMAND_LINE="rootfstype=ext4 ro console=ttyS0 quiet cryptomgr.notests 8250.nr_uarts=1"
 
 readonly INIT=${programs:?}/nimbo-init
 

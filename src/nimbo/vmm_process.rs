@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use types::{ByteSize, InstanceId, MacAddress};
 use vmm::boot::KernelFiles;
 use vmm::console::ConsoleSpec;
-use vmm::jail::JailSpec;
 use vmm::jail::seccomp::Mode;
+use vmm::jail::{Identity, JailSpec};
 use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
 use vmm::process::{Disk, Interface, ProcessError};
 use volume::{BlockBackend, Overlay, RawFile, RawOptions};
@@ -33,6 +33,9 @@ pub(crate) const CRASHED: u8 = 3;
 
 /// Descriptors of 32 CPUs, 31 devices with their queues, and some hundred clients.
 const DESCRIPTORS_MAX: u64 = 4096;
+
+/// Users from here on are microVMs'. The range is far from what distributions and user namespaces are given.
+const USER_BASE: u32 = 0x6000_0000;
 
 /// Runs one microVM; nimbo run starts it
 #[derive(Debug, clap::Args)]
@@ -158,12 +161,17 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         rng: true,
         balloon: true,
         jail: JailSpec {
-            identity: None,
+            identity: Some(own_user()),
             network: None,
             descriptors_max: DESCRIPTORS_MAX,
             filters: Mode::Kill,
         },
     })
+}
+
+/// A user that no other machine has at this time, since no other process has this one's number.
+fn own_user() -> Identity {
+    Identity::of(USER_BASE + std::process::id())
 }
 
 /// cloud-init takes a machine for one of EC2 by a UUID that begins so.
