@@ -15,7 +15,6 @@ mod checkout;
 mod doctor;
 mod failure;
 mod image;
-mod image_format;
 mod progress;
 mod run;
 #[allow(unsafe_code)]

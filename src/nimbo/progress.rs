@@ -3,9 +3,9 @@
 use std::io::{self, IsTerminal as _};
 use std::time::Instant;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
-/// A job of so many bytes.
+/// A job that is counted in bytes.
 pub(crate) struct Progress {
     what: String,
     bar: ProgressBar,
@@ -14,21 +14,22 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Announces the job, for instance `converting debian.qcow2`.
-    pub(crate) fn start(what: String, total_bytes: u64) -> Self {
+    pub(crate) fn start(what: String) -> Self {
         let bar = if io::stderr().is_terminal() {
             let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total_bytes).with_style(style).with_message(what.clone())
+            ProgressBar::new(0).with_style(style).with_message(what.clone())
         } else {
-            eprintln!("nimbo: {what} ({})", HumanBytes(total_bytes));
+            eprintln!("nimbo: {what}");
             ProgressBar::hidden()
         };
         Self { what, bar, started: Instant::now() }
     }
 
-    /// `bytes` of the total are done.
-    pub(crate) fn reach(&self, bytes: u64) {
-        self.bar.set_position(bytes);
+    /// So much is done of so much. May be told out of order, and by several threads.
+    pub(crate) fn reach(&self, done_bytes: u64, total_bytes: u64) {
+        self.bar.set_length(total_bytes);
+        self.bar.set_position(self.bar.position().max(done_bytes));
     }
 
     /// Says how long it took.

@@ -215,16 +215,16 @@ fn what_is_wrong_with_an_image_is_told() {
         (folder.path().join("missing.raw"), "No such file"),
         (file("empty.raw", b"", 0), "is empty"),
         (file("blank.raw", b"", 1 << 20), "kernel"),
-        (file("cut.qcow2", b"QFI\xfb", 4), "qcow2"),
+        (file("cut.qcow2", b"QFI\xfb\0\0\0\x02", 8), "is damaged"),
         (file("disk.vmdk", b"KDMV", 1 << 20), "qemu-img convert"),
-        (file("disk.raw.xz", b"\xfd7zXZ\0", 100), "unxz"),
+        (file("disk.raw.xz", b"\xfd7zXZ\0", 1 << 20), "compressed with xz"),
     ] {
         let mut command = nimbo();
         command.args(["run", "--here", "--no-network", "--image"]).arg(&image);
         let output = Running::start(command).finish();
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{image:?}: {output:?}");
-        assert!(stderr.starts_with("error: ") && stderr.contains(hint), "{image:?}: {stderr}");
+        assert!(stderr.contains("error: ") && stderr.contains(hint), "{image:?}: {stderr}");
     }
 }
 
