@@ -79,9 +79,9 @@ pub trait BlockBackend: Send + Sync {
 /// It may be opened on one thread and used on another, but never by two: the thread of the first
 /// [`submit`](Self::submit) owns it from then on.
 pub trait BlockQueue: Send {
-    /// Readable when completions wait. Watch it edge-triggered, and it need never be read: each
-    /// arrival is an edge. Arm it first, and take completions after each `submit` too, for those that
-    /// the page cache answers are there already.
+    /// Readable when something ended. It is armed by a [`next_completion`](Self::next_completion) that
+    /// returns `None`, and may stay silent until then: so take completions until there is none, after
+    /// each `submit` too, and wait only then. Watched edge-triggered it need never be read.
     fn completion_event(&self) -> BorrowedFd<'_>;
 
     /// Takes a request; the kernel sees it at the next [`submit`](Self::submit). `token` comes back
@@ -98,7 +98,7 @@ pub trait BlockQueue: Send {
     /// When the ring is broken; the queue is then of no further use.
     fn submit(&mut self) -> io::Result<()>;
 
-    /// A request that has ended, if any has. Take them until there is none.
+    /// A request that has ended, if any has. Take them until there is none: that arms the event.
     fn next_completion(&mut self) -> Option<Completion>;
 
     /// Requests pushed whose completions were not taken yet.

@@ -77,57 +77,71 @@ impl Overlay {
     /// # Errors
     /// [`OverlayError`], when there is no space or the size is less than the base's.
     pub fn create(base: &RawFile, folder: &Path, size_bytes: Option<u64>) -> Result<Self, OverlayError> {
-        let top = nameless_file(folder)
+        let size_bytes = checked_size(base, size_bytes)?;
+        let top = nameless_file(folder, size_bytes)
             .map_err(|source| OverlayError::Create { folder: folder.to_owned(), source })?;
-        Self::with_top(base, top, size_bytes)
+        Ok(Self::new(base, top, size_bytes))
     }
 
-    /// As [`create`](Self::create), with the layer in `top`, an empty file that is open for reading and writing.
+    /// As [`create`](Self::create), with the layer in `top`, an empty file that is open for reading and
+    /// writing.
     ///
     /// # Errors
     /// As for `create`.
     pub fn with_top(base: &RawFile, top: File, size_bytes: Option<u64>) -> Result<Self, OverlayError> {
-        let base_bytes = base.size_bytes();
-        let size_bytes = size_bytes.unwrap_or(base_bytes);
-        let size_bytes = size_bytes.checked_next_multiple_of(SECTOR_BYTES).ok_or_else(|| {
-            OverlayError::Resize { size_bytes, source: io::Error::from_raw_os_error(libc::EFBIG) }
-        })?;
-        if size_bytes < base_bytes {
-            return Err(OverlayError::TooSmall { base_bytes, size_bytes });
-        }
+        let size_bytes = checked_size(base, size_bytes)?;
         top.set_len(size_bytes).map_err(|source| OverlayError::Resize { size_bytes, source })?;
-        Ok(Self(Arc::new(Layers {
+        Ok(Self::new(base, top, size_bytes))
+    }
+
+    fn new(base: &RawFile, top: File, size_bytes: u64) -> Self {
+        Self(Arc::new(Layers {
             base: Arc::clone(base.raw()),
             top_in_place: transfers_in_place(top.as_fd()),
             top,
             size_bytes,
-            map: SectorMap::new(base_bytes / SECTOR_BYTES),
+            map: SectorMap::new(base.size_bytes() / SECTOR_BYTES),
             abilities: Abilities::default(),
-        })))
+        }))
     }
+}
+
+fn checked_size(base: &RawFile, wanted: Option<u64>) -> Result<u64, OverlayError> {
+    let base_bytes = base.size_bytes();
+    let size_bytes = wanted.unwrap_or(base_bytes);
+    let size_bytes = size_bytes.checked_next_multiple_of(SECTOR_BYTES).ok_or_else(|| {
+        OverlayError::Resize { size_bytes, source: io::Error::from_raw_os_error(libc::EFBIG) }
+    })?;
+    if size_bytes < base_bytes {
+        return Err(OverlayError::TooSmall { base_bytes, size_bytes });
+    }
+    Ok(size_bytes)
 }
 
 /// A file without a name, in `folder`.
-fn nameless_file(folder: &Path) -> io::Result<File> {
+fn nameless_file(folder: &Path, size_bytes: u64) -> io::Result<File> {
     let nameless =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(folder);
     match nameless {
+        Ok(file) => file.set_len(size_bytes).map(|()| file),
         // Some file systems, 9p among them, make only files with names: have one for a moment.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
-            named_for_a_moment(folder)
+            named_for_a_moment(folder, size_bytes)
         }
-        other => other,
+        Err(error) => Err(error),
     }
 }
 
-fn named_for_a_moment(folder: &Path) -> io::Result<File> {
+fn named_for_a_moment(folder: &Path, size_bytes: u64) -> io::Result<File> {
     let process = std::process::id();
     for attempt in 0..1000 {
         let path = folder.join(format!(".overlay-{process}-{attempt}"));
         match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => {
+                // While it has its name, for over 9p a file without one cannot get a size.
+                let sized = file.set_len(size_bytes);
                 std::fs::remove_file(&path)?;
-                return Ok(file);
+                return sized.map(|()| file);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

@@ -95,7 +95,7 @@ fn a_folder_that_is_not_there_is_told() {
 #[test]
 fn a_file_system_without_nameless_files_is_used_as_well() {
     let folder = tempfile::tempdir().unwrap();
-    let file = named_for_a_moment(folder.path()).unwrap();
-    file.set_len(4096).unwrap();
+    let file = named_for_a_moment(folder.path(), 4096).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4096);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

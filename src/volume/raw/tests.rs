@@ -46,7 +46,10 @@ fn a_disk_that_was_used_and_closed_can_be_opened_at_once() {
 fn a_file_that_ends_within_a_sector_reads_as_zeroes_up_to_the_next_and_can_be_written_there() {
     for (parent, direct) in [("/dev/shm", false), ("/var/tmp", false), ("/var/tmp", true)] {
         let (_folder, path) = file(parent, &[7; 1000]);
-        let disk = RawFile::open(&path, RawOptions { read_only: false, direct }).unwrap();
+        let disk = match RawFile::open(&path, RawOptions { read_only: false, direct }) {
+            Err(RawError::NoDirect { .. }) if direct => continue,
+            opened => opened.unwrap(),
+        };
         assert_eq!(disk.size_bytes(), 1024);
         let mut expected = vec![7; 1000];
         expected.resize(1024, 0);
