@@ -8,9 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 mod request {
     // include/uapi/linux/fs.h: FICLONE
@@ -48,18 +46,10 @@ pub(crate) fn landlock_version() -> io::Result<i32> {
     i32::try_from(nix::errno::Errno::result(version)?).map_err(io::Error::other)
 }
 
-/// Lets the process that `command` starts have `descriptors` under their own numbers, and ends it with this one.
-///
-/// The descriptors must stay open until it was started. It is killed when the thread that starts it ends: start it
-/// on a thread that lives as long as the process.
+/// Lets the process that `command` starts have `descriptors` under their own numbers. They must stay open until it was
+/// started.
 pub(crate) fn inherit(command: &mut Command, descriptors: Vec<RawFd>) {
-    let parent = std::process::id();
     let prepare = move || {
-        set_pdeathsig(Signal::SIGKILL)?;
-        if u32::try_from(getppid().as_raw()) != Ok(parent) {
-            // The parent died before it could be watched.
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
         for &descriptor in &descriptors {
             // SAFETY: the caller keeps the descriptor open, and the child has a copy of all that its parent had.
             let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
@@ -69,6 +59,30 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<RawFd>) {
     };
     // SAFETY: between fork and exec the closure only makes system calls and reads memory that was allocated before.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Has the kernel kill this process when the last holder of the other end of the pipe `lifeline` is gone, and also when
+/// anything is written to it. It holds across a change of user, which a parent-death signal (`PR_SET_PDEATHSIG`) does
+/// not, and is about the other process, not about the thread that started this one.
+///
+/// # Errors
+/// What fcntl(2) says, or `BrokenPipe` when the other end is closed already.
+pub(crate) fn die_with(lifeline: BorrowedFd<'_>) -> io::Result<()> {
+    /// include/uapi/asm-generic/fcntl.h
+    const F_SETSIG: libc::c_int = 10;
+    let pid = nix::unistd::getpid().as_raw();
+    for (command, argument) in
+        [(libc::F_SETOWN, pid), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)]
+    {
+        // SAFETY: all three take a number.
+        nix::errno::Errno::result(unsafe { libc::fcntl(lifeline.as_raw_fd(), command, argument) })?;
+    }
+    // Closed before the kernel was asked to tell: then it does not.
+    let mut pipe = [PollFd::new(lifeline, PollFlags::empty())];
+    if poll(&mut pipe, PollTimeout::ZERO)? > 0 {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
 }
 
 /// Takes a descriptor over that the parent process has left open under this number.

@@ -1,12 +1,12 @@
 //! `nimbo vmm`: the process of one microVM.
 //!
-//! It reads a [`ProcessSpec`] from standard input and takes over the descriptors that the spec names, which whoever
+//! It reads a [`ProcessSpec`], one line, from standard input and takes over the descriptors that the spec names, which whoever
 //! started it has left open. It opens nothing else by path but what the kernel offers to everybody (`/dev/kvm`), and
 //! that before the guest's first instruction.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{OwnedFd, RawFd};
+use std::io::{self, BufRead as _, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,8 +102,7 @@ pub(crate) struct InterfaceSpec {
 
 /// Runs the microVM to its end.
 pub(crate) fn main(_args: &Args) -> anyhow::Result<ExitCode> {
-    let spec: ProcessSpec =
-        serde_json::from_reader(io::stdin().lock()).context("cannot read the microVM's specification")?;
+    let spec = read_spec().context("cannot read the microVM's specification")?;
     match vmm::process::run(open(spec)?) {
         Ok(vmm::process::End::PoweredOff) => Ok(ExitCode::SUCCESS),
         Err(error @ ProcessError::Fault { .. }) => {
@@ -112,6 +111,15 @@ pub(crate) fn main(_args: &Args) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The line on standard input. What is left of it is a lifeline: the process dies when its other end is closed.
+fn read_spec() -> io::Result<ProcessSpec> {
+    let mut line = String::new();
+    let mut stdin = io::stdin().lock();
+    stdin.read_line(&mut line)?;
+    sys::die_with(stdin.as_fd())?;
+    Ok(serde_json::from_str(&line)?)
 }
 
 /// The specification with everything in it open.

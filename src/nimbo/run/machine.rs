@@ -4,7 +4,7 @@
 //! temporary layer, the kernel, the tap's queues, the listening control socket.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -13,7 +13,7 @@ use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, anyhow};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::{JoinHandle, spawn_blocking};
 use types::InstanceId;
@@ -48,6 +48,8 @@ type Talk<T> = JoinHandle<Result<T, ClientError>>;
 #[derive(Debug)]
 pub(super) struct Machine {
     child: Child,
+    /// The process dies when this is closed, so also with this process.
+    _lifeline: File,
     control: ControlPath,
     /// The console, once the process has answered.
     attaching: Talk<ConsoleStream>,
@@ -91,9 +93,9 @@ impl Machine {
         };
         // Asked before there is anybody to answer, so that a guest which lives for a moment is seen as well.
         let attaching = control.talk(|client| client.attach_console(Some(0), true));
-        let mut child = spawn(&spec, &handed)?;
+        let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
-        Ok(Self { child, control, attaching, messages, was_killed: false })
+        Ok(Self { child, _lifeline: lifeline, control, attaching, messages, was_killed: false })
     }
 
     /// The console from its first byte on, and as the one who types; `None` when the process ended first.
@@ -158,23 +160,24 @@ fn end(status: ExitStatus, was_killed: bool) -> End {
     }
 }
 
-/// Starts this same binary as `nimbo vmm`, with its specification on standard input.
-fn spawn(spec: &ProcessSpec, handed: &[OwnedFd]) -> anyhow::Result<Child> {
+/// Starts this same binary as `nimbo vmm`, and writes its specification into its standard input, which stays open.
+fn spawn(spec: &ProcessSpec, handed: &[OwnedFd]) -> anyhow::Result<(Child, File)> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg("vmm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // A Ctrl-C at the terminal, which goes to a whole process group, is for this process to translate.
     command.process_group(0);
     sys::inherit(&mut command, handed.iter().map(|descriptor| descriptor.as_raw_fd()).collect());
-    let mut child =
-        Command::from(command).kill_on_drop(true).spawn().context("cannot start the microVM's process")?;
-    let stdin = child.stdin.take().context("the microVM's process has no standard input")?;
-    let bytes = serde_json::to_vec(spec).context("cannot encode the microVM's specification")?;
-    tokio::spawn(async move {
-        let mut stdin = stdin;
-        // A process that dies before it has read this tells why by itself.
-        let _ = stdin.write_all(&bytes).await;
-    });
-    Ok(child)
+    let start = || {
+        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        // A line is less than what a pipe takes without a reader.
+        let mut lifeline = File::from(stdin.into_owned_fd()?);
+        let mut line = serde_json::to_vec(spec)?;
+        line.push(b'\n');
+        lifeline.write_all(&line)?;
+        Ok((child, lifeline))
+    };
+    start().map_err(|error: io::Error| anyhow!(error).context("cannot start the microVM's process"))
 }
 
 /// Prints what the process says, line by line.
