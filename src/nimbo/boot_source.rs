@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn archives_are_aligned() {
-        assert_eq!(joined(vec![b"12345".to_vec(), b"67".to_vec()]), b"12345\0\0\067");
+        assert_eq!(
+            joined(vec![b"12345".to_vec(), b"67".to_vec()]),
+            [b"12345".as_slice(), &[0; 3], b"67"].concat()
+        );
         assert_eq!(joined(vec![b"12345".to_vec()]), b"12345");
         assert_eq!(joined(Vec::new()), b"");
     }

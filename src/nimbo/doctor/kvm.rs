@@ -113,8 +113,7 @@ pub(super) fn try_kvm() -> Kvm {
     match probe::kernel_loop_ns() {
         Ok(ns) if ns <= ITERATION_NS_MAX => Kvm::Hardware,
         Err(ProbeError::Open { source }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            let check = judge_open_error("kvm", &source, None);
-            Kvm::Forbidden(format!("{}\n{}", check.finding, check.remedy.unwrap_or_default()))
+            Kvm::Forbidden(explain_open_error(&source))
         }
         Err(ProbeError::Open { source }) if source.kind() == io::ErrorKind::NotFound => {
             Kvm::Unusable("there is no /dev/kvm".to_owned())
@@ -124,6 +123,17 @@ pub(super) fn try_kvm() -> Kvm {
             Kvm::Unusable(format!("this machine's KVM emulates kernel code ({ns:.0} ns for an iteration)"))
         }
     }
+}
+
+/// See [`super::open_kvm`].
+pub(super) fn open() -> anyhow::Result<()> {
+    let opened = fs::File::options().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| anyhow::anyhow!(explain_open_error(&error)))
+}
+
+fn explain_open_error(error: &io::Error) -> String {
+    let check = judge_open_error("kvm", error, cpu_has_virtualization());
+    format!("{}\n{}", check.finding, check.remedy.unwrap_or_default())
 }
 
 /// An error with its causes, in one line.

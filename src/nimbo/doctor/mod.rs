@@ -99,7 +99,12 @@ pub(crate) enum Kvm {
     Unusable(String),
 }
 
-/// Finds out what this machine's KVM is good for, in some ten milliseconds.
+/// Finds out what this machine's KVM is good for. On hardware that takes some ten milliseconds.
 pub(crate) fn try_kvm() -> Kvm {
     kvm::try_kvm()
+}
+
+/// Whether `/dev/kvm` can be opened; if not, why and what to do.
+pub(crate) fn open_kvm() -> anyhow::Result<()> {
+    kvm::open()
 }

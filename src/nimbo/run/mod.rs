@@ -48,7 +48,9 @@ const ENDED: u8 = 3;
 /// Runs the guest to its end, here or in the lab.
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let image = args.image.as_deref().map(cache::raw_image).transpose()?;
-    if !args.here && !lab::is_here() {
+    if args.here || lab::is_here() {
+        doctor::open_kvm()?;
+    } else {
         match doctor::try_kvm() {
             Kvm::Hardware => {}
             Kvm::Forbidden(why) => bail!(why),
