@@ -1,6 +1,8 @@
 //! `nimbo run` from outside, on payloads of a few instructions: no guest operating system, no stock kernel, so any
 //! KVM will do. They need root, as every guest with a network does.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by a panic")]
+
 mod payload;
 
 use std::fs;
