@@ -129,6 +129,7 @@ class Guest:
             answer = b""
             while piece := connection.recv(65536):
                 answer += piece
+        assert answer, f"{method} {path}: no answer; the console ends with: {self.console[-500:]}"
         status_line, _, rest = answer.partition(b"\r\n")
         text = rest.partition(b"\r\n\r\n")[2]
         status = int(status_line.split()[1])

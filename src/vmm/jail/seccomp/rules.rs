@@ -7,9 +7,9 @@
 use libc::{
     SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3,
     SYS_close, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2,
-    SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fsync,
-    SYS_ftruncate, SYS_futex, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrusage, SYS_getsockname,
-    SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_io_uring_enter, SYS_io_uring_register,
+    SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fstatfs,
+    SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getpeername, SYS_getpid, SYS_getrandom, SYS_getrusage,
+    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_io_uring_enter, SYS_io_uring_register,
     SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
     SYS_nanosleep, SYS_newfstatat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_pwrite64,
     SYS_pwritev, SYS_read, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq,
@@ -139,6 +139,8 @@ const FILES: &[Rule] = &[
     allow(SYS_ftruncate),
     allow(SYS_flock),
     allow(SYS_fstat),
+    // What a file system is tells how its holes are punched.
+    allow(SYS_fstatfs),
     // Both with AT_EMPTY_PATH are fstat(2).
     rule(SYS_statx, Test::OneOf { argument: 2, values: &STATX_FLAGS }),
     rule(SYS_newfstatat, Test::OneOf { argument: 3, values: &[libc::AT_EMPTY_PATH.unsigned_abs()] }),
