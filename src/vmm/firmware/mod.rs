@@ -4,6 +4,7 @@
 //! 0xe0000  RSDP, then XSDT, FADT, MADT, MCFG, FACS, DSDT
 //! 0xef000  VM generation id, 16 bytes
 //! 0xf0000  SMBIOS entry point, then the structures
+//! 0xffff0  the reset vector: code that resets the machine
 //! ```
 //! All of it lies between [`memory::TABLES_START`](crate::memory::TABLES_START) and 1 MiB, which the memory map reserves:
 //! kernels look for the anchors there.
@@ -18,10 +19,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub use smbios::SystemIdentity;
 
-use crate::memory::{GuestRam, TABLES_START};
+use crate::memory::{GuestRam, HIGH_RAM_START, TABLES_START};
+use crate::platform::{RESET_PORT, RESET_VALUE};
 
 const GENERATION_ID: u64 = 0xe_f000;
 const SMBIOS: u64 = 0xf_0000;
+const RESET_VECTOR: u64 = 0xf_fff0;
 
 /// Where the RSDP stands, for the boot protocols that hand it over.
 pub const RSDP: u64 = TABLES_START;
@@ -46,7 +49,16 @@ pub fn write(
 ) -> Result<(), FirmwareError> {
     place(ram, "ACPI tables", TABLES_START, GENERATION_ID, &acpi::tables(cpus, TABLES_START, GENERATION_ID))?;
     place(ram, "VM generation id", GENERATION_ID, SMBIOS, &generation.to_le_bytes())?;
-    place(ram, "SMBIOS structures", SMBIOS, crate::memory::HIGH_RAM_START, &smbios::tables(identity, SMBIOS))
+    place(ram, "SMBIOS structures", SMBIOS, RESET_VECTOR, &smbios::tables(identity, SMBIOS))?;
+    place(ram, "reset vector", RESET_VECTOR, HIGH_RAM_START, &reset_code())
+}
+
+/// What stands where a PC's processor begins, in real mode. Linux on a hardware-reduced platform without EFI reboots
+/// by jumping there (`machine_real_restart`), and never asks for ACPI's reset register.
+fn reset_code() -> [u8; 10] {
+    let [port_low, port_high] = RESET_PORT.to_le_bytes();
+    // mov al, RESET_VALUE; mov dl, low; mov dh, high; out dx, al; hlt; jmp to the hlt: the same in 16 and 32 bits
+    [0xb0, RESET_VALUE, 0xb2, port_low, 0xb6, port_high, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 fn place(

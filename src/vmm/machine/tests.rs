@@ -117,3 +117,17 @@ fn a_triple_fault_is_a_reset() {
     machine.start().unwrap();
     assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
 }
+
+#[test]
+fn a_jump_to_the_reset_vector_is_a_reset() {
+    // Leaves protected mode and jumps to f000:fff0, as kernels do.
+    let to_real_mode = [
+        0x0f, 0x20, 0xc0, // mov eax, cr0
+        0x24, 0xfe, // and al, ~1
+        0x0f, 0x22, 0xc0, // mov cr0, eax
+        0x66, 0xea, 0xf0, 0xff, 0x00, 0xf0, // jmp f000:fff0
+    ];
+    let (mut machine, _) = machine(1, &to_real_mode);
+    machine.start().unwrap();
+    assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
+}
