@@ -170,10 +170,10 @@ def running(*arguments: str) -> Iterator[Guest]:
             guest.end()
 
 
-def fetch(port: int, path: str = "/", seconds: float = 10) -> str | None:
-    """The page at a published port; None while nobody answers."""
+def fetch(port: int, path: str = "/", seconds: float = 10, host: str = "127.0.0.1") -> str | None:
+    """A page, by default at a published port; None while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=seconds) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=seconds) as answer:
             return answer.read().decode()
     except OSError:
         return None

@@ -75,7 +75,7 @@ pub fn ram_ranges(bytes: u64) -> Vec<(GuestAddress, u64)> {
 /// # Errors
 /// [`MemoryError`] when the size is out of range or the host has no address space left.
 pub fn allocate(bytes: u64) -> Result<Memory, MemoryError> {
-    if !(RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) || bytes % 4096 != 0 {
+    if !(RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(4096) {
         return Err(MemoryError::Size { bytes });
     }
     let mut regions = Vec::new();

@@ -99,7 +99,7 @@ def test_an_interface_is_plugged_and_unplugged(guest):
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         subprocess.run(["ip", "addr", "add", "198.51.100.1/30", "dev", name], check=True)
         guest.run(f"ip link set {interface} up; ip addr add 198.51.100.2/30 dev {interface}")
-        subprocess.run(["ping", "-c", "3", "-W", "10", "198.51.100.2"], check=True)
+        assert wait_until(lambda: fetch(80, host="198.51.100.2"), "the page through the new interface")
         counters = guest.control("GET", "/v1/counters")["devices"]
         assert "second" in [device["id"] for device in counters]
         guest.control("DELETE", "/v1/interfaces/second")

@@ -91,7 +91,7 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), BootError> {
     let first = upper + PAGE_BYTES;
     write(ram, "page tables", PAGE_TABLE, &(upper | PRESENT_WRITABLE).to_le_bytes())?;
     let tables: Vec<u8> =
-        (0..4).flat_map(|index| (first + index * PAGE_BYTES | PRESENT_WRITABLE).to_le_bytes()).collect();
+        (0..4).flat_map(|index| ((first + index * PAGE_BYTES) | PRESENT_WRITABLE).to_le_bytes()).collect();
     write(ram, "page tables", upper, &tables)?;
     let pages: Vec<u8> =
         (0..2048u64).flat_map(|index| (index << 21 | PRESENT_WRITABLE | HUGE).to_le_bytes()).collect();

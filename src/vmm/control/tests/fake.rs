@@ -114,7 +114,8 @@ impl Operations for FakeMachine {
     }
 
     fn counters(&mut self) -> Result<Counters, OperationError> {
-        let exits = [("memory_write", 1041), ("port_write", 8112)].map(|(kind, count)| (kind.into(), count)).into();
+        let exits =
+            [("memory_write", 1041), ("port_write", 8112)].map(|(kind, count)| (kind.into(), count)).into();
         let devices = self.devices.iter().map(|device| DeviceCounters {
             id: device.id.clone(),
             kind: device.kind,
