@@ -107,6 +107,24 @@ def test_an_interface_is_plugged_and_unplugged(guest):
     assert set(guest.run("ls /sys/class/net").split()) == before
 
 
+def test_the_balloon_takes_memory_and_gives_it_back(guest):
+    total_kib = lambda: int(guest.run("grep MemTotal /proc/meminfo").split()[1])  # noqa: E731
+    before = total_kib()
+    taken = 64 << 20
+    guest.control("PUT", "/v1/balloon", {"target_bytes": taken})
+    wait_until(lambda: guest.control("GET", "/v1/balloon")["actual_bytes"] == taken, "the guest to give memory up")
+    assert before - total_kib() == taken >> 10
+    guest.control("PUT", "/v1/balloon", {"target_bytes": 0})
+    wait_until(lambda: guest.control("GET", "/v1/balloon")["actual_bytes"] == 0, "the guest to take it back")
+    assert total_kib() == before
+
+
+def test_randomness_comes_from_the_host(guest):
+    assert guest.run("cat /sys/class/misc/hw_random/rng_current").startswith("virtio_rng")
+    first, second = (guest.run("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | hexdump -e '16/1 \"%02x\"'") for _ in "ab")
+    assert len(first) == 32 and first != second
+
+
 def test_a_paused_guest_stands_still_and_goes_on(guest):
     guest.control("POST", "/v1/machine/pause", {})
     assert guest.control("GET", "/v1/machine")["state"] == "paused"
