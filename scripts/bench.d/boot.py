@@ -75,7 +75,8 @@ def machine_process(run: subprocess.Popen) -> int:
     return int(children[0])
 
 
-def measure_payload(rounds: int, results: Results) -> None:
+def measure_payload(rounds: int) -> None:
+    results = Results()
     with tempfile.NamedTemporaryFile(suffix=".elf") as kernel:
         kernel.write(payload())
         kernel.flush()
@@ -94,6 +95,7 @@ def measure_payload(rounds: int, results: Results) -> None:
             return {"boot.payload_ms": elapsed, "boot.payload_overhead_mib": memory}
 
         results.alternate(rounds, {"ours": ours, "peer": peer})
+        results.print()
 
 
 class BootFiles:
@@ -118,7 +120,8 @@ class BootFiles:
         return subprocess.run(["debugfs", "-R", request, partition], check=True, capture_output=True).stdout
 
 
-def measure_boot(rounds: int, results: Results, image: str, files: BootFiles) -> None:
+def measure_boot(rounds: int, image: str, files: BootFiles) -> None:
+    results = Results()
     ours_command = [NIMBO, "run", "--here", "--no-network", "--memory", f"{MEMORY_MIB}M", "--image", image]
     peer_command = [
         *QEMU, "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", files.command_line,
@@ -138,6 +141,7 @@ def measure_boot(rounds: int, results: Results, image: str, files: BootFiles) ->
         return {"boot.init_ms": elapsed, "boot.overhead_mib": memory}
 
     results.alternate(rounds, {"ours": ours, "peer": peer})
+    results.print()
 
 
 DATA_BYTES = 256 << 20
@@ -205,11 +209,11 @@ def fio(guest: Guest, options: str) -> dict:
     return json.loads(text[text.index("{") :])["jobs"][0]["read"]
 
 
-def measure_linux(rounds: int, device_rounds: int, results: Results) -> None:
+def measure_linux(rounds: int, device_rounds: int) -> None:
     image = os.environ["NIMBO_IMAGE_BENCH"]
     with tempfile.TemporaryDirectory() as folder:
         files = BootFiles(image, Path(folder))
-        measure_boot(rounds, results, image, files)
+        measure_boot(rounds, image, files)
         data = Path(folder) / "data.raw"
         data.write_bytes(os.urandom(1 << 20) * (DATA_BYTES >> 20))
 
@@ -221,7 +225,9 @@ def measure_linux(rounds: int, device_rounds: int, results: Results) -> None:
             with peer_guest(image, str(data), files) as guest:
                 return measure_devices(guest)
 
+        results = Results()
         results.alternate(device_rounds, {"ours": ours, "peer": peer})
+        results.print()
 
 
 def main() -> None:
@@ -230,12 +236,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of boots (5)")
     parser.add_argument("--device-rounds", type=int, default=5, help="rounds of disk and network (5)")
     options = parser.parse_args()
-    results = Results()
     if options.part == "payload":
-        measure_payload(options.rounds * 4, results)
+        measure_payload(options.rounds * 4)
     else:
-        measure_linux(options.rounds, options.device_rounds, results)
-    results.print()
+        measure_linux(options.rounds, options.device_rounds)
 
 
 main()
