@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub(crate) struct ProcessSpec {
     /// In the order in which the guest sees them.
     pub(crate) disks: Vec<DiskSpec>,
     pub(crate) interface: Option<InterfaceSpec>,
+    /// A Unix stream that sees the console from its first byte on, and types.
+    pub(crate) viewer: RawFd,
     /// A listening Unix socket.
     pub(crate) control: RawFd,
 }
@@ -164,6 +166,7 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
             .collect::<Result<_, _>>()?,
         interfaces: spec.interface.map(open_interface).transpose()?.into_iter().collect(),
         console: ConsoleSpec::default(),
+        viewer: Some(UnixStream::from(take(spec.viewer)?)),
         control: UnixListener::from(take(spec.control)?),
         vsock: None,
         rng: true,

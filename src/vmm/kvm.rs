@@ -20,14 +20,26 @@ use crate::memory::{GuestRam, KVM_IDENTITY_MAP, KVM_TSS};
 const IO_APIC_PINS: u32 = 24;
 
 /// What KVM must be able to do, with the name under which its documentation lists it.
-const NEEDED: &[(Cap, &str)] = &[
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+const NEEDED: [(Cap, &str); 13] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
+
+/// The capabilities that a machine needs and `kvm` lacks.
+pub(crate) fn missing_capabilities(kvm: &Kvm) -> impl Iterator<Item = &'static str> {
+    NEEDED.iter().filter(|(capability, _)| !kvm.check_extension(*capability)).map(|(_, name)| *name)
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
@@ -67,10 +79,8 @@ impl Vm {
     /// # Errors
     /// [`KvmError`] when KVM lacks something or refuses.
     pub fn new(kvm: &Kvm, ram: &GuestRam) -> Result<Arc<Self>, KvmError> {
-        for (capability, name) in NEEDED {
-            if !kvm.check_extension(*capability) {
-                return Err(KvmError::Lacks { capability: name });
-            }
+        if let Some(capability) = missing_capabilities(kvm).next() {
+            return Err(KvmError::Lacks { capability });
         }
         let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
         for (slot, region) in (0u32..).zip(ram.iter()) {

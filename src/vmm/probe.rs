@@ -15,25 +15,8 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-/// What a microVM here needs of KVM, by the names of the kernel's documentation.
-const NEEDED: [(Cap, &str); 13] = [
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    (Cap::MpState, "KVM_CAP_MP_STATE"),
-    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
-    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
-    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-];
 
 const RAM_BYTES: usize = 0x8000;
 const PML4: u64 = 0x1000;
@@ -87,7 +70,7 @@ fn open() -> Result<Kvm, ProbeError> {
 /// [`ProbeError`] when KVM cannot be opened at all, or speaks another version of its interface.
 pub fn missing_capabilities() -> Result<Vec<&'static str>, ProbeError> {
     let kvm = open()?;
-    Ok(NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| *name).collect())
+    Ok(crate::kvm::missing_capabilities(&kvm).collect())
 }
 
 /// Nanoseconds that one iteration of a loop of long-mode kernel code takes: about 5 on hardware, some tens in a

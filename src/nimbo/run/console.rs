@@ -10,6 +10,7 @@
 //! that it is shared with. The thread ends with the process.
 
 use std::io::{self, Read as _};
+use std::os::unix::net;
 use std::thread;
 
 use anyhow::Context as _;
@@ -18,7 +19,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use vmm::control::client::ConsoleStream;
 
 /// Ctrl-], as telnet and others use it.
 const ESCAPE: u8 = 0x1d;
@@ -62,8 +62,7 @@ impl Console {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub(super) fn attach(guest: ConsoleStream, has_escape: bool) -> anyhow::Result<Self> {
-        let ConsoleStream { stream, received } = guest;
+    pub(super) fn attach(stream: net::UnixStream, has_escape: bool) -> anyhow::Result<Self> {
         let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
         let (reader, writer) = stream.context("cannot set up the console's stream")?.into_split();
         let (escape, escapes) = mpsc::channel(WAITING_MAX);
@@ -73,7 +72,7 @@ impl Console {
             .spawn(move || read_keys(has_escape, &text, &escape))
             .context("cannot start a thread for the console")?;
         tokio::spawn(carry_input(typed, writer));
-        Ok(Self { output: tokio::spawn(carry_output(received, reader)), escapes })
+        Ok(Self { output: tokio::spawn(carry_output(reader)), escapes })
     }
 
     /// Returns when the escape key was pressed.
@@ -134,13 +133,10 @@ async fn carry_input(mut typed: mpsc::Receiver<Vec<u8>>, mut guest: OwnedWriteHa
     guest.forget();
 }
 
-async fn carry_output(received: Vec<u8>, mut guest: impl AsyncRead + Unpin) -> io::Result<()> {
+async fn carry_output(mut guest: impl AsyncRead + Unpin) -> io::Result<()> {
     let mut stdout = tokio::io::stdout();
-    let mut bytes = received;
+    let mut bytes = [0; CHUNK_BYTES];
     loop {
-        stdout.write_all(&bytes).await?;
-        stdout.flush().await?;
-        bytes.resize(CHUNK_BYTES, 0);
         let length = match guest.read(&mut bytes).await {
             Ok(0) => return Ok(()),
             Ok(length) => length,
@@ -148,7 +144,8 @@ async fn carry_output(received: Vec<u8>, mut guest: impl AsyncRead + Unpin) -> i
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error),
         };
-        bytes.truncate(length);
+        stdout.write_all(&bytes[..length]).await?;
+        stdout.flush().await?;
     }
 }
 

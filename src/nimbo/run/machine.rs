@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::{JoinHandle, spawn_blocking};
 use types::InstanceId;
-use vmm::control::client::{Client, ClientError, ConsoleStream};
+use vmm::control::client::{Client, ClientError};
 
 use super::args::Args;
 use super::network::{INSTANCE_TYPE, Network};
@@ -51,15 +51,13 @@ pub(super) struct Machine {
     /// The process dies when this is closed, so also with this process.
     _lifeline: File,
     control: ControlPath,
-    /// The console, once the process has answered.
-    attaching: Talk<ConsoleStream>,
     /// Passes on what the process says on standard error.
     messages: JoinHandle<()>,
     was_killed: bool,
 }
 
 impl Machine {
-    /// Starts the process. `image` is raw.
+    /// Starts the process, and returns with it the guest's console, which ends when the process does. `image` is raw.
     ///
     /// # Errors
     /// When a file cannot be opened or a process cannot be started; what is wrong with their content is told by the
@@ -69,7 +67,7 @@ impl Machine {
         image: Option<&Path>,
         instance: InstanceId,
         network: Option<&mut Network>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, UnixStream)> {
         let mut handed = Vec::new();
         let mut hand = |descriptor: OwnedFd| {
             let number = descriptor.as_raw_fd();
@@ -77,6 +75,7 @@ impl Machine {
             number
         };
         let (control, listener) = ControlPath::listen(args.control.as_deref())?;
+        let (console, viewer) = UnixStream::pair().context("cannot make a stream for the console")?;
         let spec = ProcessSpec {
             cpus: args.cpus,
             memory: args.memory,
@@ -89,25 +88,13 @@ impl Machine {
                 mtu: network.mtu(),
                 queues: network.take_queues().into_iter().map(&mut hand).collect(),
             }),
+            viewer: hand(viewer.into()),
             control: hand(listener.into()),
         };
-        // Asked before there is anybody to answer, so that a guest which lives for a moment is seen as well.
-        let attaching = control.talk(|client| client.attach_console(Some(0), true));
         let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
-        Ok(Self { child, _lifeline: lifeline, control, attaching, messages, was_killed: false })
-    }
-
-    /// The console from its first byte on, and as the one who types; `None` when the process ended first.
-    ///
-    /// # Errors
-    /// When it lives and does not answer.
-    pub(super) async fn attach_console(&mut self) -> anyhow::Result<Option<ConsoleStream>> {
-        match (&mut self.attaching).await.context("the thread for the console failed")? {
-            Ok(console) => Ok(Some(console)),
-            Err(ClientError::Socket { .. } | ClientError::Truncated) => Ok(None),
-            Err(error) => Err(error).context("cannot attach to the guest's console"),
-        }
+        drop(handed);
+        Ok((Self { child, _lifeline: lifeline, control, messages, was_killed: false }, console))
     }
 
     /// # Errors

@@ -20,6 +20,7 @@ mod signals;
 mod terminal;
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -73,31 +74,26 @@ async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
     let instance = InstanceId::generate(&mut random)?;
     let mut network = if args.no_network { None } else { Some(Network::start(args, instance)?) };
-    let mut machine = Machine::start(args, image, instance, network.as_mut())?;
+    let (mut machine, console) = Machine::start(args, image, instance, network.as_mut())?;
     for line in network.iter().flat_map(Network::announcements) {
         say(&line);
     }
-    let end = accompany(&mut machine, &mut signals).await?;
+    let end = accompany(&mut machine, console, &mut signals).await?;
     machine.finish().await;
     Ok(report(&end))
 }
 
-/// Connects the console, and stays until the guest's end.
-async fn accompany(machine: &mut Machine, signals: &mut StopSignals) -> anyhow::Result<End> {
-    let stream = tokio::select! {
-        stream = machine.attach_console() => stream?,
-        () = signals.next() => {
-            machine.kill();
-            None
-        }
-    };
-    // Without a console there is no machine any more, and its process has said why.
-    let Some(stream) = stream else { return machine.wait().await };
+/// Connects the console with the terminal, and stays until the guest's end.
+async fn accompany(
+    machine: &mut Machine,
+    console: UnixStream,
+    signals: &mut StopSignals,
+) -> anyhow::Result<End> {
     let raw_mode = RawMode::enter().context("cannot set up the terminal")?;
     if raw_mode.is_some() {
         say("keys go to the guest; press Ctrl-] to power it off, twice to end it");
     }
-    let mut console = Console::attach(stream, raw_mode.is_some())?;
+    let mut console = Console::attach(console, raw_mode.is_some())?;
     let end = attend(machine, &mut console, signals).await?;
     match tokio::time::timeout(LAST_OUTPUT_TIME, console.finish()).await {
         Ok(printed) => printed?,

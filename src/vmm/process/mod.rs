@@ -10,7 +10,7 @@ mod operations;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use types::MacAddress;
 use vmm_sys_util::eventfd::EventFd;
 use volume::BlockBackend;
 
-use crate::console::{Console, ConsoleSpec};
+use crate::console::{AttachError, Console, ConsoleSpec, ViewerSpec};
 use crate::control::api::{DeviceId, EventKind};
 use crate::control::{ControlServer, EventLog, ProcessMemoryFile, ServerLimits};
 use crate::jail::seccomp::{self, ThreadKind};
@@ -48,6 +48,8 @@ pub struct ProcessSpec {
     pub rng: bool,
     pub balloon: bool,
     pub console: ConsoleSpec,
+    /// Who looks at the console from its first byte to its last, and types.
+    pub viewer: Option<UnixStream>,
     /// Where the control socket listens.
     pub control: UnixListener,
     pub jail: JailSpec,
@@ -89,6 +91,8 @@ pub enum ProcessError {
     Interface { id: DeviceId, source: TapError },
     #[error("vsock")]
     Vsock { source: VsockError },
+    #[error("the console's viewer")]
+    Viewer { source: AttachError },
     #[error("the jail")]
     Jail { source: JailError },
     #[error(transparent)]
@@ -114,7 +118,11 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let host = |operation| move |source| ProcessError::Host { operation, source };
     let kvm = Kvm::new().map_err(|source| ProcessError::OpenKvm { source })?;
     let memory_file = ProcessMemoryFile::open().map_err(host("open this process's memory counters"))?;
-    let (output, console) = Console::new(spec.console).map_err(host("make the console"))?;
+    let (output, mut console) = Console::new(spec.console).map_err(host("make the console"))?;
+    if let Some(stream) = spec.viewer {
+        let viewer = ViewerSpec { input: true, ..ViewerSpec::default() };
+        console.attach(stream, viewer).map_err(|source| ProcessError::Viewer { source })?;
+    }
     let events = Arc::new(EventLog::new().map_err(host("make the log of events"))?);
     let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
         .map_err(host("serve the control socket"))?;
