@@ -108,15 +108,21 @@ def test_an_interface_is_plugged_and_unplugged(guest):
 
 
 def test_the_balloon_takes_memory_and_gives_it_back(guest):
-    total_kib = lambda: int(guest.run("grep MemTotal /proc/meminfo").split()[1])  # noqa: E731
-    before = total_kib()
+    def free_bytes() -> int:
+        return int(guest.run("grep MemFree /proc/meminfo").split()[1]) << 10
+
+    def inflated() -> int:
+        return guest.control("GET", "/v1/balloon")["actual_bytes"]
+
+    before = free_bytes()
     taken = 64 << 20
     guest.control("PUT", "/v1/balloon", {"target_bytes": taken})
-    wait_until(lambda: guest.control("GET", "/v1/balloon")["actual_bytes"] == taken, "the guest to give memory up")
-    assert before - total_kib() == taken >> 10
+    wait_until(lambda: inflated() == taken, "the guest to give memory up")
+    # Other programs take and give some meanwhile.
+    assert before - free_bytes() > taken * 3 // 4
     guest.control("PUT", "/v1/balloon", {"target_bytes": 0})
-    wait_until(lambda: guest.control("GET", "/v1/balloon")["actual_bytes"] == 0, "the guest to take it back")
-    assert total_kib() == before
+    wait_until(lambda: inflated() == 0, "the guest to take it back")
+    assert before - free_bytes() < taken // 4
 
 
 def test_randomness_comes_from_the_host(guest):
