@@ -1,10 +1,11 @@
 //! The kernel from the guest's own disk, looked for anew at every start.
 
 use std::error::Error;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use vmm::boot::BootImage;
-use vmm::boot::disk::{BootDisk, BootDiskError, BootFile};
+use vmm::boot::disk::{BootDisk, BootFile};
 use vmm::machine::BootSource;
 use volume::BlockBackend;
 
@@ -16,8 +17,6 @@ pub(crate) struct KernelOnDisk {
     pub(crate) disk: Arc<dyn BlockBackend>,
     /// Instead of the one that the disk names.
     pub(crate) command_line: Option<String>,
-    /// No file of it is larger: it could not be loaded.
-    pub(crate) memory_bytes: u64,
 }
 
 impl BootSource for KernelOnDisk {
@@ -31,26 +30,30 @@ impl BootSource for KernelOnDisk {
             kernel = entry.kernel.path,
             "booting from the disk"
         );
-        let read = |file: &BootFile| disk.read(file, self.memory_bytes);
-        let initrds = entry.initrds.iter().map(read).collect::<Result<Vec<_>, BootDiskError>>()?;
-        Ok(BootImage {
-            kernel: read(&entry.kernel)?,
-            initrd: joined(initrds),
-            command_line: self.command_line.clone().unwrap_or_else(|| with_console(&entry.command_line)),
-        })
+        let command_line = self.command_line.clone().unwrap_or_else(|| with_console(&entry.command_line));
+        let files: Vec<BootFile> = [&entry.kernel].into_iter().chain(&entry.initrds).cloned().collect();
+        let disk = Rc::new(disk);
+        let mut files = files.into_iter().map(|file| Box::new(OnDisk { disk: disk.clone(), file }) as _);
+        // The first is there: it was put there a moment ago.
+        let kernel = files.next().ok_or("the entry names no kernel")?;
+        Ok(BootImage { kernel, initrds: files.collect(), command_line })
     }
 }
 
-/// Archives one behind the other, each at a multiple of four as the kernel wants them (initramfs buffer format).
-fn joined(archives: Vec<Vec<u8>>) -> Vec<u8> {
-    archives
-        .into_iter()
-        .reduce(|mut all, next| {
-            all.resize(all.len().next_multiple_of(4), 0);
-            all.extend(next);
-            all
-        })
-        .unwrap_or_default()
+/// A file of the guest's disk, read from there.
+struct OnDisk {
+    disk: Rc<BootDisk>,
+    file: BootFile,
+}
+
+impl vmm::boot::BootFile for OnDisk {
+    fn size_bytes(&self) -> u64 {
+        self.file.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(self.disk.read_at(&self.file, offset, into)?)
+    }
 }
 
 /// The command line, with a console where it names none: nobody could see a screen.
@@ -68,15 +71,5 @@ mod tests {
         assert_eq!(with_console("root=/dev/vda1 console=tty0"), "root=/dev/vda1 console=tty0");
         assert_eq!(with_console("root=/dev/vda1 ro"), "root=/dev/vda1 ro console=ttyS0");
         assert_eq!(with_console(""), "console=ttyS0");
-    }
-
-    #[test]
-    fn archives_are_aligned() {
-        assert_eq!(
-            joined(vec![b"12345".to_vec(), b"67".to_vec()]),
-            [b"12345".as_slice(), &[0; 3], b"67"].concat()
-        );
-        assert_eq!(joined(vec![b"12345".to_vec()]), b"12345");
-        assert_eq!(joined(Vec::new()), b"");
     }
 }

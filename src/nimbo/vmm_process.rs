@@ -136,7 +136,6 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         BootSpec::Disk { command_line } => Box::new(KernelOnDisk {
             disk: disks.first().cloned().context("there is neither a disk nor a kernel to boot")?,
             command_line,
-            memory_bytes: spec.memory.bytes(),
         }),
     };
     let (mut uuid, mut generation) = ([0; 16], [0; 16]);

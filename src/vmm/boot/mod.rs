@@ -9,11 +9,15 @@
 //! 1 MiB    the kernel, where it wants to be; the initrd ends where RAM below the hole ends
 //! ```
 //!
+//! A file is read from where it lies straight into the guest's memory: a kernel's 50 MiB go through no buffer of ours, whose
+//! pages would cost more than the reading.
+//!
 //! An ELF kernel is entered by PVH. A bzImage is unpacked here, where memory is cheap and the processor is not emulated,
 //! and then entered by PVH as well; when it cannot be, it is entered by Linux's 64-bit protocol and unpacks itself.
 
 mod bzimage;
 pub mod disk;
+mod elf;
 mod linux;
 mod pvh;
 mod source;
@@ -35,13 +39,40 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const COMMAND_LINE_BYTES_MAX: usize = 2047;
 const PAGE_BYTES: u64 = 4096;
 
+/// A file that is loaded, wherever it lies.
+pub trait BootFile {
+    fn size_bytes(&self) -> u64;
+
+    /// Fills `into` from `offset` on, within the size.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), ReadError>;
+}
+
+/// Why a file could not be read, in words for the operator.
+pub type ReadError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A file that is in memory.
+impl BootFile for Vec<u8> {
+    fn size_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        let start = usize::try_from(offset)?;
+        let part = self.get(start..).and_then(|rest| rest.get(..into.len())).ok_or("beyond the end")?;
+        into.copy_from_slice(part);
+        Ok(())
+    }
+}
+
 /// What a guest boots.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootImage {
     /// An ELF file or a bzImage.
-    pub kernel: Vec<u8>,
-    /// Empty when there is none.
-    pub initrd: Vec<u8>,
+    pub kernel: Box<dyn BootFile>,
+    /// Archives, loaded one behind the other.
+    pub initrds: Vec<Box<dyn BootFile>>,
     pub command_line: String,
 }
 
@@ -55,8 +86,10 @@ pub enum BootError {
     Truncated { bytes: usize, expected: usize },
     #[error("the ELF kernel has no PVH entry point (for Linux: CONFIG_PVH)")]
     NoPvh,
-    #[error("the ELF kernel cannot be loaded into {ram_mib} MiB of memory")]
-    Load { ram_mib: u64, source: linux_loader::loader::Error },
+    #[error("the ELF kernel's {part} is broken")]
+    Elf { part: &'static str },
+    #[error("cannot read the {what}")]
+    Read { what: &'static str, source: ReadError },
     #[error("the {what} of {need_mib} MiB does not fit into {ram_mib} MiB of memory; give the guest more")]
     Memory { what: &'static str, need_mib: u64, ram_mib: u64 },
     #[error("the bzImage has no 64-bit entry point")]
@@ -73,25 +106,34 @@ pub enum BootError {
 /// [`BootError`], which tells what is wrong with the kernel or that memory is too small.
 pub fn load(ram: &GuestRam, image: &BootImage) -> Result<Entry, BootError> {
     write_command_line(ram, &image.command_line)?;
-    let setup = match kind(&image.kernel)? {
-        Kind::Elf => return enter_by_pvh(ram, &image.kernel, &image.initrd),
-        Kind::BzImage => bzimage::Setup::parse(&image.kernel)?,
-    };
-    if let Some(elf) = setup.unpack(&image.kernel) {
-        match enter_by_pvh(ram, &elf, &image.initrd) {
+    let kernel = &*image.kernel;
+    match kind(kernel)? {
+        Kind::Elf => enter_by_pvh(ram, kernel, &image.initrds),
+        Kind::BzImage => boot_bzimage(ram, read_all("kernel", kernel)?, &image.initrds),
+    }
+}
+
+fn enter_by_pvh(
+    ram: &GuestRam,
+    elf: &dyn BootFile,
+    initrds: &[Box<dyn BootFile>],
+) -> Result<Entry, BootError> {
+    let kernel = elf::load(ram, elf)?;
+    let initrd = write_initrds(ram, initrds, kernel.end)?;
+    pvh::write_start_info(ram, kernel.entry, initrd)
+}
+
+fn boot_bzimage(ram: &GuestRam, kernel: Vec<u8>, initrds: &[Box<dyn BootFile>]) -> Result<Entry, BootError> {
+    let setup = bzimage::Setup::parse(&kernel)?;
+    if let Some(elf) = setup.unpack(&kernel) {
+        match enter_by_pvh(ram, &elf, initrds) {
             Err(BootError::NoPvh) => {}
             outcome => return outcome,
         }
     }
-    let end = linux::load_kernel(ram, &image.kernel, &setup)?;
-    let initrd = write_initrd(ram, &image.initrd, end)?;
-    linux::write_boot_params(ram, &image.kernel, &setup, initrd)
-}
-
-fn enter_by_pvh(ram: &GuestRam, elf: &[u8], initrd: &[u8]) -> Result<Entry, BootError> {
-    let kernel = pvh::load_kernel(ram, elf)?;
-    let initrd = write_initrd(ram, initrd, kernel.end)?;
-    pvh::write_start_info(ram, kernel, initrd)
+    let end = linux::load_kernel(ram, &kernel, &setup)?;
+    let initrd = write_initrds(ram, initrds, end)?;
+    linux::write_boot_params(ram, &kernel, &setup, initrd)
 }
 
 /// A stretch of guest memory.
@@ -112,7 +154,8 @@ const ELF_X86_64: u16 = 62;
 /// "ARMd" at offset 56 of an arm64 Image, "RSC\x05" of a RISC-V one.
 const IMAGE_MAGIC: usize = 56;
 
-fn kind(kernel: &[u8]) -> Result<Kind, BootError> {
+fn kind(file: &dyn BootFile) -> Result<Kind, BootError> {
+    let kernel = &read_part("kernel", file, 0, file.size_bytes().min(HEAD_BYTES))?;
     if kernel.starts_with(b"\x7fELF") {
         let machine =
             kernel.get(ELF_MACHINE..ELF_MACHINE + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
@@ -135,6 +178,47 @@ fn kind(kernel: &[u8]) -> Result<Kind, BootError> {
     }
 }
 
+/// Enough to tell what a file is.
+const HEAD_BYTES: u64 = 1024;
+/// No kernel or initrd is larger; a file that is must be something else.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+fn read_part(what: &'static str, file: &dyn BootFile, offset: u64, bytes: u64) -> Result<Vec<u8>, BootError> {
+    let mut part = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    file.read_at(offset, &mut part).map_err(|source| BootError::Read { what, source })?;
+    Ok(part)
+}
+
+fn read_all(what: &'static str, file: &dyn BootFile) -> Result<Vec<u8>, BootError> {
+    match file.size_bytes() {
+        bytes if bytes > FILE_BYTES_MAX => {
+            Err(BootError::Read { what, source: format!("{bytes} bytes are more than any has").into() })
+        }
+        bytes => read_part(what, file, 0, bytes),
+    }
+}
+
+/// Reads `bytes` of `file` from `offset` on to guest address `address`.
+fn read_into(
+    ram: &GuestRam,
+    what: &'static str,
+    file: &dyn BootFile,
+    offset: u64,
+    address: u64,
+    bytes: u64,
+) -> Result<(), BootError> {
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let slice = ram.get_slice(GuestAddress(address), length).map_err(|source| BootError::Write {
+        what,
+        address,
+        source,
+    })?;
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: the slice is mapped RAM of this length, and nobody else uses it: the guest does not run yet.
+    let memory = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), length) };
+    file.read_at(offset, memory).map_err(|source| BootError::Read { what, source })
+}
+
 fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
     if line.len() > COMMAND_LINE_BYTES_MAX {
         return Err(BootError::CommandLine { bytes: line.len() });
@@ -143,19 +227,29 @@ fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
     write(ram, "command line", COMMAND_LINE, &bytes)
 }
 
-/// Puts the initrd at the end of the RAM below the hole, above the kernel that ends at `kernel_end`.
-fn write_initrd(ram: &GuestRam, initrd: &[u8], kernel_end: u64) -> Result<Option<Extent>, BootError> {
-    if initrd.is_empty() {
-        return Ok(None);
-    }
-    let bytes = initrd.len() as u64;
+/// Puts the initrds at the end of the RAM below the hole, above the kernel that ends at `kernel_end`. Each begins at a
+/// multiple of four, as the kernel wants it (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
+fn write_initrds(
+    ram: &GuestRam,
+    initrds: &[Box<dyn BootFile>],
+    kernel_end: u64,
+) -> Result<Option<Extent>, BootError> {
+    let places = initrds.iter().scan(0u64, |end, file| {
+        let start = end.next_multiple_of(4);
+        *end = start.saturating_add(file.size_bytes().min(FILE_BYTES_MAX));
+        Some((start, *end))
+    });
+    let places: Vec<(u64, u64)> = places.collect();
+    let Some(&(_, bytes)) = places.last().filter(|(_, end)| *end > 0) else { return Ok(None) };
     let start = low_ram_end(ram).checked_sub(bytes).map(|start| start - start % PAGE_BYTES);
     let address = start.filter(|start| *start >= kernel_end).ok_or(BootError::Memory {
         what: "initrd, with the kernel,",
         need_mib: mib(bytes + kernel_end),
         ram_mib: ram_mib(ram),
     })?;
-    write(ram, "initrd", address, initrd)?;
+    for (file, (start, end)) in initrds.iter().zip(places) {
+        read_into(ram, "initrd", &**file, 0, address + start, end - start)?;
+    }
     Ok(Some(Extent { address, bytes }))
 }
 

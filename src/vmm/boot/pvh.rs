@@ -1,16 +1,9 @@
 //! The PVH boot protocol (xen/include/public/arch-x86/hvm/start_info.h).
 
-use std::io::Cursor;
-
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::{Error, KernelLoader};
-use vm_memory::{Address, GuestAddress};
-
-use super::{BootError, COMMAND_LINE, Extent, memory_map, mib, ram_mib, write};
+use super::{BootError, COMMAND_LINE, Extent, memory_map, write};
 use crate::cpu::Entry;
 use crate::firmware;
-use crate::kvm::low_half;
-use crate::memory::{GuestRam, HIGH_RAM_START};
+use crate::memory::GuestRam;
 
 const START_INFO: u32 = 0x6000;
 const MODULES: u64 = 0x6040;
@@ -18,34 +11,9 @@ const MEMORY_MAP: u64 = 0x6080;
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
 
-/// A kernel in memory.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Loaded {
-    entry: u32,
-    pub(super) end: u64,
-}
-
-pub(super) fn load_kernel(ram: &GuestRam, elf: &[u8]) -> Result<Loaded, BootError> {
-    let from = Some(GuestAddress(HIGH_RAM_START));
-    let loaded = Elf::load(ram, None, &mut Cursor::new(elf), from).map_err(|source| match source {
-        Error::Elf(linux_loader::loader::elf::Error::ReadKernelImage) => BootError::Memory {
-            what: "kernel, or what its headers announce,",
-            need_mib: mib(elf.len() as u64),
-            ram_mib: ram_mib(ram),
-        },
-        source => BootError::Load { ram_mib: ram_mib(ram), source },
-    })?;
-    match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => {
-            Ok(Loaded { entry: low_half(entry.raw_value()), end: loaded.kernel_end })
-        }
-        _ => Err(BootError::NoPvh),
-    }
-}
-
 pub(super) fn write_start_info(
     ram: &GuestRam,
-    kernel: Loaded,
+    entry: u32,
     initrd: Option<Extent>,
 ) -> Result<Entry, BootError> {
     let map = memory_map(ram);
@@ -71,5 +39,5 @@ pub(super) fn write_start_info(
     info.extend(u32::try_from(map.len()).unwrap_or(0).to_le_bytes());
     info.extend([0; 4]);
     write(ram, "start info", START_INFO.into(), &info)?;
-    Ok(Entry::Pvh { address: kernel.entry, start_info: START_INFO })
+    Ok(Entry::Pvh { address: entry, start_info: START_INFO })
 }

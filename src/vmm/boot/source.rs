@@ -1,10 +1,9 @@
 //! Kernels that stand in files of their own.
 
-use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::BootImage;
+use super::{BootFile, BootImage, ReadError};
 use crate::machine::BootSource;
 
 /// A kernel that is given, not found: opened once, read at every start.
@@ -15,30 +14,31 @@ pub struct KernelFiles {
     pub command_line: String,
 }
 
-/// Neither a kernel nor an initrd is larger; a file that is must be something else.
-const FILE_BYTES_MAX: u64 = 1 << 30;
-
-#[derive(Debug, thiserror::Error)]
-enum FileError {
-    #[error("the {what} of {bytes} bytes is larger than any can be")]
-    Size { what: &'static str, bytes: u64 },
-    #[error("cannot read the {what}")]
-    Read { what: &'static str, source: std::io::Error },
+/// An open file, as long as it is now.
+struct Opened {
+    file: File,
+    size_bytes: u64,
 }
 
-impl BootSource for KernelFiles {
-    fn image(&self) -> Result<BootImage, Box<dyn Error + Send + Sync>> {
-        let kernel = read("kernel", &self.kernel)?;
-        let initrd = self.initrd.as_ref().map(|file| read("initrd", file)).transpose()?.unwrap_or_default();
-        Ok(BootImage { kernel, initrd, command_line: self.command_line.clone() })
+impl BootFile for Opened {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        Ok(self.file.read_exact_at(into, offset)?)
     }
 }
 
-fn read(what: &'static str, file: &File) -> Result<Vec<u8>, FileError> {
-    let failed = |source| FileError::Read { what, source };
-    let bytes = file.metadata().map_err(failed)?.len();
-    let length = usize::try_from(bytes).ok().filter(|_| bytes <= FILE_BYTES_MAX);
-    let mut content = vec![0; length.ok_or(FileError::Size { what, bytes })?];
-    file.read_exact_at(&mut content, 0).map_err(failed)?;
-    Ok(content)
+impl BootSource for KernelFiles {
+    fn image(&self) -> Result<BootImage, ReadError> {
+        let initrds = self.initrd.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(BootImage { kernel: open(&self.kernel)?, initrds, command_line: self.command_line.clone() })
+    }
+}
+
+fn open(file: &File) -> Result<Box<dyn BootFile>, ReadError> {
+    let file = file.try_clone()?;
+    let size_bytes = file.metadata()?.len();
+    Ok(Box::new(Opened { file, size_bytes }))
 }

@@ -4,15 +4,20 @@ use super::testing::pvh_elf;
 use super::*;
 use crate::memory;
 
+fn image(kernel: Vec<u8>, initrds: Vec<Vec<u8>>, command_line: &str) -> BootImage {
+    let initrds = initrds.into_iter().map(|initrd| Box::new(initrd) as Box<dyn BootFile>).collect();
+    BootImage { kernel: Box::new(kernel), initrds, command_line: command_line.into() }
+}
+
 fn load_kernel(kernel: Vec<u8>) -> Result<Entry, BootError> {
     let ram = memory::allocate(64 << 20).unwrap();
-    load(&ram, &BootImage { kernel, initrd: Vec::new(), command_line: String::new() })
+    load(&ram, &image(kernel, Vec::new(), ""))
 }
 
 #[test]
 fn an_elf_kernel_is_entered_where_its_note_says() {
     let ram = memory::allocate(64 << 20).unwrap();
-    let image = BootImage { kernel: pvh_elf(b"\xf4"), initrd: vec![7; 5000], command_line: "quiet".into() };
+    let image = image(pvh_elf(b"\xf4"), vec![vec![7; 5000]], "quiet");
     let entry = load(&ram, &image).unwrap();
     assert_eq!(entry, Entry::Pvh { address: 0x10_0000, start_info: 0x6000 });
     let read = |address| ram.read_obj::<u64>(GuestAddress(address)).unwrap();
@@ -21,6 +26,17 @@ fn an_elf_kernel_is_entered_where_its_note_says() {
     assert_eq!((initrd % PAGE_BYTES, bytes), (0, 5000));
     assert_eq!(ram.read_obj::<u8>(GuestAddress(initrd + 4999)).unwrap(), 7);
     assert_eq!(ram.read_obj::<u8>(GuestAddress(0x10_0000)).unwrap(), 0xf4);
+}
+
+#[test]
+fn several_initrds_follow_each_other_at_multiples_of_four() {
+    let ram = memory::allocate(64 << 20).unwrap();
+    load(&ram, &image(pvh_elf(b"\xf4"), vec![b"12345".to_vec(), b"67".to_vec()], "")).unwrap();
+    let (start, bytes): (u64, u64) =
+        (ram.read_obj(GuestAddress(0x6040)).unwrap(), ram.read_obj(GuestAddress(0x6048)).unwrap());
+    let mut initrd = vec![0xff; usize::try_from(bytes).unwrap()];
+    ram.read_slice(&mut initrd, GuestAddress(start)).unwrap();
+    assert_eq!(initrd, b"12345\0\0\x0067");
 }
 
 #[test]
@@ -47,10 +63,9 @@ fn what_is_not_a_kernel_for_this_machine_is_refused_with_the_reason() {
 #[test]
 fn an_initrd_that_does_not_fit_is_refused_with_the_sizes() {
     let ram = memory::allocate(16 << 20).unwrap();
-    let image =
-        BootImage { kernel: pvh_elf(b"\xf4"), initrd: vec![0; 16 << 20], command_line: String::new() };
-    assert!(matches!(load(&ram, &image), Err(BootError::Memory { ram_mib: 16, .. })));
-    let long = BootImage { kernel: pvh_elf(b"\xf4"), initrd: Vec::new(), command_line: "x".repeat(2048) };
+    let too_big = image(pvh_elf(b"\xf4"), vec![vec![0; 16 << 20]], "");
+    assert!(matches!(load(&ram, &too_big), Err(BootError::Memory { ram_mib: 16, .. })));
+    let long = image(pvh_elf(b"\xf4"), Vec::new(), &"x".repeat(2048));
     assert!(matches!(load(&ram, &long), Err(BootError::CommandLine { bytes: 2048 })));
 }
 

@@ -11,7 +11,7 @@ struct Payload(Vec<u8>);
 
 impl BootSource for Payload {
     fn image(&self) -> Result<BootImage, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(BootImage { kernel: pvh_elf(&self.0), ..BootImage::default() })
+        Ok(BootImage { kernel: Box::new(pvh_elf(&self.0)), initrds: Vec::new(), command_line: String::new() })
     }
 }
 

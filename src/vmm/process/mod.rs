@@ -118,11 +118,7 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let host = |operation| move |source| ProcessError::Host { operation, source };
     let kvm = Kvm::new().map_err(|source| ProcessError::OpenKvm { source })?;
     let memory_file = ProcessMemoryFile::open().map_err(host("open this process's memory counters"))?;
-    let (output, mut console) = Console::new(spec.console).map_err(host("make the console"))?;
-    if let Some(stream) = spec.viewer {
-        let viewer = ViewerSpec { input: true, ..ViewerSpec::default() };
-        console.attach(stream, viewer).map_err(|source| ProcessError::Viewer { source })?;
-    }
+    let (output, console) = Console::new(spec.console).map_err(host("make the console"))?;
     let events = Arc::new(EventLog::new().map_err(host("make the log of events"))?);
     let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
         .map_err(host("serve the control socket"))?;
@@ -144,7 +140,13 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let fixed = machine.devices().into_iter().map(|device| device.id).collect();
     let started = Instant::now();
     let owned = Owned { id: spec.id, machine, fixed, balloon, events, memory_file, started, is_off: false };
-    Loop::new(owned, console, control).map_err(host("watch the machine"))?.run()
+    let mut main = Loop::new(owned, console, control).map_err(host("watch the machine"))?;
+    if let Some(stream) = spec.viewer {
+        // After the console's input is connected, so that what was typed already is not dropped.
+        let viewer = ViewerSpec { offset: Some(0), input: true, ..ViewerSpec::default() };
+        main.console.attach(stream, viewer).map_err(|source| ProcessError::Viewer { source })?;
+    }
+    main.run()
 }
 
 /// Each thread confines itself before it does anything else.
