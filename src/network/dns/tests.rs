@@ -64,7 +64,7 @@ fn the_reverse_of_the_range_is_known() {
 #[test]
 fn names_of_others_are_forwarded() {
     for name in
-        ["debian.org.", "xec2.internal.", "internal.", ".", "4.0.0.11.in-addr.arpa.", "10.in-addr.arpa."]
+        ["example.org.", "xec2.internal.", "internal.", ".", "4.0.0.11.in-addr.arpa.", "10.in-addr.arpa."]
     {
         assert_eq!(answer(&query(name, RecordType::A)), None, "{name}");
     }
@@ -80,7 +80,7 @@ fn edns_is_answered_with_edns() {
 
 #[test]
 fn what_is_not_a_query_gets_no_answer_and_what_is_no_good_one_an_error() {
-    let mut response = query("debian.org.", RecordType::A);
+    let mut response = query("example.org.", RecordType::A);
     response.metadata.message_type = MessageType::Response;
     assert_eq!(zone().answer(&response.to_vec().unwrap()), Verdict::Ignore);
     assert_eq!(zone().answer(b"short"), Verdict::Ignore);
@@ -89,13 +89,13 @@ fn what_is_not_a_query_gets_no_answer_and_what_is_no_good_one_an_error() {
         Verdict::Answer(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
         other => panic!("{other:?}"),
     };
-    let mut cut = query("debian.org.", RecordType::A).to_vec().unwrap();
+    let mut cut = query("example.org.", RecordType::A).to_vec().unwrap();
     cut.truncate(15);
     assert_eq!(code(&cut), ResponseCode::FormErr);
-    let mut update = query("debian.org.", RecordType::A);
+    let mut update = query("example.org.", RecordType::A);
     update.metadata.op_code = OpCode::Update;
     assert_eq!(code(&update.to_vec().unwrap()), ResponseCode::NotImp);
-    let mut two = query("debian.org.", RecordType::A);
+    let mut two = query("example.org.", RecordType::A);
     two.add_query(Query::query(Name::root(), RecordType::A));
     assert_eq!(code(&two.to_vec().unwrap()), ResponseCode::FormErr);
 }

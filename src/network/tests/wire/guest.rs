@@ -231,13 +231,13 @@ fn other_names_are_asked_of_the_hosts_resolvers_by_either_protocol() {
     let world = World::new();
     let (network, guest) = world.start(world.spec());
     let resolver = parrot(&world);
-    let answer = resolve(&guest, RESOLVER, "deb.debian.org.", RecordType::A);
+    let answer = resolve(&guest, RESOLVER, "www.example.org.", RecordType::A);
     assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
 
     let server = network.plan().resolver();
     let mut stream = guest.namespace.run(|| TcpStream::connect((server, 53))).unwrap().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let asked = query("deb.debian.org.", RecordType::TXT);
+    let asked = query("www.example.org.", RecordType::TXT);
     stream
         .write_all(&[&u16::try_from(asked.len()).unwrap().to_be_bytes(), asked.as_slice()].concat())
         .unwrap();
@@ -253,6 +253,6 @@ fn other_names_are_asked_of_the_hosts_resolvers_by_either_protocol() {
 fn without_a_resolver_a_guest_is_told_so() {
     let world = World::new();
     let (_network, guest) = world.start(world.spec());
-    let answer = resolve(&guest, RESOLVER, "deb.debian.org.", RecordType::A);
+    let answer = resolve(&guest, RESOLVER, "www.example.org.", RecordType::A);
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
 }
