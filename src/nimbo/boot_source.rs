@@ -1,7 +1,6 @@
 //! The kernel from the guest's own disk, looked for anew at every start.
 
 use std::error::Error;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use vmm::boot::BootImage;
@@ -32,7 +31,7 @@ impl BootSource for KernelOnDisk {
         );
         let command_line = self.command_line.clone().unwrap_or_else(|| with_console(&entry.command_line));
         let files: Vec<BootFile> = [&entry.kernel].into_iter().chain(&entry.initrds).cloned().collect();
-        let disk = Rc::new(disk);
+        let disk = Arc::new(disk);
         let mut files = files.into_iter().map(|file| Box::new(OnDisk { disk: disk.clone(), file }) as _);
         // The first is there: it was put there a moment ago.
         let kernel = files.next().ok_or("the entry names no kernel")?;
@@ -42,7 +41,7 @@ impl BootSource for KernelOnDisk {
 
 /// A file of the guest's disk, read from there.
 struct OnDisk {
-    disk: Rc<BootDisk>,
+    disk: Arc<BootDisk>,
     file: BootFile,
 }
 

@@ -54,28 +54,36 @@ enum Command {
     Doctor(doctor::Args),
     #[command(subcommand)]
     Image(image::Command),
-    Vmm(vmm_process::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let level = match cli.verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        2 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
-    let outcome = match cli.command {
-        Command::Run(args) => run::main(&args),
-        Command::Doctor(args) => doctor::main(&args),
-        Command::Image(command) => image::main(&command),
-        Command::Vmm(args) => vmm_process::main(&args),
+    // One starts with every instance. It has no options, and to describe all of nimbo's would take it longer than to
+    // open the machine.
+    let outcome = if std::env::args_os().skip(1).eq(["vmm"]) {
+        log(LevelFilter::WARN);
+        vmm_process::main()
+    } else {
+        let cli = Cli::parse();
+        log(match cli.verbose {
+            0 => LevelFilter::WARN,
+            1 => LevelFilter::INFO,
+            2 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        });
+        match cli.command {
+            Command::Run(args) => run::main(&args),
+            Command::Doctor(args) => doctor::main(&args),
+            Command::Image(command) => image::main(&command),
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprint!("{}", failure::render(&error));
         ExitCode::FAILURE
     })
+}
+
+fn log(level: LevelFilter) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
 }
 
 #[cfg(test)]

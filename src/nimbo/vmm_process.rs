@@ -37,11 +37,6 @@ const DESCRIPTORS_MAX: u64 = 4096;
 /// Users from here on are microVMs'. The range is far from what distributions and user namespaces are given.
 const USER_BASE: u32 = 0x6000_0000;
 
-/// Runs one microVM; nimbo run starts it
-#[derive(Debug, clap::Args)]
-#[command(hide = true)]
-pub(crate) struct Args {}
-
 /// What a microVM is. Numbers of type [`RawFd`] are descriptors that the process inherits.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,7 +98,7 @@ pub(crate) struct InterfaceSpec {
 }
 
 /// Runs the microVM to its end.
-pub(crate) fn main(_args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn main() -> anyhow::Result<ExitCode> {
     let spec = read_spec().context("cannot read the microVM's specification")?;
     match vmm::process::run(open(spec)?) {
         Ok(vmm::process::End::PoweredOff) => Ok(ExitCode::SUCCESS),

@@ -26,6 +26,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::thread;
+
 pub use source::KernelFiles;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -39,8 +41,8 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const COMMAND_LINE_BYTES_MAX: usize = 2047;
 const PAGE_BYTES: u64 = 4096;
 
-/// A file that is loaded, wherever it lies.
-pub trait BootFile {
+/// A file that is loaded, wherever it lies. Several threads read it at the same time.
+pub trait BootFile: Sync {
     fn size_bytes(&self) -> u64;
 
     /// Fills `into` from `offset` on, within the size.
@@ -216,7 +218,32 @@ fn read_into(
     let guard = slice.ptr_guard_mut();
     // SAFETY: the slice is mapped RAM of this length, and nobody else uses it: the guest does not run yet.
     let memory = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), length) };
-    file.read_at(offset, memory).map_err(|source| BootError::Read { what, source })
+    read_in_pieces(file, offset, memory).map_err(|source| BootError::Read { what, source })
+}
+
+/// Most of a kernel's loading is the first touch of its memory, which goes on beside another's.
+const READERS: usize = 4;
+/// Less is read sooner than threads are started. A multiple of the largest page that the memory may have.
+const PIECE_BYTES_MIN: usize = 2 << 20;
+
+fn read_in_pieces(file: &dyn BootFile, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+    let piece_bytes = into.len().div_ceil(READERS).next_multiple_of(PIECE_BYTES_MIN);
+    let Some((own, others)) = into.split_at_mut_checked(piece_bytes) else {
+        return file.read_at(offset, into);
+    };
+    thread::scope(|scope| {
+        let mut start = offset + own.len() as u64;
+        let mut readers = Vec::with_capacity(READERS);
+        for piece in others.chunks_mut(piece_bytes) {
+            let from = start;
+            start += piece.len() as u64;
+            readers.push(thread::Builder::new().spawn_scoped(scope, move || file.read_at(from, piece))?);
+        }
+        file.read_at(offset, own)?;
+        readers
+            .into_iter()
+            .try_for_each(|reader| reader.join().unwrap_or_else(|_| Err("its reader panicked".into())))
+    })
 }
 
 fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
