@@ -99,6 +99,11 @@ impl Board {
         self.transports.get(&slot).map_or(DriverState::None, |transport| transport.state())
     }
 
+    #[cfg(test)]
+    pub(crate) fn transport(&self, slot: u8) -> Option<&PciTransport> {
+        self.transports.get(&slot).map(|transport| &**transport)
+    }
+
     pub fn slots(&self) -> impl Iterator<Item = u8> {
         self.transports.keys().copied()
     }
