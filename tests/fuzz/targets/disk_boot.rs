@@ -126,13 +126,18 @@ impl Image {
     }
 }
 
-/// Looks for kernels on one disk.
-pub fn run(data: &[u8]) {
-    let [image, configuration, low, high, rest @ ..] = data else { return };
+/// The disk that an input makes.
+fn disk(data: &[u8]) -> Option<Arc<dyn BlockBackend>> {
+    let [image, configuration, low, high, rest @ ..] = data else { return None };
     let image = &IMAGES[usize::from(*image) % IMAGES.len()];
     let length = usize::from(u16::from_le_bytes([*low, *high]));
     let (text, changes) = rest.split_at(length.min(rest.len()));
-    let disk: Arc<dyn BlockBackend> = Arc::new(FakeDisk::new(image.changed(*configuration, text, changes)));
+    Some(Arc::new(FakeDisk::new(image.changed(*configuration, text, changes))))
+}
+
+/// Looks for kernels on one disk.
+pub fn run(data: &[u8]) {
+    let Some(disk) = disk(data) else { return };
     match BootDisk::open(&disk) {
         Ok(disk) => {
             assert!(!disk.entries().is_empty(), "a disk without an entry is an error");
@@ -159,4 +164,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&[image, configuration, low, high], text.as_bytes()].concat()
     };
     images.flat_map(|image| texts.clone().map(move |text| (image, text))).map(seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_changed_is_found() {
+        for (index, seed) in seeds().iter().enumerate() {
+            let disk =
+                BootDisk::open(&disk(seed).unwrap()).unwrap_or_else(|error| panic!("seed {index}: {error}"));
+            let entry = &disk.entries()[0];
+            assert_eq!(disk.read(&entry.kernel, 10_000).unwrap(), [b'K'; 5000], "seed {index}");
+        }
+    }
 }

@@ -75,3 +75,22 @@ fn image(version: u32) -> Vec<u8> {
     put(4 * CLUSTER_BYTES, &packed);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_changed_is_imported() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, disk) = (folder.path().join("image"), folder.path().join("disk"));
+        for seed in seeds() {
+            fs::write(&image, seed).unwrap();
+            import(&image, &disk, &|_| {}).unwrap();
+            let disk = fs::read(&disk).unwrap();
+            assert_eq!(disk.len(), 8 * CLUSTER_BYTES);
+            let first: Vec<u8> = disk.iter().copied().step_by(CLUSTER_BYTES).collect();
+            assert_eq!(first, *b"px\0\0\0\0\0\0");
+        }
+    }
+}
