@@ -30,7 +30,7 @@ use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use ipnet::Ipv4Net;
 use types::MacAddress;
 
-pub use server::Server;
+pub use server::{Server, handle};
 
 /// What a guest is told about its network.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,4 +39,6 @@ mod platform;
 pub mod poll;
 pub mod probe;
 pub mod process;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod virtio;

@@ -1,264 +1,49 @@
-//! A driver that does anything: it writes what it likes into the rings and into memory, kicks when it likes, and is
-//! paused and reset meanwhile. The device's handler runs on the fuzzer's own thread.
+//! What a guest or a client can send, as functions of bytes: one module for each target. libFuzzer drives them (`libfuzzer/`), and
+//! so does a test, for a moment each, with bytes of its own (`smoke.rs`).
 //!
-//! What must hold: no panic, no hang, nothing written outside of RAM (the sanitizer's to see); after an error, and
-//! after each reset, the handler starts again.
+//! In all of them must hold: no panic, no hang, no memory beyond what the input justifies. What else must hold is
+//! asserted where it can be said.
 
-use std::sync::Arc;
+#![deny(unsafe_code)]
 
-use arbitrary::Arbitrary;
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm::memory::Memory;
-use vmm::virtio::worker::WorkerContext;
-use vmm::virtio::{
-    Activation, ActiveQueue, DeviceError, DeviceSignals, Interrupt, InterruptVectors, VirtioDevice,
-    WorkerPart,
-};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+mod driver;
+mod input;
+#[allow(unsafe_code)]
+mod sys;
+mod targets;
 
-/// Two regions of RAM that touch, so that buffers can cross from one to the other.
-const REGION_BYTES: usize = 0x1_0000;
-const QUEUE_SIZE: u16 = 16;
-const RINGS_BYTES: u64 = 0x400;
+pub use targets::*;
 
-/// What the driver does next.
-#[derive(Debug, Arbitrary)]
-pub enum Step {
-    Write {
-        at: u32,
-        bytes: Vec<u8>,
-    },
-    Descriptor {
-        queue: u8,
-        place: u8,
-        address: u32,
-        length: u32,
-        flags: u16,
-        next: u16,
-    },
-    /// A descriptor that may well be good: in RAM, flags that exist, followed by its neighbour.
-    Plausible {
-        queue: u8,
-        place: u8,
-        address: u16,
-        length: u16,
-        flags: u8,
-    },
-    /// A good chain of these pieces, made available and kicked.
-    Chain {
-        queue: u8,
-        has_prefix: bool,
-        out: Vec<Vec<u8>>,
-        into: Vec<u16>,
-    },
-    MakeAvailable {
-        queue: u8,
-        head: u16,
-    },
-    AvailableIndex {
-        queue: u8,
-        index: u16,
-    },
-    Wishes {
-        queue: u8,
-        flags: u16,
-        used_event: u16,
-    },
-    Kick {
-        queue: u8,
-    },
-    Ready {
-        token: u8,
-    },
-    PauseAndResume,
-    Reset {
-        features: u64,
-        is_misplaced: bool,
-    },
-    WriteConfig {
-        offset: u16,
-        data: Vec<u8>,
-    },
-    /// Something of the device's own, at its other side.
-    Host {
-        bytes: Vec<u8>,
-    },
+/// What can be fuzzed.
+pub struct Target {
+    pub name: &'static str,
+    /// Uses one input.
+    pub run: fn(&[u8]),
+    /// Inputs from which others are made.
+    pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub struct Machine {
-    device: Arc<dyn VirtioDevice>,
-    part: WorkerPart,
-    context: WorkerContext,
-    memory: Memory,
-    signals: Arc<DeviceSignals>,
-    vectors: InterruptVectors,
-    /// What every request begins with that is to be understood at all.
-    prefix: &'static [u8],
-    next_descriptor: u16,
+macro_rules! targets {
+    ($($name:ident),+) => {
+        /// All targets, by name.
+        pub const TARGETS: &[Target] =
+            &[$(Target { name: stringify!($name), run: $name::run, seeds: $name::seeds }),+];
+    };
 }
 
-impl Machine {
-    /// A machine with one device, of which `part` is one worker.
-    pub fn new(device: Arc<dyn VirtioDevice>, part: WorkerPart, prefix: &'static [u8]) -> Self {
-        let start = |region: usize| GuestAddress((region * REGION_BYTES) as u64);
-        let ranges = [(start(0), REGION_BYTES), (start(1), REGION_BYTES)];
-        let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("there is memory"));
-        let vectors: InterruptVectors =
-            Arc::from([EventFd::new(EFD_NONBLOCK).expect("there are descriptors")]);
-        let signals = Arc::new(DeviceSignals::new(Interrupt::new(vectors.clone()), None));
-        let context = WorkerContext::new().expect("there are descriptors");
-        Machine { device, part, context, memory, signals, vectors, prefix, next_descriptor: 0 }
-    }
-
-    /// Runs `steps` with a driver that negotiates `features`; `host` carries out the device's own steps.
-    pub fn run(&mut self, features: u64, steps: &[Step], mut host: impl FnMut(&[u8])) {
-        self.next_descriptor = 0;
-        let zeroes = vec![0; 2 * REGION_BYTES];
-        self.memory.write_slice(&zeroes, GuestAddress(0)).expect("RAM is there");
-        let mut is_started = self.start(features, false).is_ok();
-        for step in steps {
-            let outcome = self.step(step, &mut is_started, &mut host);
-            if outcome.is_err() {
-                self.part.handler.stop(&self.context);
-                is_started = false;
-            }
-        }
-        self.part.handler.stop(&self.context);
-        std::hint::black_box(self.device.counters());
-    }
-
-    fn start(&mut self, features: u64, is_misplaced: bool) -> Result<(), DeviceError> {
-        let queues = (0..self.part.queues.len()).map(|place| self.queue(place, is_misplaced)).collect();
-        let (memory, signals) = (self.memory.clone(), self.signals.clone());
-        self.part.handler.start(Activation { queues, features, memory, signals }, &self.context)
-    }
-
-    /// Where a queue's rings are: far enough from each other for any of them to be written whole.
-    fn rings(place: usize) -> u64 {
-        place as u64 * RINGS_BYTES
-    }
-
-    fn queue(&self, place: usize, is_misplaced: bool) -> ActiveQueue {
-        let rings = if is_misplaced { REGION_BYTES as u64 - 0x100 } else { Self::rings(place) };
-        let mut queue = Queue::new(QUEUE_SIZE).expect("the size is a power of two");
-        queue.set_desc_table_address(Some(rings as u32), Some(0));
-        queue.set_avail_ring_address(Some(rings as u32 + 0x100), Some(0));
-        queue.set_used_ring_address(Some(rings as u32 + 0x200), Some(0));
-        queue.set_ready(true);
-        let interrupt = Interrupt::new(self.vectors.clone());
-        interrupt.choose(0);
-        let kick = EventFd::new(EFD_NONBLOCK).expect("there are descriptors");
-        let index = self.part.queues[place];
-        ActiveQueue { index, queue, kick, interrupt, memory: self.memory.clone() }
-    }
-
-    fn step(
-        &mut self,
-        step: &Step,
-        is_started: &mut bool,
-        host: &mut impl FnMut(&[u8]),
-    ) -> Result<(), DeviceError> {
-        let count = self.part.queues.len();
-        let place = |queue: &u8| usize::from(*queue) % count;
-        if let Step::Chain { queue, has_prefix, out, into } = step {
-            let place = place(queue);
-            if self.add_chain(place, *has_prefix, out, into) && *is_started {
-                return self.part.handler.kicked(self.part.queues[place], &self.context);
-            }
-            return Ok(());
-        }
-        let handler = &mut self.part.handler;
-        match step {
-            Step::Write { at, bytes } => {
-                // Beyond RAM nothing is written, as on a machine.
-                let _ = self.memory.write(bytes, GuestAddress(u64::from(*at)));
-            }
-            Step::Descriptor { queue, place: at, address, length, flags, next } => {
-                let at = Self::rings(place(queue)) + 16 * u64::from(at % 16);
-                self.write(at, u64::from(*address));
-                self.write(at + 8, *length);
-                self.write(at + 12, *flags);
-                self.write(at + 14, *next);
-            }
-            Step::Plausible { queue, place: number, address, length, flags } => {
-                let number = number % 16;
-                let at = Self::rings(place(queue)) + 16 * u64::from(number);
-                self.write(at, 0x8000 + u64::from(*address));
-                self.write(at + 8, u32::from(*length));
-                self.write(at + 12, u16::from(flags % 8));
-                self.write(at + 14, u16::from((number + 1) % 16));
-            }
-            Step::Chain { .. } => {}
-            Step::MakeAvailable { queue, head } => self.make_available(place(queue), head % (QUEUE_SIZE + 1)),
-            Step::AvailableIndex { queue, index } => self.write(Self::rings(place(queue)) + 0x102, *index),
-            Step::Wishes { queue, flags, used_event } => {
-                let ring = Self::rings(place(queue)) + 0x100;
-                self.write(ring, *flags);
-                self.write(ring + 4 + 2 * u64::from(QUEUE_SIZE), *used_event);
-            }
-            Step::WriteConfig { offset, data } => self.device.write_config(u64::from(*offset), data),
-            Step::Host { bytes } => host(bytes),
-            Step::Reset { features, is_misplaced } => {
-                handler.stop(&self.context);
-                *is_started = true;
-                return self.start(*features, *is_misplaced);
-            }
-            _ if !*is_started => {}
-            Step::Kick { queue } => return handler.kicked(self.part.queues[place(queue)], &self.context),
-            Step::Ready { token } => return handler.ready(u64::from(*token), &self.context),
-            Step::PauseAndResume => {
-                handler.quiesce()?;
-                return handler.resume(&self.context);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lays a chain into the next descriptors; false when it has no piece or more than there are descriptors.
-    fn add_chain(&mut self, place: usize, has_prefix: bool, out: &[Vec<u8>], into: &[u16]) -> bool {
-        let prefix = if has_prefix { self.prefix } else { &[] };
-        let pieces = usize::from(has_prefix) + out.len() + into.len();
-        if pieces == 0 || pieces > usize::from(QUEUE_SIZE) {
-            return false;
-        }
-        let head = self.next_descriptor;
-        let mut address = 0x8000u64;
-        let outgoing = has_prefix.then_some(prefix).into_iter().chain(out.iter().map(Vec::as_slice));
-        let outgoing = outgoing.map(|bytes| (Some(bytes), bytes.len() as u32));
-        let incoming = into.iter().map(|length| (None, u32::from(*length)));
-        for (number, (bytes, length)) in outgoing.chain(incoming).enumerate() {
-            if let Some(bytes) = bytes {
-                let _ = self.memory.write(bytes, GuestAddress(address));
-            }
-            let has_next = u16::from(number + 1 < pieces);
-            let at = Self::rings(place) + 16 * u64::from((head + number as u16) % QUEUE_SIZE);
-            self.write(at, address);
-            self.write(at + 8, length);
-            self.write(at + 12, has_next | if bytes.is_none() { 2 } else { 0 });
-            self.write(at + 14, (head + number as u16 + 1) % QUEUE_SIZE);
-            address += u64::from(length);
-        }
-        self.next_descriptor = (head + pieces as u16) % QUEUE_SIZE;
-        self.make_available(place, head);
-        true
-    }
-
-    fn make_available(&self, place: usize, head: u16) {
-        let ring = Self::rings(place) + 0x100;
-        let index: u16 = self.memory.read_obj(GuestAddress(ring + 2)).expect("rings are in RAM");
-        self.write(ring + 4 + 2 * u64::from(index % QUEUE_SIZE), head);
-        self.write(ring + 2, index.wrapping_add(1));
-    }
-
-    fn write<T: vm_memory::ByteValued>(&self, at: u64, value: T) {
-        self.memory.write_obj(value, GuestAddress(at)).expect("rings are in RAM");
-    }
-}
-
-/// A whole run.
-#[derive(Debug, Arbitrary)]
-pub struct Input {
-    pub features: u64,
-    pub steps: Vec<Step>,
-}
+targets!(
+    control_http,
+    dhcp,
+    disk_boot,
+    dns,
+    imds,
+    kernel,
+    pci,
+    platform,
+    qcow2,
+    virtio_balloon,
+    virtio_block,
+    virtio_net,
+    virtio_rng,
+    virtio_vsock
+);

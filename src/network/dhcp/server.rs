@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use dhcproto::v4::{Decodable, Decoder, Encodable, Encoder, Message, MessageType};
+use dhcproto::v4::{Decodable, Decoder, Encodable, Encoder, Message, MessageType, OptionCode};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, sendmsg, setsockopt,
     socket, sockopt,
@@ -22,6 +22,13 @@ const CLIENT_PORT: u16 = 68;
 /// The header, up to and with the cookie that says that options follow (RFC 2131, figure 1).
 const HEADER_BYTES: usize = 240;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// The options that [`reply`] looks at.
+const OPTIONS: [OptionCode; 4] = [
+    OptionCode::MessageType,
+    OptionCode::RequestedIpAddress,
+    OptionCode::ServerIdentifier,
+    OptionCode::ClientIdentifier,
+];
 /// BOOTP's smallest message, which some clients still insist on (RFC 951, RFC 1542 section 2.1).
 const MESSAGE_BYTES_MIN: usize = 300;
 /// A pause after an error of the socket, so that one which lasts does not take a core.
@@ -69,7 +76,7 @@ impl Server {
 }
 
 /// The answer to a packet, encoded, and where it goes.
-pub(super) fn handle(lease: &Lease, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
+pub fn handle(lease: &Lease, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     let request = parse(packet)?;
     let answer = reply(lease, &request)?;
     let mut bytes = Vec::with_capacity(MESSAGE_BYTES_MIN);
@@ -82,11 +89,34 @@ pub(super) fn handle(lease: &Lease, packet: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)
     Some((bytes, destination(&request, &answer)))
 }
 
+/// Decodes what of a packet is looked at. The other options are left out before: `dhcproto` asserts lengths of some that a
+/// guest may get wrong.
 fn parse(packet: &[u8]) -> Option<Message> {
-    if packet.get(HEADER_BYTES - COOKIE.len()..HEADER_BYTES)? != COOKIE {
+    let (header, mut options) = packet.split_at_checked(HEADER_BYTES)?;
+    if !header.ends_with(&COOKIE) {
         return None;
     }
-    Message::decode(&mut Decoder::new(packet)).ok()
+    let mut wanted = header.to_vec();
+    while let [code, rest @ ..] = options {
+        options = match OptionCode::from(*code) {
+            OptionCode::Pad => rest,
+            OptionCode::End => break,
+            code => {
+                let Some((option, rest)) = split_option(options) else { break };
+                if OPTIONS.contains(&code) {
+                    wanted.extend(option);
+                }
+                rest
+            }
+        };
+    }
+    wanted.push(OptionCode::End.into());
+    Message::decode(&mut Decoder::new(&wanted)).ok()
+}
+
+/// The first option, with its code and its length, and what follows it.
+fn split_option(options: &[u8]) -> Option<(&[u8], &[u8])> {
+    options.split_at_checked(2 + usize::from(*options.get(1)?))
 }
 
 /// RFC 2131, 4.1. A client that has no address yet is reached at the one it will have: its hardware

@@ -136,6 +136,19 @@ fn an_answer_is_as_long_as_old_clients_need() {
     assert!(Message::decode(&mut Decoder::new(&bytes)).unwrap().opts().has_msg_type(MessageType::Nak));
 }
 
+#[test]
+fn an_option_that_nobody_looks_at_may_have_any_length() {
+    let discover = encode(&message(MessageType::Discover, UNSET, UNSET, UNSET));
+    let (start, end) = discover.split_at(240);
+    for code in (1..=254).filter(|code| ![50, 53, 54, 61].contains(code)) {
+        for length in 0..6 {
+            let option = [&[code, length][..], &[0xff; 6][..usize::from(length)]].concat();
+            let packet = [start, &option, end].concat();
+            assert!(handle(&lease(), &packet).is_some(), "option {code} of {length} bytes");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_packet_is_handled_without_a_panic(packet in prop::collection::vec(any::<u8>(), 0..600)) {

@@ -21,7 +21,7 @@ mod elf;
 mod linux;
 mod pvh;
 mod source;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

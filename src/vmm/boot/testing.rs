@@ -1,7 +1,7 @@
 //! Payloads for tests.
 
 /// An ELF file with one segment at 1 MiB and a PVH note that names `entry`.
-pub(crate) fn pvh_elf(code: &[u8]) -> Vec<u8> {
+pub fn pvh_elf(code: &[u8]) -> Vec<u8> {
     let (code_at, note_at) = (0x1000u64, 0x200u64);
     let mut note = Vec::new();
     note.extend([4u32, 4, 18].into_iter().flat_map(u32::to_le_bytes));
@@ -21,9 +21,9 @@ pub(crate) fn pvh_elf(code: &[u8]) -> Vec<u8> {
     elf.extend([64u16, 56, 2, 64, 0, 0].into_iter().flat_map(u16::to_le_bytes));
     elf.extend(header(1, code_at, 0x10_0000, code.len() as u64, 0x1000));
     elf.extend(header(4, note_at, 0, note.len() as u64, 4));
-    elf.resize(usize::try_from(note_at).unwrap(), 0);
+    elf.resize(usize::try_from(note_at).expect("a small number"), 0);
     elf.extend(note);
-    elf.resize(usize::try_from(code_at).unwrap(), 0);
+    elf.resize(usize::try_from(code_at).expect("a small number"), 0);
     elf.extend(code);
     elf
 }

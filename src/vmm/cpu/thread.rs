@@ -366,7 +366,7 @@ impl Cpu {
             Err(error) => return Err(format!("CPU {}: KVM_RUN: {error}", self.index)),
         };
         let Some(request) = request else { return Ok(Next::Go) };
-        let ends = !matches!(request, Request::Eject(_));
+        let ends = request != Request::Eject;
         self.teller.tell(CpuEvent::Request(request));
         Ok(if ends { Next::Stuck } else { Next::Go })
     }

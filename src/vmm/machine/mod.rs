@@ -39,6 +39,9 @@ use crate::virtio::worker::WorkerThread;
 use crate::virtio::{DeviceKind, DeviceParts};
 use run::Run;
 
+/// So many events are carried out at a time: a guest that asks for ever does not keep its owner from others.
+const EVENTS_PER_TURN: usize = 64;
+
 /// What a machine is, for as long as its process lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
@@ -353,7 +356,12 @@ impl Machine {
     pub fn take_events(&mut self) -> Result<Vec<MachineEvent>, MachineError> {
         let _ = self.teller.wake.read();
         let mut told = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
+        for turn in 1..=EVENTS_PER_TURN {
+            let Ok(event) = self.events.try_recv() else { break };
+            if turn == EVENTS_PER_TURN {
+                // There may be more: whoever waits looks again.
+                let _ = self.teller.wake.write(1);
+            }
             match event {
                 CpuEvent::Request(Request::PowerOff) => {
                     self.stop();
@@ -363,7 +371,7 @@ impl Machine {
                     self.reset()?;
                     told.push(MachineEvent::Reset);
                 }
-                CpuEvent::Request(Request::Eject(slots)) => told.extend(self.eject(&slots)),
+                CpuEvent::Request(Request::Eject) => told.extend(self.eject()),
                 CpuEvent::Fault(text) => {
                     self.stop();
                     told.push(MachineEvent::Fault(text));
@@ -419,7 +427,8 @@ impl Machine {
     }
 
     /// A guest may let go of a slot by itself; only what it was asked for is taken out of the machine.
-    fn eject(&mut self, slots: &[Slot]) -> Vec<MachineEvent> {
+    fn eject(&mut self) -> Vec<MachineEvent> {
+        let slots = self.run.as_ref().map(Run::take_ejected).unwrap_or_default();
         let ids: Vec<String> = self
             .devices
             .iter()

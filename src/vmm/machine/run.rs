@@ -82,6 +82,11 @@ impl Run {
         self.platform.power.tell_hotplug();
     }
 
+    /// The slots that the guest has let go of.
+    pub(super) fn take_ejected(&self) -> Vec<Slot> {
+        self.platform.hotplug.take_ejected()
+    }
+
     pub(super) fn driver_state(&self, id: &str) -> DriverState {
         self.transports.get(id).map_or(DriverState::None, |transport| transport.state())
     }

@@ -111,6 +111,34 @@ fn a_held_guest_stands_still_and_goes_on() {
 }
 
 #[test]
+fn a_guest_that_ejects_for_ever_is_heard_once_until_it_is_answered() {
+    // Lets go of all slots, again and again.
+    let eject = [
+        0x66, 0xba, 0x10, 0x06, // mov dx, 0x610
+        0xb8, 0xfe, 0xff, 0xff, 0xff, // mov eax, ~1
+        0xef, // out dx, eax
+        0xeb, 0xfd, // jmp to the out
+    ];
+    let (mut machine, _) = machine(1, &eject);
+    machine.start().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let writes = |machine: &Machine| machine.cpu_counts()[0].exits_port_write;
+    while writes(&machine) < 1000 {
+        assert!(Instant::now() < deadline, "the guest does not get on");
+        std::thread::yield_now();
+    }
+    machine.hold().unwrap();
+    assert_eq!(machine.events.try_iter().count(), 1, "a guest fills the queue of its machine");
+    machine.run.as_ref().unwrap().take_ejected();
+    machine.resume().unwrap();
+    // No device is there that could go, so nothing is told; and the guest can be stopped in between.
+    for _ in 0..1000 {
+        assert_eq!(machine.take_events().unwrap(), []);
+    }
+    machine.hold().unwrap();
+}
+
+#[test]
 fn a_triple_fault_is_a_reset() {
     // An undefined instruction without an interrupt table.
     let (mut machine, _) = machine(1, &[0x0f, 0x0b]);

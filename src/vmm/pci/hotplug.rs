@@ -19,6 +19,8 @@ pub const PORTS: u16 = 12;
 pub struct HotplugRegisters {
     inserted: AtomicU32,
     removing: AtomicU32,
+    /// Slots that the guest has let go of and that have not been taken.
+    ejected: AtomicU32,
 }
 
 impl HotplugRegisters {
@@ -43,12 +45,19 @@ impl HotplugRegisters {
         }
     }
 
-    /// The slots that the guest lets go of by this write.
-    pub fn write(&self, offset: u16, data: &[u8]) -> impl Iterator<Item = Slot> + use<> {
+    /// True when the guest lets go of slots by this write and whoever takes them is to be told. That they are told again only
+    /// after [`HotplugRegisters::take_ejected`] keeps a guest that never stops from filling anybody's queue.
+    pub fn write(&self, offset: u16, data: &[u8]) -> bool {
         let map = match (offset, <[u8; 4]>::try_from(data)) {
             (8, Ok(bytes)) => u32::from_le_bytes(bytes),
             _ => 0,
         };
-        (0..super::SLOT_COUNT).filter_map(Slot::new).filter(move |slot| map & slot.bit() != 0)
+        self.ejected.fetch_or(map, Ordering::AcqRel) == 0 && map != 0
+    }
+
+    /// The slots that the guest has let go of since this was asked last.
+    pub fn take_ejected(&self) -> Vec<Slot> {
+        let map = self.ejected.swap(0, Ordering::AcqRel);
+        (0..super::SLOT_COUNT).filter_map(Slot::new).filter(|slot| map & slot.bit() != 0).collect()
     }
 }

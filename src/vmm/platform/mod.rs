@@ -22,8 +22,8 @@ pub use rtc::{CENTURY_REGISTER, Rtc};
 pub use serial::SerialPort;
 
 use crate::memory::{ECAM_BYTES, ECAM_START, PCI_WINDOW_END, PCI_WINDOW_START};
+use crate::pci::PciBus;
 use crate::pci::hotplug::{self, HotplugRegisters};
-use crate::pci::{PciBus, Slot};
 
 /// Pins of the I/O APIC.
 pub const SERIAL_INTERRUPT: u32 = 4;
@@ -51,12 +51,12 @@ const PCI_PORT: u16 = 0xcf8;
 const PCI_PORT_LAST: u16 = PCI_PORT + 7;
 
 /// What a guest's write asks of the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     PowerOff,
     Reset,
-    /// The guest has let go of these slots.
-    Eject(Vec<Slot>),
+    /// The guest has let go of slots, which the hot-plug registers name.
+    Eject,
 }
 
 /// Everything at a fixed address, and the PCI bus.
@@ -91,8 +91,7 @@ impl Platform {
             }
             (SLEEP_CONTROL_PORT, [value, ..]) => return self.power.sleep(*value),
             (HOTPLUG_PORT..=HOTPLUG_PORT_LAST, _) => {
-                let slots: Vec<Slot> = self.hotplug.write(port - HOTPLUG_PORT, data).collect();
-                return (!slots.is_empty()).then_some(Request::Eject(slots));
+                return self.hotplug.write(port - HOTPLUG_PORT, data).then_some(Request::Eject);
             }
             (PCI_PORT..=PCI_PORT_LAST, _) => self.pci.write_port(port - PCI_PORT, data),
             _ => {}

@@ -2,6 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::console::{Console, ConsoleOutput, ConsoleSpec, SerialInput};
+use crate::pci::Slot;
 
 fn platform() -> (Platform, ConsoleOutput) {
     let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
@@ -62,8 +63,13 @@ fn an_eject_names_the_slots_and_the_maps_clear_when_read() {
     assert_eq!(u32::from_le_bytes(map), 0);
     platform.read_port(HOTPLUG_PORT + 4, &mut map);
     assert_eq!(u32::from_le_bytes(map), 1 << 31);
-    let eject = platform.write_port(HOTPLUG_PORT + 8, &(1u32 << 3 | 1 << 31 | 1).to_le_bytes());
-    assert_eq!(eject, Some(Request::Eject(vec![three, thirty_one])));
+    let eject = |map: u32| platform.write_port(HOTPLUG_PORT + 8, &map.to_le_bytes());
+    assert_eq!(eject(1 << 3 | 1), Some(Request::Eject));
+    // What has not been taken yet is not told again, however often it is written.
+    assert_eq!(eject(1 << 31), None);
+    assert_eq!(platform.hotplug.take_ejected(), [three, thirty_one]);
+    assert_eq!(eject(0), None);
+    assert_eq!(eject(1 << 3), Some(Request::Eject));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
@@ -271,7 +272,8 @@ impl Worker {
     fn fail(&mut self, error: &DeviceError) {
         if let Some(running) = &self.running {
             let signals = running.signals.clone();
-            report(error);
+            let thread = std::thread::current();
+            report(thread.name().unwrap_or("worker"), error);
             self.release();
             signals.needs_reset();
         }
@@ -287,17 +289,24 @@ impl Worker {
     }
 }
 
-/// The guest learns it from the device's status; the operator from the log.
-fn report(error: &DeviceError) {
-    let thread = std::thread::current();
-    let mut text = format!("{}: the device needs a reset: {error}", thread.name().unwrap_or("worker"));
-    let mut cause = std::error::Error::source(error);
+/// So many reports are written in a process's life: a guest may break and reset its devices for ever, and a log has an end.
+const REPORTS_MAX: usize = 1000;
+
+/// Tells the operator's log that `who` is broken until its driver resets it.
+pub(super) fn report(who: &str, error: &dyn std::error::Error) {
+    static REPORTS: AtomicUsize = AtomicUsize::new(0);
+    let mut text = format!("{who}: the device needs a reset: {error}");
+    let mut cause = error.source();
     while let Some(source) = cause {
         text.push_str(": ");
         text.push_str(&source.to_string());
         cause = source.source();
     }
-    eprintln!("{text}");
+    match REPORTS.fetch_add(1, Ordering::Relaxed) {
+        ..REPORTS_MAX => eprintln!("{text}"),
+        REPORTS_MAX => eprintln!("devices needed a reset {REPORTS_MAX} times: no more of it is written here"),
+        _ => {}
+    }
 }
 
 /// [`EventFd`] lends no borrowed descriptor by itself.

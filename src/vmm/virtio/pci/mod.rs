@@ -17,19 +17,29 @@
 //! Vector 0 is the configuration's by convention of drivers, but any choice works. One lock guards the driver-facing
 //! state; the fast paths, kick and interrupt, never take it.
 
+mod capability;
+mod queue;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::DEVICE_NEEDS_RESET;
-use super::worker::WorkerThread;
-use super::{Activation, ActiveQueue, DeviceKind, DeviceSignals, Interrupt, VirtioDevice, feature};
+use super::worker::{WorkerThread, report};
+use super::{
+    Activation, ActiveQueue, DeviceError, DeviceKind, DeviceSignals, Interrupt, VirtioDevice, feature,
+};
 use crate::kvm::{KvmError, Vm, low_half};
 use crate::memory::{Memory, PCI_WINDOW_START};
-use crate::pci::{Capability, ConfigSpace, Identity, MsixTable, PciFunction, Slot};
+use crate::pci::{ConfigSpace, MsixTable, PciFunction, Slot};
+use capability::{
+    WINDOW_BAR, WINDOW_DATA, WINDOW_LENGTH, WINDOW_OFFSET, identity, structure_capabilities,
+    window_capability,
+};
+use queue::QueueSetup;
 
 const BAR_BYTES: u32 = 0x8000;
 const COMMON: u64 = 0x0000;
@@ -50,21 +60,6 @@ mod status {
     pub(super) const FEATURES_OK: u8 = 8;
 }
 
-/// Configuration structure types (virtio 1.2, 4.1.4).
-mod structure {
-    pub(super) const COMMON: u8 = 1;
-    pub(super) const NOTIFY: u8 = 2;
-    pub(super) const ISR: u8 = 3;
-    pub(super) const DEVICE: u8 = 4;
-    pub(super) const PCI: u8 = 5;
-}
-const VENDOR_CAPABILITY: u8 = 0x09;
-/// Offsets in a `virtio_pci_cfg_cap`.
-const WINDOW_BAR: u16 = 4;
-const WINDOW_OFFSET: u16 = 8;
-const WINDOW_LENGTH: u16 = 12;
-const WINDOW_DATA: u16 = 16;
-
 const NOT_DECODED: u64 = u64::MAX;
 
 #[derive(Debug, thiserror::Error)]
@@ -79,40 +74,6 @@ pub enum TransportError {
 pub struct DeviceUnit {
     pub device: Arc<dyn VirtioDevice>,
     pub workers: Vec<WorkerThread>,
-}
-
-/// A queue as the driver set it up.
-struct QueueSetup {
-    size_max: u16,
-    size: u16,
-    enabled: bool,
-    /// Guest addresses of the descriptor table, the available ring and the used ring.
-    rings: [u64; 3],
-    interrupt: Interrupt,
-    kick: EventFd,
-    /// Where its kick is connected, while the device runs.
-    connected: Option<u64>,
-}
-
-impl QueueSetup {
-    fn forget(&mut self) {
-        self.size = self.size_max;
-        self.enabled = false;
-        self.rings = [0; 3];
-        self.interrupt.choose(super::NO_VECTOR);
-    }
-
-    fn build(&self, ram: &crate::memory::GuestRam, event_idx: bool) -> Option<Queue> {
-        let mut queue = Queue::new(self.size_max).ok()?;
-        let [descriptors, available, used] = self.rings.map(GuestAddress);
-        queue.try_set_size(self.size).ok()?;
-        queue.try_set_desc_table_address(descriptors).ok()?;
-        queue.try_set_avail_ring_address(available).ok()?;
-        queue.try_set_used_ring_address(used).ok()?;
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        queue.is_valid(ram).then_some(queue)
-    }
 }
 
 /// What the driver reads and writes, under the lock.
@@ -140,6 +101,7 @@ pub enum DriverState {
 /// A virtio device in a PCI slot.
 pub struct PciTransport {
     unit: Arc<DeviceUnit>,
+    slot: Slot,
     vm: Arc<Vm>,
     memory: Memory,
     signals: Arc<DeviceSignals>,
@@ -172,33 +134,15 @@ impl PciTransport {
         let vectors = u16::try_from(sizes.len() + 1).unwrap_or(u16::MAX);
         let msix = MsixTable::new(vm.clone(), vectors).map_err(descriptors)?;
         let signals = Arc::new(DeviceSignals::new(Interrupt::new(msix.events()), Some(failure)));
-        let mut queues = Vec::with_capacity(sizes.len());
-        for size_max in sizes {
-            let kick = EventFd::new(EFD_NONBLOCK).map_err(descriptors)?;
-            let interrupt = Interrupt::new(msix.events());
-            let connected = None;
-            queues.push(QueueSetup {
-                size_max,
-                size: size_max,
-                enabled: false,
-                rings: [0; 3],
-                interrupt,
-                kick,
-                connected,
-            });
-        }
+        let queues = sizes.into_iter().map(|size| QueueSetup::new(size, msix.events()));
+        let queues = queues.collect::<Result<_, _>>().map_err(descriptors)?;
 
         let bar = low_half(PCI_WINDOW_START) + u32::from(slot.number()) * BAR_BYTES;
         let mut config = ConfigSpace::new(identity(kind));
         config.set_memory_bar(bar, BAR_BYTES);
         let msix_capability = config.add_capability(&msix.capability(low_half(TABLE), low_half(PENDING)));
-        for (structure, offset, extra) in [
-            (structure::COMMON, COMMON, None),
-            (structure::NOTIFY, NOTIFY, Some(NOTIFY_MULTIPLIER)),
-            (structure::ISR, ISR, None),
-            (structure::DEVICE, DEVICE, None),
-        ] {
-            config.add_capability(&structure_capability(structure, low_half(offset), extra));
+        for capability in structure_capabilities() {
+            config.add_capability(&capability);
         }
         let window = config.add_capability(&window_capability());
 
@@ -216,6 +160,7 @@ impl PciTransport {
         let bar = AtomicU64::new(u64::from(bar));
         Ok(Arc::new(PciTransport {
             unit,
+            slot,
             vm,
             memory,
             signals,
@@ -254,9 +199,9 @@ impl PciTransport {
         let ring = |index: usize, shift: u32| low_half(queue.map_or(0, |q| q.rings[index]) >> shift);
         let value: u32 = match offset {
             0x00 => state.device_feature_select,
-            0x04 => feature_half(self.offered_features(), state.device_feature_select),
+            0x04 => half_of(self.offered_features(), state.device_feature_select),
             0x08 => state.driver_feature_select,
-            0x0c => feature_half(state.driver_features, state.driver_feature_select),
+            0x0c => half_of(state.driver_features, state.driver_feature_select),
             0x10 => self.signals.config_interrupt().vector().into(),
             0x12 => u32::try_from(state.queues.len()).unwrap_or(0),
             0x14 => self.signals.status().into(),
@@ -292,30 +237,35 @@ impl PciTransport {
             0x00 => state.device_feature_select = value,
             0x08 => state.driver_feature_select = value,
             0x0c if self.signals.status() & status::FEATURES_OK == 0 => {
-                set_feature_half(&mut state.driver_features, state.driver_feature_select, value);
+                set_half(&mut state.driver_features, state.driver_feature_select, value);
             }
             0x10 => self.signals.config_interrupt().choose(half),
             0x14 => self.write_status(state, low),
             0x16 => state.queue_select = half,
-            _ => write_queue(state, offset, value, half),
+            _ => {
+                let is_running = state.running;
+                if let Some(queue) = state.queues.get_mut(usize::from(state.queue_select)) {
+                    queue.write(offset, value, half, is_running);
+                }
+            }
         }
     }
 
+    /// Bits are only added until 0 is written (virtio 1.2, 2.1.1). What has no agreed features is not made to run.
     fn write_status(&self, state: &mut State, value: u8) {
-        let before = self.signals.status();
         if value == 0 {
             return self.reset_device(state);
         }
-        let mut now = value;
-        if now & status::FEATURES_OK != 0
-            && before & status::FEATURES_OK == 0
-            && !self.accepts(state.driver_features)
-        {
+        let before = self.signals.status();
+        let mut now = before | value;
+        if before & status::FEATURES_OK == 0 && !self.accepts(state.driver_features) {
             now &= !status::FEATURES_OK;
         }
+        if now & status::FEATURES_OK == 0 {
+            now &= !status::DRIVER_OK;
+        }
         self.signals.set_status(now);
-        let ready = status::DRIVER_OK | status::FEATURES_OK;
-        if now & ready == ready && !state.running {
+        if now & status::DRIVER_OK != 0 && !state.running {
             self.activate(state);
         }
     }
@@ -325,29 +275,39 @@ impl PciTransport {
         features & feature::VERSION_1 != 0 && features & !self.offered_features() == 0
     }
 
-    /// Hands the enabled queues to the workers.
+    /// Hands the enabled queues to the workers: to all of them or, when one is set up wrong, to none.
     fn activate(&self, state: &mut State) {
         state.running = true;
-        let event_idx = state.driver_features & feature::EVENT_IDX != 0;
-        for worker in &self.unit.workers {
-            let mut queues = Vec::new();
-            for &index in worker.queues() {
-                let Some(setup) = state.queues.get_mut(usize::from(index)).filter(|q| q.enabled) else {
-                    continue;
-                };
-                let Some(queue) = setup.build(&self.memory, event_idx) else {
-                    return self.signals.needs_reset();
-                };
-                let Ok(kick) = setup.kick.try_clone() else { return self.signals.needs_reset() };
-                let (interrupt, memory) = (setup.interrupt.clone(), self.memory.clone());
-                queues.push(ActiveQueue { index, queue, kick, interrupt, memory });
+        match self.activations(state) {
+            Ok(activations) => {
+                for (worker, activation) in self.unit.workers.iter().zip(activations) {
+                    if !activation.queues.is_empty() {
+                        worker.start(activation);
+                    }
+                }
+                self.connect_kicks(state);
             }
-            if !queues.is_empty() {
-                let (memory, signals) = (self.memory.clone(), self.signals.clone());
-                worker.start(Activation { queues, features: state.driver_features, memory, signals });
-            }
+            Err(error) => self.fail(&error),
         }
-        self.connect_kicks(state);
+    }
+
+    /// What each worker gets.
+    fn activations(&self, state: &State) -> Result<Vec<Activation>, DeviceError> {
+        let event_idx = state.driver_features & feature::EVENT_IDX != 0;
+        let host = |source| DeviceError::Host { operation: "keep a queue's kick", source };
+        let active = |&index: &u16| {
+            let setup = state.queues.get(usize::from(index)).filter(|queue| queue.enabled)?;
+            let queue = setup.build(event_idx).map_err(|source| DeviceError::Queue { index, source });
+            let (interrupt, memory) = (setup.interrupt.clone(), self.memory.clone());
+            let kick = setup.kick.try_clone().map_err(host);
+            Some(queue.and_then(|queue| Ok(ActiveQueue { index, queue, kick: kick?, interrupt, memory })))
+        };
+        let activation = |worker: &WorkerThread| {
+            let queues = worker.queues().iter().filter_map(active).collect::<Result<_, _>>()?;
+            let (memory, signals) = (self.memory.clone(), self.signals.clone());
+            Ok(Activation { queues, features: state.driver_features, memory, signals })
+        };
+        self.unit.workers.iter().map(activation).collect()
     }
 
     fn reset_device(&self, state: &mut State) {
@@ -408,9 +368,15 @@ impl PciTransport {
     }
 
     fn fail_on(&self, outcome: Result<(), KvmError>) {
-        if outcome.is_err() {
-            self.signals.needs_reset();
+        if let Err(error) = outcome {
+            self.fail(&error);
         }
+    }
+
+    /// The driver learns it from the status, the machine's owner by an event, the operator from the log.
+    fn fail(&self, error: &dyn std::error::Error) {
+        report(&format!("{} device in slot {}", self.unit.device.kind(), self.slot.number()), error);
+        self.signals.needs_reset();
     }
 }
 
@@ -488,28 +454,8 @@ impl Drop for PciTransport {
     }
 }
 
-fn write_queue(state: &mut State, offset: u64, value: u32, half: u16) {
-    let Some(queue) = state.queues.get_mut(usize::from(state.queue_select)) else { return };
-    // A queue in use does not move (virtio 1.2, 4.1.4.3.2); its vector may.
-    if offset == 0x1a {
-        return queue.interrupt.choose(half);
-    }
-    if queue.enabled {
-        return;
-    }
-    match offset {
-        0x18 => queue.size = half,
-        0x1c => queue.enabled = half == 1,
-        0x20..0x38 if offset.is_multiple_of(4) => {
-            let ring = &mut queue.rings[usize::from(offset >= 0x28) + usize::from(offset >= 0x30)];
-            set_feature_half(ring, u32::from(!offset.is_multiple_of(8)), value);
-        }
-        _ => {}
-    }
-}
-
 /// Half `select` of a 64-bit value; there are two, and what is beyond reads as zero.
-fn feature_half(value: u64, select: u32) -> u32 {
+fn half_of(value: u64, select: u32) -> u32 {
     match select {
         0 => low_half(value),
         1 => low_half(value >> 32),
@@ -517,7 +463,7 @@ fn feature_half(value: u64, select: u32) -> u32 {
     }
 }
 
-fn set_feature_half(value: &mut u64, select: u32, half: u32) {
+fn set_half(value: &mut u64, select: u32, half: u32) {
     match select {
         0 => *value = *value & !0xffff_ffff | u64::from(half),
         1 => *value = *value & 0xffff_ffff | u64::from(half) << 32,
@@ -529,36 +475,4 @@ fn read_dword(config: &ConfigSpace, offset: u16) -> u32 {
     let mut bytes = [0; 4];
     config.read(offset, &mut bytes);
     u32::from_le_bytes(bytes)
-}
-
-/// Ids of virtio 1.2, 4.1.2; revision 1 says modern.
-fn identity(kind: DeviceKind) -> Identity {
-    let class = match kind {
-        DeviceKind::Net => 0x02_00_00,
-        DeviceKind::Block => 0x01_80_00,
-        DeviceKind::Rng | DeviceKind::Balloon | DeviceKind::Vsock => 0xff_00_00,
-    };
-    let device = 0x1040 + kind.id();
-    Identity { vendor: 0x1af4, device, revision: 1, class, subsystem_vendor: 0x1af4, subsystem: device }
-}
-
-/// `virtio_pci_cap`: length, type, BAR, id, two bytes of padding, offset, length; for notifications the multiplier.
-fn structure_capability(kind: u8, offset: u32, extra: Option<u32>) -> Capability {
-    let length = if extra.is_some() { 20 } else { 16 };
-    let mut body = vec![length, kind, 0, 0, 0, 0];
-    body.extend(offset.to_le_bytes());
-    body.extend(REGION_BYTES.to_le_bytes());
-    body.extend(extra.into_iter().flat_map(u32::to_le_bytes));
-    let writable = vec![0; body.len()];
-    Capability { id: VENDOR_CAPABILITY, body, writable }
-}
-
-/// `virtio_pci_cfg_cap`: through it a driver that cannot map the BAR reaches it.
-fn window_capability() -> Capability {
-    let mut capability = structure_capability(structure::PCI, 0, Some(0));
-    capability.body[6..].fill(0);
-    // Bar, offset, length and data; the body begins two bytes after the capability.
-    capability.writable[usize::from(WINDOW_BAR) - 2] = 0xff;
-    capability.writable[usize::from(WINDOW_OFFSET) - 2..].fill(0xff);
-    capability
 }

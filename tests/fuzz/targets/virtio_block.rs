@@ -1,21 +1,19 @@
-#![no_main]
-
 //! The disk is a piece of memory; the guest may say of a request that it fails.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use fuzz::{Input, Machine};
-use libfuzzer_sys::fuzz_target;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use vmm::virtio::block::{Block, BlockSpec};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use volume::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
 
-const DISK_BYTES: u64 = 0x1_0000;
+use crate::driver::Machine;
+
+const DISK_BYTES: usize = 0x1_0000;
 
 #[derive(Default)]
 struct Disk {
@@ -35,7 +33,7 @@ struct DiskQueue {
 
 impl BlockBackend for Backend {
     fn size_bytes(&self) -> u64 {
-        DISK_BYTES
+        DISK_BYTES as u64
     }
 
     fn is_read_only(&self) -> bool {
@@ -43,7 +41,8 @@ impl BlockBackend for Backend {
     }
 
     fn open_queue(&self, depth: u16) -> io::Result<Box<dyn BlockQueue>> {
-        let (disk, event) = (self.0.clone(), EventFd::new(EFD_NONBLOCK)?);
+        let (disk, event) =
+            (self.0.clone(), EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         Ok(Box::new(DiskQueue { disk, event, done: VecDeque::new(), depth: usize::from(depth) }))
     }
 
@@ -54,8 +53,7 @@ impl BlockBackend for Backend {
 
 impl BlockQueue for DiskQueue {
     fn completion_event(&self) -> BorrowedFd<'_> {
-        // SAFETY: the event lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+        self.event.as_fd()
     }
 
     fn push(&mut self, token: u64, request: BlockRequest<'_>) -> Result<(), QueueFull> {
@@ -110,7 +108,7 @@ impl BlockQueue for DiskQueue {
 
 thread_local! {
     static MACHINE: RefCell<(Arc<Disk>, Machine)> = RefCell::new({
-        let disk = Arc::new(Disk { bytes: Mutex::new(vec![0; DISK_BYTES as usize]), ..Disk::default() });
+        let disk = Arc::new(Disk { bytes: Mutex::new(vec![0; DISK_BYTES]), ..Disk::default() });
         let backend = Arc::new(Backend(disk.clone()));
         let spec = BlockSpec { name: "blk".into(), serial: "vol".into(), backend, queues: 1 };
         let (_, mut parts) = Block::new(spec).expect("there are descriptors");
@@ -118,12 +116,17 @@ thread_local! {
     });
 }
 
-fuzz_target!(|input: Input| {
+/// Runs one driver.
+pub fn run(data: &[u8]) {
     MACHINE.with_borrow_mut(|(disk, machine)| {
-        machine.run(input.features, &input.steps, |bytes| {
+        machine.run(data, |bytes| {
             let first = bytes.first().copied().unwrap_or(0);
             disk.fails.store(first & 1 != 0, Ordering::Relaxed);
             disk.holds.store(first & 2 != 0, Ordering::Relaxed);
         });
     });
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
+}

@@ -1,17 +1,18 @@
-#![no_main]
-
 //! Clients of the host and holders of the guest's wishes come, say anything, and go.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-use fuzz::{Input, Machine};
-use libfuzzer_sys::fuzz_target;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use vmm::virtio::vsock::{Vsock, VsockSpec};
+
+use crate::driver::Machine;
+
+/// From the guest, 3, to the host, 2.
+const PREFIX: [u8; 16] = [3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
 
 struct Host {
     address: SocketAddr,
@@ -37,7 +38,6 @@ impl Host {
             }
             2 if which < self.clients.len() => drop(self.clients.swap_remove(which)),
             _ => {
-                use std::os::fd::AsRawFd;
                 // The descriptors that come with it are not taken, and so closed by the kernel.
                 let _ = recv(self.services.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT);
                 for mut client in &self.clients {
@@ -59,15 +59,20 @@ thread_local! {
         let spec =
             VsockSpec { name: "vsock".into(), guest_cid: 3, listener: Some(listener), services: Some(ours) };
         let mut parts = Vsock::parts(spec).expect("a good address");
-        (Host { address, clients: Vec::new(), services }, Machine::new(parts.device, parts.workers.remove(0), &[3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]))
+        let machine = Machine::new(parts.device, parts.workers.remove(0), &PREFIX);
+        (Host { address, clients: Vec::new(), services }, machine)
     });
 }
 
-fuzz_target!(|input: Input| {
+/// Runs one driver.
+pub fn run(data: &[u8]) {
     MACHINE.with_borrow_mut(|(host, machine)| {
-        machine.run(input.features, &input.steps, |bytes| host.act(bytes));
+        machine.run(data, |bytes| host.act(bytes));
         host.clients.clear();
-        use std::os::fd::AsRawFd;
         while recv(host.services.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT).is_ok() {}
     });
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
+}

@@ -1,10 +1,9 @@
-#![no_main]
+//! Its host wishes anything of the guest.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use fuzz::{Input, Machine};
-use libfuzzer_sys::fuzz_target;
+use crate::driver::Machine;
 use vmm::virtio::balloon::Balloon;
 
 thread_local! {
@@ -14,11 +13,16 @@ thread_local! {
     });
 }
 
-fuzz_target!(|input: Input| {
+/// Runs one driver.
+pub fn run(data: &[u8]) {
     MACHINE.with_borrow_mut(|(balloon, machine)| {
-        machine.run(input.features, &input.steps, |bytes| {
+        machine.run(data, |bytes| {
             balloon.set_target_bytes(bytes.iter().map(|&byte| u64::from(byte) << 12).sum());
             std::hint::black_box((balloon.statistics(), balloon.actual_bytes()));
         });
     });
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
+}

@@ -1,9 +1,8 @@
-#![no_main]
+//! The driver alone.
 
 use std::cell::RefCell;
 
-use fuzz::{Input, Machine};
-use libfuzzer_sys::fuzz_target;
+use crate::driver::Machine;
 use vmm::virtio::rng::Rng;
 
 thread_local! {
@@ -13,6 +12,11 @@ thread_local! {
     });
 }
 
-fuzz_target!(|input: Input| {
-    MACHINE.with_borrow_mut(|machine| machine.run(input.features, &input.steps, |_| {}));
-});
+/// Runs one driver.
+pub fn run(data: &[u8]) {
+    MACHINE.with_borrow_mut(|machine| machine.run(data, |_| {}));
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
+}

@@ -1,0 +1,14 @@
+pub mod control_http;
+pub mod dhcp;
+pub mod disk_boot;
+pub mod dns;
+pub mod imds;
+pub mod kernel;
+pub mod pci;
+pub mod platform;
+pub mod qcow2;
+pub mod virtio_balloon;
+pub mod virtio_block;
+pub mod virtio_net;
+pub mod virtio_rng;
+pub mod virtio_vsock;
