@@ -3,6 +3,7 @@
 //! ```text
 //! nimbo run ──┬─ threads: DHCP, DNS, metadata, published ports        (network.rs)
 //!             ├─ the terminal                                         (console.rs, terminal.rs)
+//!             ├─ what the guest reaches by vsock                      (vsock.rs)
 //!             └─ nimbo vmm, a process: CPUs, memory, devices          (machine.rs)
 //!                   ▲ a pidfd tells its end; it dies with this one
 //! ```
@@ -17,7 +18,9 @@ mod lab;
 mod machine;
 mod network;
 mod signals;
+mod socket;
 mod terminal;
+mod vsock;
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;

@@ -132,7 +132,7 @@ fn descriptors_go_to_the_request_they_came_with() {
     let head = format!("POST /v1/disks HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     let (first, rest) = head.split_at(20);
     let disk = file("the disk");
-    super::descriptors::send(&stream, first.as_bytes(), &[disk.as_fd()]).unwrap();
+    crate::descriptors::send(&stream, first.as_bytes(), &[disk.as_fd()]).unwrap();
     stream.write_all(rest.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
     stream.write_all(b"GET /v1/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
