@@ -63,6 +63,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) viewer: RawFd,
     /// A listening Unix socket.
     pub(crate) control: RawFd,
+    /// A pipe that gets a byte when the guest begins to run.
+    pub(crate) started: RawFd,
 }
 
 /// Where the kernel comes from.
@@ -181,6 +183,7 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         console: ConsoleSpec::default(),
         viewer: Some(UnixStream::from(take(spec.viewer)?)),
         control: UnixListener::from(take(spec.control)?),
+        started: Some(take(spec.started)?.into()),
         vsock: spec.vsock.map(open_vsock).transpose()?,
         rng: true,
         balloon: true,

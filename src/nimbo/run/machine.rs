@@ -13,7 +13,8 @@ use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, anyhow};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::{JoinHandle, spawn_blocking};
 use types::InstanceId;
@@ -52,6 +53,8 @@ pub(super) struct Machine {
     child: Child,
     /// The process dies when this is closed, so also with this process.
     _lifeline: File,
+    /// Has a byte when the guest runs, or ends without one.
+    started: pipe::Receiver,
     control: Control,
     _vsock: Option<Vsock>,
     /// Passes on what the process says on standard error.
@@ -79,6 +82,8 @@ impl Machine {
         };
         let (control, listener) = Control::listen(args.control.as_deref())?;
         let (console, viewer) = UnixStream::pair().context("cannot make a stream for the console")?;
+        let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
+        let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
         let (vsock, vsock_spec) = match args.vsock.as_deref().map(Vsock::start).transpose()? {
             Some((vsock, handed)) => {
                 let (listener, services) = (hand(handed.listener.into()), hand(handed.services));
@@ -101,13 +106,23 @@ impl Machine {
             vsock: vsock_spec,
             viewer: hand(viewer.into()),
             control: hand(listener.into()),
+            started: hand(tell_started.into()),
         };
         let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
         drop(handed);
         let machine =
-            Self { child, _lifeline: lifeline, control, _vsock: vsock, messages, was_killed: false };
+            Self { child, _lifeline: lifeline, started, control, _vsock: vsock, messages, was_killed: false };
         Ok((machine, console))
+    }
+
+    /// Waits until the guest runs; false when the process has ended without that.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub(super) async fn has_started(&mut self) -> anyhow::Result<bool> {
+        let length = self.started.read(&mut [0]).await.context("cannot wait for the guest's start")?;
+        Ok(length > 0)
     }
 
     /// # Errors

@@ -92,7 +92,20 @@ async fn accompany(
     console: UnixStream,
     signals: &mut StopSignals,
 ) -> anyhow::Result<End> {
-    let raw_mode = RawMode::enter().context("cannot set up the terminal")?;
+    // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
+    let lend_terminal = terminal::is_ours()
+        && tokio::select! {
+            started = machine.has_started() => started?,
+            () = signals.next() => {
+                // There is nobody yet who could be asked.
+                machine.kill();
+                false
+            }
+        };
+    let raw_mode = match lend_terminal {
+        true => RawMode::enter().context("cannot set up the terminal")?,
+        false => None,
+    };
     if raw_mode.is_some() {
         say("keys go to the guest; press Ctrl-] to power it off, twice to end it");
     }
