@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use types::{ByteSize, InstanceId, MacAddress};
 use vmm::boot::KernelFiles;
@@ -188,7 +189,8 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         rng: true,
         balloon: true,
         jail: JailSpec {
-            identity: Some(own_user()),
+            // An ordinary user can become nobody else, and need not.
+            identity: Uid::effective().is_root().then(own_user),
             network: None,
             descriptors_max: DESCRIPTORS_MAX,
             filters: Mode::Kill,

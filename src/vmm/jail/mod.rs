@@ -18,7 +18,8 @@
 //! | system call filters | see [`seccomp`] |
 //!
 //! Each stands alone: on a host that refuses one, the others hold. What was refused is in the [`JailReport`], never
-//! silent; whether that is good enough, the caller decides.
+//! silent; whether that is good enough, the caller decides. A kernel without Landlock, or with an older one, refuses
+//! nothing: it gives what it has, the same at each start, and `nimbo doctor` tells what that is.
 //!
 //! An ordinary user gets most of it through a user namespace, where the host permits those. CPU and memory limits are the
 //! control group's, in which the parent puts this process before it starts.
@@ -89,7 +90,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// A measure that the host did not let us take, or not all of it.
+/// A measure that the host did not let us take.
 #[derive(Debug)]
 pub struct Shortfall {
     pub measure: Measure,
@@ -171,23 +172,11 @@ impl Jail {
         }
         privileges::drop_capabilities().map_err(host("drop capabilities"))?;
         privileges::forbid_new().map_err(host("forbid new privileges"))?;
-        report.note(Measure::Landlock, enter_landlock());
+        report.note(Measure::Landlock, landlock::deny_all());
         report.note(Measure::Limits, privileges::set_limits(spec.descriptors_max));
         report.note(Measure::Tracing, privileges::forbid_tracing());
         report.note(Measure::Filters, seccomp::check());
         Ok(report)
-    }
-}
-
-fn enter_landlock() -> Result<(), String> {
-    use ::landlock::RulesetStatus;
-    match landlock::deny_all() {
-        Ok(RulesetStatus::FullyEnforced) => Ok(()),
-        Ok(RulesetStatus::PartiallyEnforced) => {
-            Err("this kernel's is older: files are closed, and not all of network and signals".to_owned())
-        }
-        Ok(RulesetStatus::NotEnforced) => Err("this kernel has none, or has it switched off".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 
