@@ -19,7 +19,7 @@ use types::{ByteSize, InstanceId, MacAddress};
 use vmm::boot::KernelFiles;
 use vmm::console::ConsoleSpec;
 use vmm::jail::seccomp::Mode;
-use vmm::jail::{Identity, JailSpec};
+use vmm::jail::{Identity, JailSpec, Limits};
 use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
 use vmm::process::{Disk, Interface, ProcessError};
 use vmm::virtio::vsock;
@@ -32,6 +32,12 @@ use crate::{failure, sys};
 pub(crate) const FAILED: u8 = 1;
 /// The exit status after the guest could not go on, which was printed.
 pub(crate) const CRASHED: u8 = 3;
+
+/// What the process may take beside the guest's memory: stacks, queues, a kernel that is unpacked. It needs far less.
+const OWN_MEMORY_BYTES_MAX: u64 = 1 << 30;
+
+/// The event loop, 32 CPUs, and 31 devices of up to 32 queues.
+const THREADS_MAX: u64 = 1 + 32 + 31 * 32;
 
 /// Descriptors of 32 CPUs, 31 devices with their queues, and some hundred clients.
 const DESCRIPTORS_MAX: u64 = 4096;
@@ -192,7 +198,11 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
             // An ordinary user can become nobody else, and need not.
             identity: Uid::effective().is_root().then(own_user),
             network: None,
-            descriptors_max: DESCRIPTORS_MAX,
+            limits: Limits {
+                memory_bytes: spec.memory.bytes().saturating_add(OWN_MEMORY_BYTES_MAX),
+                threads: THREADS_MAX,
+                descriptors: DESCRIPTORS_MAX,
+            },
             filters: Mode::Kill,
         },
     })

@@ -110,7 +110,7 @@ fn judge_io_uring(missing: io::Result<Vec<&'static str>>, disabled: Option<Strin
     }
 }
 
-/// `cgroups`: whether a microVM's memory and CPU time can be limited by the host.
+/// `cgroups`: whether whoever starts a microVM can hold it to a share of the host.
 pub(crate) fn cgroups() -> Check {
     let controllers = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .iter()
@@ -121,8 +121,8 @@ pub(crate) fn cgroups() -> Check {
 fn judge_cgroups(controllers: Option<String>) -> Check {
     const NAME: &str = "cgroups";
     const NEEDED: [&str; 4] = ["cpu", "io", "memory", "pids"];
-    const REMEDY: &str = "Boot with systemd.unified_cgroup_hierarchy=1. Without it a microVM is confined, but nothing \
-                          limits what its process may use.";
+    const REMEDY: &str = "Boot with systemd.unified_cgroup_hierarchy=1. Without it, guests cannot be held to a share of \
+                          this machine, as by systemd-run --scope --property CPUWeight=50 nimbo run …";
     let Some(controllers) = controllers else {
         return Check::warning(NAME, "version 2 is not mounted", REMEDY);
     };

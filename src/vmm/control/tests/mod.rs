@@ -391,12 +391,13 @@ fn the_console_log_says_what_it_lacks() {
 #[test]
 fn it_serves_inside_the_jail() {
     use crate::jail::testing::Child;
-    use crate::jail::{Identity, Jail, JailSpec, seccomp};
+    use crate::jail::{Identity, Jail, JailSpec, Limits, seccomp};
     let fake::Parts { served, event_loop } = fake::parts(ServerLimits::default());
     let child = Child::start(|| {
         let identity = Some(Identity::of(64_322));
         let filters = seccomp::Mode::Kill;
-        let spec = JailSpec { identity, network: None, descriptors_max: 200, filters };
+        let limits = Limits { memory_bytes: u64::MAX, threads: 1000, descriptors: 200 };
+        let spec = JailSpec { identity, network: None, limits, filters };
         let _ = Jail::enter(spec).map_err(|e| e.to_string())?;
         seccomp::enter(seccomp::ThreadKind::Main).map_err(|e| e.to_string())?;
         event_loop.run();
