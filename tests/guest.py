@@ -40,6 +40,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+class Thread:
+    """A thread of the microVM's process, as it was when it was looked at."""
+
+    def __init__(self, folder: Path):
+        lines = (folder / "status").read_text().splitlines()
+        self.status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self.name = self.status["Name"]
+
+
 class Guest:
     """One `nimbo run` process. Its console is collected from the first byte on."""
 
@@ -135,6 +144,17 @@ class Guest:
         status = int(status_line.split()[1])
         assert status < 400, f"{method} {path}: {status}: {text.decode()}"
         return json.loads(text) if text else None
+
+    @property
+    def machine_process(self) -> Path:
+        """The folder in /proc of the microVM's process, which is the child of `nimbo run`."""
+        run = self.process.pid
+        children = Path(f"/proc/{run}/task/{run}/children").read_text().split()
+        assert len(children) == 1, children
+        return Path("/proc") / children[0]
+
+    def threads(self) -> list[Thread]:
+        return [Thread(folder) for folder in (self.machine_process / "task").iterdir()]
 
     def device(self, identity: str) -> dict | None:
         devices = self.control("GET", "/v1/devices")["devices"]

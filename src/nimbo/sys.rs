@@ -9,6 +9,8 @@ use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 mod request {
     // include/uapi/linux/fs.h: FICLONE
@@ -83,6 +85,15 @@ pub(crate) fn die_with(lifeline: BorrowedFd<'_>) -> io::Result<()> {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
     Ok(())
+}
+
+/// Has the event loop tell when there is something to read.
+///
+/// # Errors
+/// When the kernel cannot watch `descriptor`.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and neither closed nor exchanged as long as the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// Takes a descriptor over that the parent process has left open under this number.

@@ -13,14 +13,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use types::{ByteSize, InstanceId, MacAddress};
 use vmm::boot::KernelFiles;
 use vmm::console::ConsoleSpec;
 use vmm::jail::seccomp::Mode;
-use vmm::jail::{Identity, JailSpec};
+use vmm::jail::{Identity, JailSpec, Limits};
 use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
 use vmm::process::{Disk, Interface, ProcessError};
+use vmm::virtio::vsock;
 use volume::{BlockBackend, Overlay, RawFile, RawOptions};
 
 use crate::boot_source::KernelOnDisk;
@@ -31,8 +33,17 @@ pub(crate) const FAILED: u8 = 1;
 /// The exit status after the guest could not go on, which was printed.
 pub(crate) const CRASHED: u8 = 3;
 
+/// What the process may take beside the guest's memory: stacks, queues, a kernel that is unpacked. It needs far less.
+const OWN_MEMORY_BYTES_MAX: u64 = 1 << 30;
+
+/// The event loop, 32 CPUs, and 31 devices of up to 32 queues.
+const THREADS_MAX: u64 = 1 + 32 + 31 * 32;
+
 /// Descriptors of 32 CPUs, 31 devices with their queues, and some hundred clients.
 const DESCRIPTORS_MAX: u64 = 4096;
+
+/// The first vsock address that a guest can have. Each guest has a host of its own, as far as it can see.
+const GUEST_CID: u64 = 3;
 
 /// Users from here on are microVMs'. The range is far from what distributions and user namespaces are given.
 const USER_BASE: u32 = 0x6000_0000;
@@ -49,10 +60,13 @@ pub(crate) struct ProcessSpec {
     /// In the order in which the guest sees them.
     pub(crate) disks: Vec<DiskSpec>,
     pub(crate) interface: Option<InterfaceSpec>,
+    pub(crate) vsock: Option<VsockSpec>,
     /// A Unix stream that sees the console from its first byte on, and types.
     pub(crate) viewer: RawFd,
     /// A listening Unix socket.
     pub(crate) control: RawFd,
+    /// A pipe that gets a byte when the guest begins to run.
+    pub(crate) started: RawFd,
 }
 
 /// Where the kernel comes from.
@@ -95,6 +109,15 @@ pub(crate) struct InterfaceSpec {
     pub(crate) mtu: u16,
     /// A descriptor for each pair of queues.
     pub(crate) queues: Vec<RawFd>,
+}
+
+/// Sockets between guest and host, as `vmm::virtio::vsock` describes them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VsockSpec {
+    /// A listening Unix socket.
+    pub(crate) listener: RawFd,
+    /// A Unix socket of packets, whose other end is asked for what the guest wants to reach.
+    pub(crate) services: RawFd,
 }
 
 /// Runs the microVM to its end.
@@ -162,13 +185,19 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         console: ConsoleSpec::default(),
         viewer: Some(UnixStream::from(take(spec.viewer)?)),
         control: UnixListener::from(take(spec.control)?),
-        vsock: None,
+        started: Some(take(spec.started)?.into()),
+        vsock: spec.vsock.map(open_vsock).transpose()?,
         rng: true,
         balloon: true,
         jail: JailSpec {
-            identity: Some(own_user()),
+            // An ordinary user can become nobody else, and need not.
+            identity: Uid::effective().is_root().then(own_user),
             network: None,
-            descriptors_max: DESCRIPTORS_MAX,
+            limits: Limits {
+                memory_bytes: spec.memory.bytes().saturating_add(OWN_MEMORY_BYTES_MAX),
+                threads: THREADS_MAX,
+                descriptors: DESCRIPTORS_MAX,
+            },
             filters: Mode::Kill,
         },
     })
@@ -210,6 +239,15 @@ fn disk(backend: Arc<dyn BlockBackend>, index: u32) -> anyhow::Result<Disk> {
 fn open_interface(spec: InterfaceSpec) -> anyhow::Result<Interface> {
     let taps = spec.queues.into_iter().map(take).collect::<anyhow::Result<_>>()?;
     Ok(Interface { id: "net0".parse()?, mac: spec.mac, mtu: spec.mtu, taps })
+}
+
+fn open_vsock(spec: VsockSpec) -> anyhow::Result<vsock::VsockSpec> {
+    Ok(vsock::VsockSpec {
+        name: "vsock".to_owned(),
+        guest_cid: GUEST_CID,
+        listener: Some(take(spec.listener)?.into()),
+        services: Some(take(spec.services)?),
+    })
 }
 
 fn take(number: RawFd) -> anyhow::Result<OwnedFd> {

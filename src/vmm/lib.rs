@@ -17,6 +17,7 @@
 //! | [`memory`] | the guest's physical address map and its RAM |
 //! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
 //! | [`poll`] | waiting for many file descriptors |
+//! | [`descriptors`] | handing descriptors to another process |
 //! | [`process`] | the process of one microVM: its event loop, what the control socket asks |
 //! | [`probe`] | what this machine's KVM can do |
 //!
@@ -29,6 +30,7 @@ pub mod boot;
 pub mod console;
 pub mod control;
 mod cpu;
+pub mod descriptors;
 mod firmware;
 pub mod jail;
 mod kvm;

@@ -3,6 +3,7 @@
 mod buffer;
 mod file;
 mod ring;
+mod setup;
 
 pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};

@@ -50,6 +50,27 @@ def test_both_cpus_run(guest):
     assert all(int(count) > 0 for count in local_timers[1:3])
 
 
+def test_each_cpu_has_a_pair_of_queues_of_its_own(guest):
+    def times_woken() -> dict[str, int]:
+        tasks = {task.name: task for task in guest.threads() if task.name.startswith("net0-q")}
+        return {name: task.status["voluntary_ctxt_switches"] for name, task in tasks.items()}
+
+    assert guest.run("ls /sys/class/net/eth0/queues").split() == ["rx-0", "rx-1", "tx-0", "tx-1"]
+    for cpu, worker in enumerate(["net0-q0", "net0-q1"]):
+        before = times_woken()
+        # A sender's frames go to the queue of the CPU that it runs on.
+        guest.run(f"taskset {1 << cpu} ping -c 2 -W 5 169.254.169.254")
+        assert int(times_woken()[worker]) > int(before[worker]), f"{worker} slept"
+
+
+def test_a_large_page_comes_whole(guest):
+    guest.run("dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\0' x > /www/large")
+    # The host spreads what it sends over the queues, by connection.
+    for _ in range(8):
+        page = fetch(guest.port, "/large", seconds=PATIENCE_S)
+        assert page is not None and len(page) == 2 << 20 and set(page) == {"x"}
+
+
 def test_the_machine_says_ec2_and_keeps_time(guest):
     uuid = guest.run("cat /sys/class/dmi/id/product_uuid")
     assert uuid.startswith("ec2") and uuid == guest.run("cat /sys/class/dmi/id/product_serial")

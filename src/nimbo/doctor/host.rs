@@ -1,5 +1,4 @@
-//! What the kernel and the file system offer: privileges, namespaces, io_uring, cgroups, disk, clock, and the
-//! security features that are used where they exist.
+//! What the kernel and the file system offer: privileges, namespaces, io_uring, cgroups, disk, clock, Landlock.
 
 use std::fs;
 use std::io;
@@ -83,7 +82,8 @@ fn missing_ring_operations() -> io::Result<Vec<&'static str>> {
         (opcode::Fsync::CODE, "FSYNC"),
         (opcode::Fallocate::CODE, "FALLOCATE"),
     ];
-    let ring = IoUring::new(8)?;
+    // Deferred task work is Linux 6.1's.
+    let ring: IoUring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     Ok(needed.iter().filter(|(code, _)| !probe.is_supported(*code)).map(|(_, name)| *name).collect())
@@ -94,7 +94,7 @@ fn judge_io_uring(missing: io::Result<Vec<&'static str>>, disabled: Option<Strin
     match missing {
         Ok(missing) if missing.is_empty() => Check::ok(NAME, "has all operations that disks need"),
         Ok(missing) => {
-            Check::failed(NAME, format!("lacks {}", missing.join(", ")), "Use Linux 5.6 or newer.")
+            Check::failed(NAME, format!("lacks {}", missing.join(", ")), "Use Linux 6.1 or newer.")
         }
         Err(_) if disabled.as_deref().is_some_and(|value| value.trim() != "0") => Check::failed(
             NAME,
@@ -104,13 +104,13 @@ fn judge_io_uring(missing: io::Result<Vec<&'static str>>, disabled: Option<Strin
         Err(error) => Check::failed(
             NAME,
             format!("cannot be set up: {error}"),
-            "Use Linux 5.6 or newer. A container's seccomp profile may forbid it: allow io_uring_setup, \
+            "Use Linux 6.1 or newer. A container's seccomp profile may forbid it: allow io_uring_setup, \
              io_uring_enter and io_uring_register.",
         ),
     }
 }
 
-/// `cgroups`: whether a microVM's memory and CPU time can be limited by the host.
+/// `cgroups`: whether whoever starts a microVM can hold it to a share of the host.
 pub(crate) fn cgroups() -> Check {
     let controllers = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .iter()
@@ -121,8 +121,8 @@ pub(crate) fn cgroups() -> Check {
 fn judge_cgroups(controllers: Option<String>) -> Check {
     const NAME: &str = "cgroups";
     const NEEDED: [&str; 4] = ["cpu", "io", "memory", "pids"];
-    const REMEDY: &str = "Boot with systemd.unified_cgroup_hierarchy=1. Without it a microVM is confined, but nothing \
-                          limits what its process may use.";
+    const REMEDY: &str = "Boot with systemd.unified_cgroup_hierarchy=1. Without it, guests cannot be held to a share of \
+                          this machine, as by systemd-run --scope --property CPUWeight=50 nimbo run …";
     let Some(controllers) = controllers else {
         return Check::warning(NAME, "version 2 is not mounted", REMEDY);
     };
@@ -234,18 +234,45 @@ fn judge_clock(source: Option<&str>, synchronized: io::Result<bool>) -> Check {
     }
 }
 
-/// `extras`: what is used where it exists, and missed by nobody where it does not.
-pub(crate) fn extras() -> Check {
-    judge_extras(sys::landlock_version(), Path::new("/proc/sys/vm/unprivileged_userfaultfd").exists())
+/// `landlock`: how much of the jail's last wall this kernel has.
+pub(crate) fn landlock() -> Check {
+    judge_landlock(sys::landlock_version())
 }
 
-fn judge_extras(landlock: io::Result<i32>, userfaultfd: bool) -> Check {
-    let landlock = match landlock {
-        Ok(version) => format!("Landlock version {version}"),
-        Err(_) => "no Landlock (the jail uses its other walls)".to_owned(),
+fn judge_landlock(version: io::Result<i32>) -> Check {
+    const NAME: &str = "landlock";
+    const OTHER_WALLS: &str = "The rest of the jail keeps guests from all of this too.";
+    /// What landlock(7) knows from this version on, and the kernel that brought it.
+    const PARTS: [(i32, &str, &str); 4] = [
+        (1, "files", "5.13"),
+        (4, "TCP", "6.7"),
+        (5, "devices", "6.10"),
+        (6, "abstract sockets and signals", "6.12"),
+    ];
+    let version = match version {
+        Ok(version) => version,
+        Err(error) => {
+            let what = match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP) => "is switched off",
+                _ => "is not in this kernel",
+            };
+            let remedy = format!(
+                "{OTHER_WALLS} Use a kernel that has it, and if it is booted with lsm=, with landlock in that list."
+            );
+            return Check::warning(NAME, what, remedy);
+        }
     };
-    let userfaultfd = if userfaultfd { "userfaultfd" } else { "no userfaultfd" };
-    Check::ok("extras", format!("{landlock}, {userfaultfd}"))
+    let (closed, open): (Vec<_>, Vec<_>) = PARTS.iter().partition(|(since, ..)| *since <= version);
+    let names = |parts: &[&(i32, &str, &str)]| parts.iter().map(|part| part.1).collect::<Vec<_>>().join(", ");
+    let finding = format!("version {version} closes {}", names(&closed));
+    match open.last() {
+        None => Check::ok(NAME, finding),
+        Some((_, _, kernel)) => Check::warning(
+            NAME,
+            format!("{finding}; not {}", names(&open)),
+            format!("{OTHER_WALLS} For all of it, use Linux {kernel} or newer."),
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ const CHECKS: [(&str, Look); 11] = [
     ("disk", host::disk),
     ("cgroups", |_| host::cgroups()),
     ("clock", |_| host::clock()),
-    ("extras", |_| host::extras()),
+    ("landlock", |_| host::landlock()),
 ];
 
 /// The names in [`CHECKS`], for the command line.

@@ -79,6 +79,11 @@ pub(crate) struct Args {
     /// Make the control socket here, to pause, resume or inspect the microVM: see docs/control-api.md
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
+    /// Make sockets between the guest and this machine (vsock). A program here connects to the Unix socket PATH and
+    /// writes "CONNECT PORT" and a newline; "OK" and a port come back, and then it talks with the guest's port. When the
+    /// guest connects to port N of address 2, it gets whoever listens at PATH_N. The guest's own address is 3
+    #[arg(long, value_name = "PATH")]
+    pub(super) vsock: Option<PathBuf>,
     /// Run on this machine, even where its KVM is too slow for stock kernels
     #[arg(long)]
     pub(super) here: bool,

@@ -33,6 +33,9 @@ pub(super) fn run(args: &Args, image: Option<&Path>, why: &str) -> anyhow::Error
         Err(error) => return error,
     };
     say(&format!("{why}; running in the lab ({})", script.display()));
+    if args.control.is_some() || args.vsock.is_some() {
+        say(&format!("its sockets are in the lab too: {} -- COMMAND runs a command there", script.display()));
+    }
     for publish in args.publish.iter().filter(|publish| publish.protocol == Protocol::Tcp) {
         forward(&script, publish.listen.port());
     }

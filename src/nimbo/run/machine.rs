@@ -1,19 +1,20 @@
 //! The process of the microVM: started, talked to, and its end noticed.
 //!
 //! Everything that it needs is opened here and handed over by number, so that it opens nothing by path: disks, the
-//! temporary layer, the kernel, the tap's queues, the listening control socket.
+//! temporary layer, the kernel, the tap's queues, the listening sockets.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, anyhow};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::{JoinHandle, spawn_blocking};
 use types::InstanceId;
@@ -21,9 +22,11 @@ use vmm::control::client::{Client, ClientError};
 
 use super::args::Args;
 use super::network::{INSTANCE_TYPE, Network};
+use super::socket::SocketPath;
 use super::terminal::relay;
+use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
-use crate::vmm_process::{self, BootSpec, DiskSpec, InterfaceSpec, ProcessSpec};
+use crate::vmm_process::{self, BootSpec, DiskSpec, InterfaceSpec, ProcessSpec, VsockSpec};
 use crate::{cache, sys};
 
 /// How the microVM's process ended.
@@ -50,7 +53,10 @@ pub(super) struct Machine {
     child: Child,
     /// The process dies when this is closed, so also with this process.
     _lifeline: File,
-    control: ControlPath,
+    /// Has a byte when the guest runs, or ends without one.
+    started: pipe::Receiver,
+    control: Control,
+    _vsock: Option<Vsock>,
     /// Passes on what the process says on standard error.
     messages: JoinHandle<()>,
     was_killed: bool,
@@ -74,8 +80,17 @@ impl Machine {
             handed.push(descriptor);
             number
         };
-        let (control, listener) = ControlPath::listen(args.control.as_deref())?;
+        let (control, listener) = Control::listen(args.control.as_deref())?;
         let (console, viewer) = UnixStream::pair().context("cannot make a stream for the console")?;
+        let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
+        let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
+        let (vsock, vsock_spec) = match args.vsock.as_deref().map(Vsock::start).transpose()? {
+            Some((vsock, handed)) => {
+                let (listener, services) = (hand(handed.listener.into()), hand(handed.services));
+                (Some(vsock), Some(VsockSpec { listener, services }))
+            }
+            None => (None, None),
+        };
         let spec = ProcessSpec {
             cpus: args.cpus,
             memory: args.memory,
@@ -88,13 +103,26 @@ impl Machine {
                 mtu: network.mtu(),
                 queues: network.take_queues().into_iter().map(&mut hand).collect(),
             }),
+            vsock: vsock_spec,
             viewer: hand(viewer.into()),
             control: hand(listener.into()),
+            started: hand(tell_started.into()),
         };
         let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
         drop(handed);
-        Ok((Self { child, _lifeline: lifeline, control, messages, was_killed: false }, console))
+        let machine =
+            Self { child, _lifeline: lifeline, started, control, _vsock: vsock, messages, was_killed: false };
+        Ok((machine, console))
+    }
+
+    /// Waits until the guest runs; false when the process has ended without that.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub(super) async fn has_started(&mut self) -> anyhow::Result<bool> {
+        let length = self.started.read(&mut [0]).await.context("cannot wait for the guest's start")?;
+        Ok(length > 0)
     }
 
     /// # Errors
@@ -226,15 +254,15 @@ fn open(path: &Path, what: &str) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("cannot open the {what} {}", path.display()))
 }
 
-/// Where the control socket is. Dropping it removes the socket.
+/// Where the control socket is.
 #[derive(Debug)]
-struct ControlPath {
-    path: PathBuf,
+struct Control {
+    socket: SocketPath,
     /// Ours, and nobody else may enter it, unless the user chose the path.
     _folder: Option<TempDir>,
 }
 
-impl ControlPath {
+impl Control {
     fn listen(chosen: Option<&Path>) -> anyhow::Result<(Self, UnixListener)> {
         let (path, folder) = match chosen {
             Some(path) => (path.to_owned(), None),
@@ -244,31 +272,16 @@ impl ControlPath {
                 (folder.path().join("control"), Some(folder))
             }
         };
-        let listener = UnixListener::bind(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => anyhow!(
-                "there is a file already where the control socket should be, {}: another nimbo run may use it, or \
-                 one that was killed has left it; then remove it",
-                path.display()
-            ),
-            _ => anyhow!(error).context(format!("cannot make the control socket {}", path.display())),
-        })?;
-        Ok((Self { path, _folder: folder }, listener))
+        let (socket, listener) = SocketPath::listen(&path, "the control socket")?;
+        Ok((Self { socket, _folder: folder }, listener))
     }
 
     fn talk<T: Send + 'static>(
         &self,
         talk: impl FnOnce(Client) -> Result<T, ClientError> + Send + 'static,
     ) -> Talk<T> {
-        let path = self.path.clone();
+        let path = self.socket.path().to_owned();
         spawn_blocking(move || Client::connect(&path).and_then(talk))
-    }
-}
-
-impl Drop for ControlPath {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the control socket cannot be removed");
-        }
     }
 }
 
@@ -289,16 +302,5 @@ mod tests {
         let End::Died(why) = end(signalled(31), false) else { panic!("not told") };
         assert!(why.contains("SIGSYS") && why.contains("jail"), "{why}");
         assert_eq!(end(exited(101), false), End::Died("it returned 101".into()));
-    }
-
-    #[test]
-    fn the_control_socket_is_there_until_it_is_dropped_and_never_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control");
-        let (control, _listener) = ControlPath::listen(Some(&path)).unwrap();
-        let error = ControlPath::listen(Some(&path)).unwrap_err();
-        assert!(error.to_string().contains("remove it"), "{error}");
-        drop(control);
-        assert!(!path.exists());
     }
 }

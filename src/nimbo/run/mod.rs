@@ -3,6 +3,7 @@
 //! ```text
 //! nimbo run ──┬─ threads: DHCP, DNS, metadata, published ports        (network.rs)
 //!             ├─ the terminal                                         (console.rs, terminal.rs)
+//!             ├─ what the guest reaches by vsock                      (vsock.rs)
 //!             └─ nimbo vmm, a process: CPUs, memory, devices          (machine.rs)
 //!                   ▲ a pidfd tells its end; it dies with this one
 //! ```
@@ -17,7 +18,9 @@ mod lab;
 mod machine;
 mod network;
 mod signals;
+mod socket;
 mod terminal;
+mod vsock;
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -89,7 +92,20 @@ async fn accompany(
     console: UnixStream,
     signals: &mut StopSignals,
 ) -> anyhow::Result<End> {
-    let raw_mode = RawMode::enter().context("cannot set up the terminal")?;
+    // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
+    let lend_terminal = terminal::is_ours()
+        && tokio::select! {
+            started = machine.has_started() => started?,
+            () = signals.next() => {
+                // There is nobody yet who could be asked.
+                machine.kill();
+                false
+            }
+        };
+    let raw_mode = match lend_terminal {
+        true => RawMode::enter().context("cannot set up the terminal")?,
+        false => None,
+    };
     if raw_mode.is_some() {
         say("keys go to the guest; press Ctrl-] to power it off, twice to end it");
     }

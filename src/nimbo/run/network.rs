@@ -29,6 +29,9 @@ const ACCOUNT: &str = "123456789012";
 /// A guest here has the size it was given, and no type.
 pub(super) const INSTANCE_TYPE: &str = "nimbo.local";
 
+/// A CPU has a pair of queues of its own, up to here: each costs a thread.
+const QUEUE_PAIRS_MAX: u16 = 4;
+
 /// The network of the guest; dropping it removes all of it.
 pub(super) struct Network {
     // What answers goes before what it answers on.
@@ -50,7 +53,7 @@ impl Network {
         let mac = MacAddress::generate(&mut random)?;
         let spec = StandaloneSpec {
             mac,
-            queue_pairs: 1,
+            queue_pairs: u16::from(args.cpus).min(QUEUE_PAIRS_MAX),
             domain: DOMAIN.to_owned(),
             uplink: Some(HostAccess::Denied),
             publish: args.publish.iter().map(|publish| reachable(*publish, lab::is_here())).collect(),

@@ -15,20 +15,25 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
+/// Whether standard input is a terminal whose keys are ours. A job in the background would be stopped by touching it.
+pub(super) fn is_ours() -> bool {
+    let stdin = io::stdin();
+    stdin.is_terminal() && tcgetpgrp(&stdin) == Ok(getpgrp())
+}
+
 /// The terminal on standard input is raw for as long as this lives.
 #[derive(Debug)]
 pub(super) struct RawMode(());
 
 impl RawMode {
-    /// `None` when standard input is no terminal, or is one whose keys are somebody else's: a job in the background
-    /// would be stopped by touching it.
+    /// `None` when standard input is no terminal of [ours](is_ours).
     ///
     /// # Errors
     /// What tcsetattr(3) says.
     pub(super) fn enter() -> io::Result<Option<Self>> {
         static HOOK: Once = Once::new();
         let stdin = io::stdin();
-        if !stdin.is_terminal() || tcgetpgrp(&stdin) != Ok(getpgrp()) {
+        if !is_ours() {
             return Ok(None);
         }
         let before = termios::tcgetattr(&stdin)?;

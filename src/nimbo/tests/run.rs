@@ -177,18 +177,61 @@ fn the_microvm_dies_with_the_command_even_when_that_is_killed() {
     );
 }
 
-#[test]
-fn a_terminal_is_raw_for_the_guest_and_as_before_afterwards() {
-    let folder = tempfile::tempdir().unwrap();
-    let command = run_payload(folder.path(), &[Instruction::EchoLine, Instruction::Spin], &["--no-network"]);
+/// The command on a terminal that we can type on, with the terminal's settings printed before it and after it.
+fn on_a_terminal(command: &Command) -> Command {
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
     let words: Vec<_> = words.iter().map(|word| format!("'{}'", word.to_str().unwrap())).collect();
-    // script(1) is a terminal that we can type on.
     let mut terminal = Command::new("script");
     terminal.args(["--quiet", "--return", "/dev/null", "--command"]);
     terminal.arg(format!("stty -g; {}; status=$?; stty -g; exit $status", words.join(" ")));
     terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = Running::start(terminal);
+    terminal
+}
+
+#[test]
+fn a_terminal_is_not_promised_to_a_guest_that_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, "not a kernel").unwrap();
+    let mut command = nimbo();
+    command.args(["run", "--here", "--no-network", "--kernel"]).arg(&kernel);
+    let mut running = Running::start(on_a_terminal(&command));
+    // The end of these would be typed as Ctrl-D.
+    let _keys = running.child.stdin.take();
+    let output = running.finish();
+    let screen = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(screen.contains("neither an ELF file nor a Linux bzImage"), "{screen}");
+    assert!(!screen.contains("keys go to the guest"), "{screen}");
+}
+
+#[test]
+fn the_sockets_of_a_guest_are_there_as_long_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let vsock = folder.path().join("vsock");
+    let more = ["--no-network", "--vsock", vsock.to_str().unwrap()];
+    let program = [Instruction::EchoLine, Instruction::PowerOff];
+    let mut command = run_payload(folder.path(), &program, &more);
+    command.stdin(Stdio::piped());
+    let mut running = Running::start(command);
+    let mut keys = running.child.stdin.take().unwrap();
+    keys.write_all(b"x").unwrap();
+    wait_for(running.child.stdout.as_mut().unwrap(), "x");
+    // The payload drives no device, so that nobody answers.
+    UnixStream::connect(&vsock).unwrap().write_all(b"CONNECT 1\n").unwrap();
+    let second = Running::start(run_payload(folder.path(), &program, &more)).finish();
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    assert!(text(&second.stderr).contains("there is a file already"), "{second:?}");
+    keys.write_all(b"\n").unwrap();
+    assert_eq!(running.finish().status.code(), Some(0));
+    assert!(!vsock.exists());
+}
+
+#[test]
+fn a_terminal_is_raw_for_the_guest_and_as_before_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = run_payload(folder.path(), &[Instruction::EchoLine, Instruction::Spin], &["--no-network"]);
+    let mut running = Running::start(on_a_terminal(&command));
     let mut keys = running.child.stdin.take().unwrap();
     let screen = running.child.stdout.as_mut().unwrap();
 

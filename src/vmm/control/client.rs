@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::api::{ErrorBody, ErrorDetail};
-use super::descriptors;
 use super::routes::CONSOLE_PROTOCOL;
+use crate::descriptors;
 
 /// An answer's head is shorter.
 const HEAD_BYTES_MAX: usize = 16 * 1024;

@@ -19,10 +19,10 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::descriptors;
 use super::request::{Progress, Request, RequestReader};
 use super::response::{Refusal, Response};
 use crate::console::watch::{Watch, interest};
+use crate::descriptors;
 use crate::poll::{Poller, Token};
 
 /// How long each stage of a connection may last.

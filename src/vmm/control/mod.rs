@@ -8,7 +8,6 @@
 //! | `request`, `response` | HTTP, without a socket |
 //! | `connection`, `server` | sockets, deadlines, without blocking |
 //! | `events` | the numbered log of what happened |
-//! | `descriptors` | open files that come with a request |
 //! | [`client`] | the other side, blocking |
 //!
 //! The process that serves it is jailed and opens nothing by path: a disk or a tap arrives as an open descriptor with the
@@ -19,7 +18,6 @@
 pub mod api;
 pub mod client;
 mod connection;
-mod descriptors;
 mod events;
 pub mod operations;
 mod process;

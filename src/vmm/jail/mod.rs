@@ -14,14 +14,16 @@
 //! | own user, no groups | other machines' processes and files |
 //! | no capabilities, empty bounding set, no new privileges | everything root may |
 //! | Landlock | files and TCP again, for what runs past the rest; signals to others |
-//! | limits, no dumps | endless descriptors, core files, being traced |
+//! | limits, no dumps | endless memory, threads and descriptors, core files, being traced |
 //! | system call filters | see [`seccomp`] |
 //!
 //! Each stands alone: on a host that refuses one, the others hold. What was refused is in the [`JailReport`], never
-//! silent; whether that is good enough, the caller decides.
+//! silent; whether that is good enough, the caller decides. A kernel without Landlock, or with an older one, refuses
+//! nothing: it gives what it has, the same at each start, and `nimbo doctor` tells what that is.
 //!
-//! An ordinary user gets most of it through a user namespace, where the host permits those. CPU and memory limits are the
-//! control group's, in which the parent puts this process before it starts.
+//! An ordinary user gets most of it through a user namespace, where the host permits those. A share of the host's CPUs and
+//! disks is a control group's matter, in which whoever starts the process may put it. Nor is memory limited by a group here:
+//! that would count the page cache of the guest's disks too, and a temporary layer on a tmpfs as what cannot be given back.
 //!
 //! Threads have namespaces, users and filters of their own, so the jail is entered while there is one thread.
 
@@ -52,9 +54,19 @@ pub struct JailSpec {
     /// An empty network namespace to move to. `None` makes one, which takes some 0.4 ms: a parent of many machines makes
     /// one for all.
     pub network: Option<OwnedFd>,
-    /// How many descriptors may be open: those of the devices, and those that clients send.
-    pub descriptors_max: u64,
+    pub limits: Limits,
     pub filters: seccomp::Mode,
+}
+
+/// How much of something the process may have at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory of its own, whether it is used yet or not: the guest's, and what the devices and threads need.
+    pub memory_bytes: u64,
+    /// Threads of its own user, so it counts only where the process has one.
+    pub threads: u64,
+    /// Open descriptors: those of the devices, and those that clients send.
+    pub descriptors: u64,
 }
 
 /// One thing that the jail does.
@@ -89,7 +101,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// A measure that the host did not let us take, or not all of it.
+/// A measure that the host did not let us take.
 #[derive(Debug)]
 pub struct Shortfall {
     pub measure: Measure,
@@ -154,6 +166,7 @@ impl Jail {
         seccomp::set_mode(spec.filters);
         let mut report = JailReport::default();
         let is_root = Uid::effective().is_root();
+        let has_own_user = is_root && spec.identity.is_some();
         if !is_root && let Err(why) = namespaces::enter_user_namespace() {
             // The three below need it, and say so with their own reasons.
             report.note(Measure::OwnUser, Err(format!("no user namespace: {why}")));
@@ -171,23 +184,11 @@ impl Jail {
         }
         privileges::drop_capabilities().map_err(host("drop capabilities"))?;
         privileges::forbid_new().map_err(host("forbid new privileges"))?;
-        report.note(Measure::Landlock, enter_landlock());
-        report.note(Measure::Limits, privileges::set_limits(spec.descriptors_max));
+        report.note(Measure::Landlock, landlock::deny_all());
+        report.note(Measure::Limits, privileges::set_limits(spec.limits, has_own_user));
         report.note(Measure::Tracing, privileges::forbid_tracing());
         report.note(Measure::Filters, seccomp::check());
         Ok(report)
-    }
-}
-
-fn enter_landlock() -> Result<(), String> {
-    use ::landlock::RulesetStatus;
-    match landlock::deny_all() {
-        Ok(RulesetStatus::FullyEnforced) => Ok(()),
-        Ok(RulesetStatus::PartiallyEnforced) => {
-            Err("this kernel's is older: files are closed, and not all of network and signals".to_owned())
-        }
-        Ok(RulesetStatus::NotEnforced) => Err("this kernel has none, or has it switched off".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use super::Limits;
+
 /// Who the process becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -86,9 +88,13 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })
 }
 
-/// At most so many open descriptors, and no core file.
-pub(super) fn set_limits(descriptors_max: u64) -> io::Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, descriptors_max, descriptors_max)?;
+/// No more than `limits`, and no core file. Threads are counted by user, so only one that nobody else is has a limit of them.
+pub(super) fn set_limits(limits: Limits, has_own_user: bool) -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, limits.descriptors, limits.descriptors)?;
+    setrlimit(Resource::RLIMIT_DATA, limits.memory_bytes, limits.memory_bytes)?;
+    if has_own_user {
+        setrlimit(Resource::RLIMIT_NPROC, limits.threads, limits.threads)?;
+    }
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
 }

@@ -19,8 +19,10 @@ use super::*;
 const SOMEBODY: u32 = 64_321;
 
 fn spec(identity: Option<Identity>) -> JailSpec {
-    JailSpec { identity, network: None, descriptors_max: 64, filters: seccomp::Mode::Kill }
+    JailSpec { identity, network: None, limits: LIMITS, filters: seccomp::Mode::Kill }
 }
+
+const LIMITS: Limits = Limits { memory_bytes: u64::MAX, threads: 1000, descriptors: 64 };
 
 /// What the test's process offers to everybody, so that a refusal is the jail's doing.
 struct Outside {
@@ -116,9 +118,8 @@ fn a_process_in_the_jail_reaches_nothing_and_works() {
         let mut proc_status = File::open("/proc/self/status").unwrap();
         let memory = crate::control::ProcessMemoryFile::open().unwrap();
         let report = Jail::enter(spec(Some(Identity::of(SOMEBODY)))).map_err(|e| format!("{e:?}"))?;
-        // A kernel may have an older Landlock; all else is there for root.
-        let lacking: Vec<_> = report.shortfalls.iter().filter(|s| s.measure != Measure::Landlock).collect();
-        ensure(lacking.is_empty(), format_args!("{lacking:?}"))?;
+        // Root is refused nothing.
+        ensure(report.is_whole(), format_args!("{:?}", report.shortfalls))?;
         let ways = outside.ways_out();
         ensure(ways.is_empty(), format_args!("inside, a process can {ways:?}"))?;
         no_privileges(&mut proc_status)?;
@@ -186,6 +187,42 @@ fn one_empty_network_serves_many_jails() {
         });
         ensure(inside == Ended::Well, format_args!("{inside:?}"))?;
         ensure(identity(&File::open("/proc/self/ns/net").unwrap()) == shared, "the parent moved")
+    });
+    assert_eq!(ended, Ended::Well);
+}
+
+#[test]
+fn more_than_its_share_is_refused() {
+    let ended = in_child(|| {
+        // A copy of the test's process has the memory of all tests that run beside this one.
+        let data = status(&mut File::open("/proc/self/status").unwrap(), "VmData");
+        let data_kib: u64 = data.trim_end_matches(" kB").parse().unwrap();
+        let memory_bytes = (data_kib << 10) + (64 << 20);
+        // Threads are counted by user, and other tests have the other one.
+        let spec = JailSpec {
+            limits: Limits { memory_bytes, threads: 3, ..LIMITS },
+            ..spec(Some(Identity::of(SOMEBODY + 2)))
+        };
+        let report = Jail::enter(spec).map_err(|e| format!("{e:?}"))?;
+        ensure(report.is_whole(), format_args!("{:?}", report.shortfalls))?;
+        let mut memory = Vec::<u8>::new();
+        ensure(memory.try_reserve_exact(32 << 20).is_ok(), "it cannot have memory that is within its limit")?;
+        ensure(Vec::<u8>::new().try_reserve_exact(64 << 20).is_err(), "it can have memory without end")?;
+        let (keep, kept) = std::sync::mpsc::channel::<()>();
+        let kept = std::sync::Arc::new(std::sync::Mutex::new(kept));
+        let threads = std::iter::repeat_with(|| {
+            let kept = kept.clone();
+            std::thread::Builder::new().spawn(move || kept.lock().map(|kept| kept.recv()).is_ok())
+        });
+        let threads: Vec<_> = threads.take(5).map_while(Result::ok).collect();
+        ensure(threads.len() == 2, format_args!("beside its first, it can have {} threads", threads.len()))?;
+        let files: Vec<_> = (0..100).map_while(|_| nix::unistd::dup(std::io::stdin()).ok()).collect();
+        ensure(files.len() < 64, format_args!("it can open {} files", files.len()))?;
+        drop(keep);
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map(drop))
+            .map_err(|_| "a thread died".to_owned())
     });
     assert_eq!(ended, Ended::Well);
 }

@@ -8,7 +8,7 @@
 
 mod operations;
 
-use std::io;
+use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ pub struct ProcessSpec {
     pub viewer: Option<UnixStream>,
     /// Where the control socket listens.
     pub control: UnixListener,
+    /// Gets a byte when the guest begins to run, and is closed.
+    pub started: Option<PipeWriter>,
     pub jail: JailSpec,
 }
 
@@ -137,6 +139,10 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     seccomp::enter(ThreadKind::Main).map_err(host("put on the event loop's system call filter"))?;
     machine.start()?;
     events.publish(EventKind::Started);
+    if let Some(mut started) = spec.started {
+        // Whoever does not wait for it any more need not be told.
+        let _ = started.write(&[1]);
+    }
     let fixed = machine.devices().into_iter().map(|device| device.id).collect();
     let started = Instant::now();
     let owned = Owned { id: spec.id, machine, fixed, balloon, events, memory_file, started, is_off: false };

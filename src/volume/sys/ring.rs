@@ -27,6 +27,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::buffer::{AlignedMemory, IoBuffer};
+use super::setup;
 
 /// The most buffers that one call to the kernel may have (`IOV_MAX`).
 const BUFFERS_MAX: usize = 1024;
@@ -129,7 +130,7 @@ impl Ring {
     /// A ring of `entries` calls on `files`, which it keeps open.
     pub(crate) fn new(files: &[RingFile<'_>], entries: u16) -> io::Result<Self> {
         let entries = u32::from(entries.clamp(1, 4096)).next_power_of_two();
-        let uring = build(entries)?;
+        let uring = setup::build(entries)?;
         let descriptors: Vec<RawFd> = files.iter().map(|file| file.fd.as_raw_fd()).collect();
         uring.submitter().register_files(&descriptors)?;
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -440,7 +441,7 @@ impl Slot {
             Call::Allocate { file, mode, offset, len } => {
                 opcode::Fallocate::new(types::Fixed(file), len).offset(offset).mode(mode).build()
             }
-            Call::Nothing => opcode::Nop::new().build(),
+            Call::Nothing => opcode::Nop::new().build().flags(squeue::Flags::FIXED_FILE),
         }
     }
 
@@ -484,22 +485,4 @@ impl Slot {
         self.buffers.push(memory.buffer());
         self.bounce = Some(memory);
     }
-}
-
-/// A ring that posts completions only when its owner enters the kernel.
-fn build(entries: u32) -> io::Result<IoUring> {
-    let ring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .setup_r_disabled()
-        .build(entries);
-    ring.map_err(|error| match error.raw_os_error() {
-        Some(libc::EINVAL) => io::Error::new(
-            io::ErrorKind::Unsupported,
-            "io_uring has no deferred task work on this kernel; it needs Linux 6.1 or later",
-        ),
-        _ => error,
-    })
 }

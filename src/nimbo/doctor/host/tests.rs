@@ -68,8 +68,19 @@ fn a_slow_clock_source_is_told() {
 }
 
 #[test]
-fn extras_are_never_missed() {
-    let check = judge_extras(Err(io::ErrorKind::Unsupported.into()), false);
-    assert_eq!(check.status, Status::Ok);
-    assert!(check.finding.starts_with("no Landlock"));
+fn an_older_landlock_warns_and_names_the_kernel_that_has_all_of_it() {
+    let check = judge_landlock(Ok(2));
+    assert_eq!(check.status, Status::Warning);
+    assert_eq!(check.finding, "version 2 closes files; not TCP, devices, abstract sockets and signals");
+    assert!(check.remedy.unwrap().contains("Linux 6.12"));
+    assert_eq!(judge_landlock(Ok(6)).status, Status::Ok);
+    assert_eq!(judge_landlock(Ok(9)).status, Status::Ok);
+}
+
+#[test]
+fn a_landlock_that_is_off_is_told_from_none() {
+    let check = judge_landlock(Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+    assert_eq!((check.status, &*check.finding), (Status::Warning, "is switched off"));
+    let check = judge_landlock(Err(io::Error::from_raw_os_error(libc::ENOSYS)));
+    assert_eq!((check.status, &*check.finding), (Status::Warning, "is not in this kernel"));
 }

@@ -132,7 +132,7 @@ fn descriptors_go_to_the_request_they_came_with() {
     let head = format!("POST /v1/disks HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     let (first, rest) = head.split_at(20);
     let disk = file("the disk");
-    super::descriptors::send(&stream, first.as_bytes(), &[disk.as_fd()]).unwrap();
+    crate::descriptors::send(&stream, first.as_bytes(), &[disk.as_fd()]).unwrap();
     stream.write_all(rest.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
     stream.write_all(b"GET /v1/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -391,12 +391,13 @@ fn the_console_log_says_what_it_lacks() {
 #[test]
 fn it_serves_inside_the_jail() {
     use crate::jail::testing::Child;
-    use crate::jail::{Identity, Jail, JailSpec, seccomp};
+    use crate::jail::{Identity, Jail, JailSpec, Limits, seccomp};
     let fake::Parts { served, event_loop } = fake::parts(ServerLimits::default());
     let child = Child::start(|| {
         let identity = Some(Identity::of(64_322));
         let filters = seccomp::Mode::Kill;
-        let spec = JailSpec { identity, network: None, descriptors_max: 200, filters };
+        let limits = Limits { memory_bytes: u64::MAX, threads: 1000, descriptors: 200 };
+        let spec = JailSpec { identity, network: None, limits, filters };
         let _ = Jail::enter(spec).map_err(|e| e.to_string())?;
         seccomp::enter(seccomp::ThreadKind::Main).map_err(|e| e.to_string())?;
         event_loop.run();

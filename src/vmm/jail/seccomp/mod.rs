@@ -2,9 +2,9 @@
 //!
 //! | thread | beyond memory, locks, time and its own descriptors |
 //! | --- | --- |
-//! | main | all of the below, making threads, making a virtual machine anew |
+//! | main | all of the below, making threads and rings, making a virtual machine anew |
 //! | vCPU | `KVM_RUN`, a vCPU's state, connecting eventfds and interrupts |
-//! | block | io_uring, reading and writing open files |
+//! | block | an io_uring that was made for it, reading and writing open files |
 //! | net | frames through a tap, its offloads and queues |
 //! | rng | nothing |
 //! | balloon | giving memory back |
@@ -13,9 +13,9 @@
 //! No thread may open a file by its path, make a process, make memory executable, or trace. A forbidden call ends the
 //! process at once with `SIGSYS`; `strace -f` or, with [`Mode::Log`], the kernel's audit log says which it was.
 //!
-//! The filters are constants of the program; nothing is compiled when a machine starts. io_uring carries out file
-//! operations that no filter sees: what those could open, the jail's empty root, its empty network and Landlock
-//! take away.
+//! The filters are constants of the program; nothing is compiled when a machine starts. What io_uring carries out, no filter
+//! sees: so a disk's ring takes nothing but transfers of that disk, which the kernel ensures (`volume`), and only the
+//! main thread can make another. What that one could open, the jail's empty root, its empty network and Landlock take away.
 
 mod program;
 mod requests;

@@ -122,11 +122,38 @@ const THREADS: &[Rule] = &[
     rule(SYS_seccomp, Test::OneOf { argument: 0, values: &[libc::SECCOMP_SET_MODE_FILTER] }),
 ];
 
-/// Disks: files and block devices that are open, by io_uring and directly.
-const FILES: &[Rule] = &[
+/// include/uapi/linux/io_uring.h
+const IORING_REGISTER_FILES: u32 = 2;
+const IORING_REGISTER_EVENTFD: u32 = 4;
+const IORING_REGISTER_RESTRICTIONS: u32 = 11;
+const IORING_REGISTER_ENABLE_RINGS: u32 = 12;
+
+/// Making the ring of a disk that is plugged in. What it can be used for is fixed before it is enabled.
+const RING_MAKING: &[Rule] = &[
     allow(SYS_io_uring_setup),
     allow(SYS_io_uring_enter),
-    allow(SYS_io_uring_register),
+    rule(
+        SYS_io_uring_register,
+        Test::OneOf {
+            argument: 1,
+            values: &[
+                IORING_REGISTER_FILES,
+                IORING_REGISTER_EVENTFD,
+                IORING_REGISTER_RESTRICTIONS,
+                IORING_REGISTER_ENABLE_RINGS,
+            ],
+        },
+    ),
+];
+
+/// Using a ring that was made before, which whoever is to use it enables.
+const RING_USE: &[Rule] = &[
+    allow(SYS_io_uring_enter),
+    rule(SYS_io_uring_register, Test::OneOf { argument: 1, values: &[IORING_REGISTER_ENABLE_RINGS] }),
+];
+
+/// Disks: files and block devices that are open.
+const FILES: &[Rule] = &[
     allow(SYS_pread64),
     allow(SYS_pwrite64),
     allow(SYS_preadv),
@@ -186,10 +213,19 @@ const fn ioctl(values: &'static [u32]) -> Rule {
     rule(SYS_ioctl, Test::OneOf { argument: 1, values })
 }
 
-pub(super) static MAIN: Program =
-    Program::new(&[COMMON, THREADS, FILES, FRAMES, STREAMS, PAIRS, ACCOUNTING, &[ioctl(&MAIN_REQUESTS)]]);
+pub(super) static MAIN: Program = Program::new(&[
+    COMMON,
+    THREADS,
+    RING_MAKING,
+    FILES,
+    FRAMES,
+    STREAMS,
+    PAIRS,
+    ACCOUNTING,
+    &[ioctl(&MAIN_REQUESTS)],
+]);
 pub(super) static VCPU: Program = Program::new(&[COMMON, &[ioctl(&VCPU_REQUESTS)]]);
-pub(super) static BLOCK_WORKER: Program = Program::new(&[COMMON, FILES, &[ioctl(&BLOCK_REQUESTS)]]);
+pub(super) static BLOCK_WORKER: Program = Program::new(&[COMMON, RING_USE, FILES, &[ioctl(&BLOCK_REQUESTS)]]);
 pub(super) static NET_WORKER: Program = Program::new(&[COMMON, FRAMES, &[ioctl(&NET_REQUESTS)]]);
 pub(super) static RNG_WORKER: Program = Program::new(&[COMMON]);
 pub(super) static BALLOON_WORKER: Program = Program::new(&[COMMON, &[allow(SYS_fallocate)]]);

@@ -148,7 +148,10 @@ fn what_one_kind_may_do_the_others_may_not() {
         ("KVM_IOEVENTFD", libc::SYS_ioctl, [-1, 0x4040_ae79, 0, 0, 0, 0], &[Main, Vcpu]),
         ("KVM_CREATE_VM", libc::SYS_ioctl, [-1, 0xae01, 0, 0, 0, 0], &[Main]),
         ("TUNSETOFFLOAD", libc::SYS_ioctl, [-1, 0x4004_54d0, 0, 0, 0, 0], &[Main, Worker(Net)]),
-        ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6], &[Main, Worker(Block)]),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6], &[Main]),
+        ("io_uring_enter", libc::SYS_io_uring_enter, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block)]),
+        ("a ring's files", libc::SYS_io_uring_register, [-1, 2, 0, 0, 0, 0], &[Main]),
+        ("a ring enabled", libc::SYS_io_uring_register, [-1, 12, 0, 0, 0, 0], &[Main, Worker(Block)]),
         ("pwritev", libc::SYS_pwritev, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block)]),
         ("fallocate", libc::SYS_fallocate, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block), Worker(Balloon)]),
         ("readv", libc::SYS_readv, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Net), Worker(Vsock)]),
@@ -194,9 +197,10 @@ fn the_main_thread_makes_workers_that_put_their_own_filters_on() {
 #[test]
 fn a_block_worker_reads_and_writes_through_io_uring() {
     let file = tempfile::tempfile().unwrap();
+    let mut ring: io_uring::IoUring = io_uring::IoUring::builder().setup_r_disabled().build(8).unwrap();
+    ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
     let ended = filtered(ThreadKind::Worker(DeviceKind::Block), || {
-        let mut ring = io_uring::IoUring::new(8).unwrap();
-        ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
+        ring.submitter().register_enable_rings().unwrap();
         let bytes = *b"through the ring";
         let length = u32::try_from(bytes.len()).unwrap();
         let write = io_uring::opcode::Write::new(io_uring::types::Fixed(0), bytes.as_ptr(), length).build();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  host connects: Greeting ──"CONNECT"──▶ Requested ──Response──▶ Open
-//!  guest connects:                          Request ────────────▶ Open
+//!  guest connects: Request ▶ Asked ──a service────────────▶ Open
 //!  Open: either side may stop sending; when the guest wants no more of either, or anything goes wrong, it is reset
 //! ```
 //!
@@ -23,6 +23,7 @@ use super::{BACKLOG_BYTES, stream};
 enum Phase {
     Greeting,
     Requested,
+    Asked,
     Open,
 }
 
@@ -70,7 +71,7 @@ impl Connection {
             ports,
             stream,
             phase,
-            owes_opening: phase == Phase::Open,
+            owes_opening: false,
             owes_credit: false,
             backlog: VecDeque::new(),
             forwarded: 0,
@@ -92,9 +93,9 @@ impl Connection {
         Self::new(Ports { host: host_port, guest: 0 }, stream, Phase::Greeting)
     }
 
-    /// A wish of the guest's, which the host's side of `stream` has been told of.
+    /// A wish of the guest's; who can fulfil it has been told, and answers by `stream`.
     pub(super) fn from_guest(request: &Packet, stream: UnixStream) -> Self {
-        Connection { guest: request.credit, ..Self::new(request.ports, stream, Phase::Open) }
+        Connection { guest: request.credit, ..Self::new(request.ports, stream, Phase::Asked) }
     }
 
     pub(super) fn stream(&self) -> &UnixStream {
@@ -114,6 +115,22 @@ impl Connection {
             (self.phase, self.owes_opening) = (Phase::Requested, true);
         }
         Ok(port)
+    }
+
+    /// The guest waits for a service.
+    pub(super) fn is_asked(&self) -> bool {
+        self.phase == Phase::Asked
+    }
+
+    /// Puts the service in the place of the stream that it was awaited on. Whether it is there now.
+    ///
+    /// # Errors
+    /// When the guest is refused.
+    pub(super) fn take_service(&mut self) -> io::Result<bool> {
+        let Some(service) = stream::service(&self.stream)? else { return Ok(false) };
+        self.stream = service;
+        (self.phase, self.owes_opening) = (Phase::Open, true);
+        Ok(true)
     }
 
     /// The stream became readable, or writable, or was closed.

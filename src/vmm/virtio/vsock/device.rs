@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::{Value, json};
 
 use super::handler::VsockHandler;
@@ -19,6 +20,8 @@ pub enum VsockError {
     Cid { cid: u64 },
     #[error("cannot make the vsock listener non-blocking")]
     Listener { source: io::Error },
+    #[error("cannot make the vsock services socket non-blocking")]
+    Services { source: io::Error },
 }
 
 /// What a guest's sockets are to be.
@@ -65,11 +68,20 @@ impl Vsock {
         if let Some(listener) = &listener {
             listener.set_nonblocking(true).map_err(|source| VsockError::Listener { source })?;
         }
+        if let Some(services) = &services {
+            set_nonblocking(services).map_err(|source| VsockError::Services { source })?;
+        }
         let counters = Arc::new(Counters::default());
         let handler = Box::new(VsockHandler::new(guest_cid, listener, services, counters.clone()));
         let workers = vec![WorkerPart { name, queues: vec![0, 1, 2], handler }];
         Ok(DeviceParts { device: Arc::new(Vsock { guest_cid, counters }), workers })
     }
+}
+
+fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 impl VirtioDevice for Vsock {

@@ -1,6 +1,7 @@
 //! The queues of a guest's sockets in service.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -142,7 +143,7 @@ impl VsockHandler {
     fn open_from_guest(&mut self, packet: &Packet, context: &WorkerContext) {
         let stream = match (&self.services, self.free_place()) {
             (Some(services), Some(place)) => {
-                stream::connect_service(services, packet.ports.host).ok().map(|stream| (place, stream))
+                stream::ask_for_service(services, packet.ports.host).ok().map(|stream| (place, stream))
             }
             _ => None,
         };
@@ -174,8 +175,7 @@ impl VsockHandler {
     }
 
     fn keep(&mut self, place: usize, connection: Connection, context: &WorkerContext) {
-        let token = u64::try_from(place).map_or(LISTENER, |place| CONNECTION + place);
-        if context.watch(connection.stream(), token, Interest::ReadWriteEdge).is_err() {
+        if watch(&connection, place, context).is_err() {
             self.counters.refused.add(1);
             if !connection.is_greeting() {
                 self.reset(connection.ports);
@@ -193,7 +193,17 @@ impl VsockHandler {
     /// The stream of a connection has something to say.
     fn woken(&mut self, index: usize, context: &WorkerContext) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else { return };
-        let fate = if connection.is_greeting() {
+        let fate = if connection.is_asked() {
+            let taken = connection.take_service();
+            // The descriptor that was watched so far is closed, and so no longer watched.
+            match taken.and_then(|taken| if taken { watch(connection, index, context) } else { Ok(()) }) {
+                Ok(()) => Fate::Lives,
+                Err(_) => {
+                    self.counters.refused.add(1);
+                    Fate::Reset
+                }
+            }
+        } else if connection.is_greeting() {
             match connection.greet() {
                 Ok(None) => Fate::Lives,
                 Ok(Some(_)) if self.by_ports.contains_key(&connection.ports) => Fate::Ends,
@@ -307,6 +317,11 @@ impl VsockHandler {
             }
         }
     }
+}
+
+fn watch(connection: &Connection, index: usize, context: &WorkerContext) -> io::Result<()> {
+    let token = CONNECTION + u64::try_from(index).map_err(io::Error::other)?;
+    context.watch(connection.stream(), token, Interest::ReadWriteEdge)
 }
 
 /// The pieces of the `length` bytes behind the first `skip` ones.

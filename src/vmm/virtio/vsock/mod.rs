@@ -1,13 +1,15 @@
 //! Sockets between guest and host without a network: virtio-vsock (virtio 1.2, 5.10), streams only.
 //!
-//! The jail opens nothing by path, so both directions go over sockets that are given at the start:
+//! The jail opens nothing by path, so both directions begin at sockets that are given at the start:
 //!
 //! ```text
 //!   host to guest: connect to the listener's Unix socket, write "CONNECT PORT\n";
 //!                  "OK PORT\n" comes back with the host's port, then the bytes of the guest's service;
 //!                  or the connection is closed, if the guest refuses
 //!   guest to host: whoever holds the other end of the services socket (SOCK_SEQPACKET) receives a message
-//!                  "CONNECT PORT\n" with one end of a fresh stream (SCM_RIGHTS); to close it is to refuse;
+//!                  "CONNECT PORT\n" with one end of a fresh stream (SCM_RIGHTS), on which it answers
+//!                  "OK\n" with a stream to the service (SCM_RIGHTS), and is no more in the way then;
+//!                  to close it without an answer is to refuse;
 //!                  if nobody holds it, or does not keep up, the guest is refused
 //! ```
 //!

@@ -1,14 +1,14 @@
 //! System calls on the host's side of a connection.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use volume::IoBuffer;
+
+use crate::descriptors;
 
 /// `CONNECT 4294967295\n` fits.
 const GREETING_BYTES_MAX: usize = 32;
@@ -62,21 +62,36 @@ pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
         && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
-/// Hands one end of a new stream, for the guest's wish to reach `port`, to the holder of `services`.
+/// Tells the holder of `services` that the guest wishes to reach `port`. The stream is for its answer: see [`service`].
 ///
 /// # Errors
 /// When nobody holds it any more, or the holder has not taken earlier ones.
-pub(super) fn connect_service(services: &OwnedFd, port: u32) -> io::Result<UnixStream> {
+pub(super) fn ask_for_service(services: &OwnedFd, port: u32) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
     let line = format!("CONNECT {port}\n");
-    let passed = [theirs.as_raw_fd()];
-    sendmsg::<()>(
-        services.as_raw_fd(),
-        &[IoSlice::new(line.as_bytes())],
-        &[ControlMessage::ScmRights(&passed)],
-        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+    descriptors::send(services, line.as_bytes(), &[theirs.as_fd()])?;
     Ok(ours.into())
+}
+
+/// The service that was asked for by `answer`; `None` while nobody has said anything yet.
+///
+/// # Errors
+/// When it is refused, or the answer is none.
+pub(super) fn service(answer: &UnixStream) -> io::Result<Option<UnixStream>> {
+    let mut line = [0; GREETING_BYTES_MAX];
+    let received = match descriptors::receive(answer, &mut line) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match (&line[..received.length], received.descriptors.into_iter().next()) {
+        (b"OK\n", Some(service)) => {
+            let service = UnixStream::from(service);
+            service.set_nonblocking(true)?;
+            Ok(Some(service))
+        }
+        (b"", _) => Err(io::ErrorKind::ConnectionRefused.into()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }

@@ -1,16 +1,15 @@
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use proptest::prelude::*;
 
 use super::request::HEADER_BYTES;
 use super::{BACKLOG_BYTES, REPLIES_MAX, Vsock, VsockError, VsockSpec};
+use crate::descriptors;
 use crate::virtio::driver::{Added, Driver, NEXT, PATIENCE, Piece, Running, WRITE, memory};
 
 const CID: u64 = 42;
@@ -167,23 +166,20 @@ impl Bench {
         (client, request.from_port)
     }
 
-    /// A message at the services socket, with the stream that it brings.
-    fn service(&self) -> (Vec<u8>, UnixStream) {
+    /// What the guest asks at the services socket, with the stream that the answer goes to.
+    fn asked(&self) -> (Vec<u8>, UnixStream) {
         let mut bytes = [0; 64];
-        let mut rights = nix::cmsg_space!([i32; 1]);
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let fd = self.services.as_raw_fd();
-        let message = recvmsg::<()>(fd, &mut parts, Some(&mut rights), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
-        let stream = message.cmsgs().unwrap().find_map(|part| match part {
-            // SAFETY: the descriptor was just received and has no other owner.
-            ControlMessageOwned::ScmRights(fds) => Some(unsafe { OwnedFd::from_raw_fd(fds[0]) }),
-            _ => None,
-        });
-        let length = message.bytes;
-        let stream = UnixStream::from(stream.unwrap());
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        (bytes[..length].to_vec(), stream)
+        let received = descriptors::receive(&self.services, &mut bytes).unwrap();
+        let answer = received.descriptors.into_iter().next().unwrap();
+        (bytes[..received.length].to_vec(), answer.into())
+    }
+
+    /// Gives the guest a service, and returns what is its end.
+    fn serve(answer: UnixStream) -> UnixStream {
+        let (near, far) = UnixStream::pair().unwrap();
+        descriptors::send(&answer, b"OK\n", &[far.as_fd()]).unwrap();
+        near.set_read_timeout(Some(PATIENCE)).unwrap();
+        near
     }
 }
 
@@ -213,8 +209,9 @@ fn the_host_reaches_a_service_of_the_guest() {
 fn the_guest_reaches_a_service_of_the_host() {
     let mut bench = Bench::new();
     bench.send(Header::new(REQUEST, 1000, 7), &[]);
-    let (line, mut service) = bench.service();
+    let (line, answer) = bench.asked();
     assert_eq!(line, b"CONNECT 7\n");
+    let mut service = Bench::serve(answer);
     let (header, _) = bench.next();
     assert_eq!((header.operation, header.from_port, header.to_port), (RESPONSE, 7, 1000));
     bench.send(Header::new(DATA, 1000, 7), b"hello");
@@ -239,6 +236,30 @@ fn whoever_is_not_there_refuses() {
     let (request, _) = bench.next();
     bench.send(Header::new(RESET, 52, request.from_port), &[]);
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn the_guest_is_refused_by_whoever_does_not_answer_with_a_service() {
+    let mut bench = Bench::new();
+    for (port, answer) in [(7, &b""[..]), (8, b"OK\n"), (9, b"NO\n"), (10, &[b'x'; 40])] {
+        bench.send(Header::new(REQUEST, 1000, port), &[]);
+        let (_, mut stream) = bench.asked();
+        stream.write_all(answer).unwrap();
+        drop(stream);
+        let (header, _) = bench.next();
+        assert_eq!((header.operation, header.from_port), (RESET, port));
+    }
+    assert_eq!(bench.device.counters()["connections_refused"], 4);
+}
+
+#[test]
+fn a_guest_that_sends_before_it_was_answered_is_reset() {
+    let mut bench = Bench::new();
+    bench.send(Header::new(REQUEST, 1000, 7), &[]);
+    let (_, answer) = bench.asked();
+    bench.send(Header::new(DATA, 1000, 7), b"too early");
+    assert_eq!(bench.next().0.operation, RESET);
+    assert!(descriptors::send(&answer, b"OK\n", &[answer.as_fd()]).is_err(), "nobody waits any more");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! Bytes together with open descriptors, over a Unix socket: `SCM_RIGHTS` of unix(7).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// The most descriptors that one message carries (the kernel's `SCM_MAX_FD`).
 const DESCRIPTORS_MAX: usize = 253;
@@ -12,19 +11,20 @@ const CONTROL_WORDS: usize = (16 + DESCRIPTORS_MAX * 4).div_ceil(8);
 
 /// What one receive gave.
 #[derive(Debug)]
-pub(super) struct Received {
+pub struct Received {
     /// Zero when the other side has closed.
-    pub(super) length: usize,
-    pub(super) descriptors: Vec<OwnedFd>,
+    pub length: usize,
+    pub descriptors: Vec<OwnedFd>,
     /// The kernel dropped descriptors, because this process may open no more.
-    pub(super) truncated: bool,
+    pub truncated: bool,
 }
 
-/// Receives what is there. Descriptors come with the last of the bytes: a receive never reads past them.
+/// Receives what is there, or a message where the socket keeps them apart. Descriptors come with the last of the bytes: a
+/// receive never reads past them.
 ///
 /// # Errors
 /// What recvmsg(2) says.
-pub(super) fn receive(stream: &UnixStream, into: &mut [u8]) -> io::Result<Received> {
+pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     // SAFETY: a msghdr of zeroes is a valid one: no name, no parts, no control data.
@@ -34,7 +34,8 @@ pub(super) fn receive(stream: &UnixStream, into: &mut [u8]) -> io::Result<Receiv
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     // SAFETY: the message points to `into` and `control`, which outlive the call, with their true lengths.
-    let received = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received =
+        unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
 
     let mut descriptors = Vec::new();
@@ -60,7 +61,7 @@ pub(super) fn receive(stream: &UnixStream, into: &mut [u8]) -> io::Result<Receiv
 ///
 /// # Errors
 /// What sendmsg(2) says; `InvalidInput` for more than 253 descriptors, or for descriptors without a byte.
-pub(super) fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     if descriptors.len() > DESCRIPTORS_MAX || (bytes.is_empty() && !descriptors.is_empty()) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -88,14 +89,14 @@ pub(super) fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<
         }
     }
     // SAFETY: the message points to `bytes`, which is only read, and to `control`; both outlive the call.
-    let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 

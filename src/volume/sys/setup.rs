@@ -1,0 +1,102 @@
+//! How a ring is set up: for one thread, and for transfers alone.
+//!
+//! io_uring carries out what no system call filter sees. So the kernel is told, before the ring is enabled, what this
+//! one is for: an entry that asks for anything else, or for a file that is not registered, ends with `EACCES`, and
+//! nothing can be registered any more. A process that a guest took over can make no more of an enabled ring than the disk
+//! does.
+
+use std::io;
+
+use io_uring::register::Restriction;
+use io_uring::{IoUring, opcode, squeue};
+
+/// What [`Call`](super::Call)s become.
+const OPERATIONS: [u8; 7] = [
+    opcode::Nop::CODE,
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+
+/// A ring that posts completions only when its owner enters the kernel. It is not enabled yet: until then files and an
+/// event can be registered.
+///
+/// # Errors
+/// When the kernel has no such rings, or refuses one.
+pub(super) fn build(entries: u32) -> io::Result<IoUring> {
+    let ring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_r_disabled()
+        .build(entries);
+    let ring = ring.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "io_uring has no deferred task work on this kernel; it needs Linux 6.1 or later",
+        ),
+        _ => error,
+    })?;
+    // Older than deferred task work (Linux 5.10), so that every kernel that comes here has it.
+    let registered_files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
+    let mut restrictions: Vec<_> =
+        OPERATIONS.into_iter().map(Restriction::sqe_op).chain([registered_files_only]).collect();
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    Ok(ring)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use io_uring::types::{Fd, Fixed};
+
+    use super::*;
+
+    fn outcome(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: the memory that the entries of this test name lives until their completion was taken.
+        unsafe { ring.submission().push(entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn an_enabled_ring_transfers_and_does_nothing_else() {
+        let file = tempfile::tempfile().unwrap();
+        let mut ring = build(8).unwrap();
+        ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
+        ring.submitter().register_enable_rings().unwrap();
+
+        let bytes = *b"text";
+        let write = opcode::Write::new(Fixed(0), bytes.as_ptr(), 4).build();
+        assert_eq!(outcome(&mut ring, &write), 4);
+
+        let address = libc::sockaddr { sa_family: libc::sa_family_t::MAX, sa_data: [0; 14] };
+        let address_bytes = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
+        let descriptor = Fd(file.as_raw_fd());
+        let forbidden = [
+            ("open", opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build()),
+            ("make a socket", opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build()),
+            ("connect", opcode::Connect::new(Fixed(0), &raw const address, address_bytes).build()),
+            ("remove", opcode::UnlinkAt::new(Fd(libc::AT_FDCWD), c"/nothing".as_ptr()).build()),
+            ("write elsewhere", opcode::Write::new(descriptor, bytes.as_ptr(), 4).build()),
+            ("write by a worker", write.flags(squeue::Flags::ASYNC)),
+        ];
+        for (what, entry) in forbidden {
+            assert_eq!(outcome(&mut ring, &entry), -libc::EACCES, "{what}");
+        }
+
+        let submitter = ring.submitter();
+        for (what, registered) in [
+            ("files", submitter.register_files_update(0, &[file.as_raw_fd()]).map(drop)),
+            ("an event", submitter.register_eventfd(file.as_raw_fd())),
+            ("credentials", submitter.register_personality().map(drop)),
+        ] {
+            assert_eq!(registered.unwrap_err().raw_os_error(), Some(libc::EACCES), "{what}");
+        }
+    }
+}
