@@ -157,6 +157,20 @@ impl Vm {
         self.fd.unregister_irqfd(event, number).map_err(call("KVM_IRQFD"))
     }
 
+    /// Keeps what the guest writes to the four ports from `port` on for [`KeptWrites`](crate::kept_writes::KeptWrites),
+    /// without an exit. False when this KVM cannot, and every write leaves the guest.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn keep_writes(&self, port: u16) -> Result<bool, KvmError> {
+        let can = self.fd.check_extension(Cap::CoalescedPio);
+        if can {
+            let ports = IoEventAddress::Pio(u64::from(port));
+            self.fd.register_coalesced_mmio(ports, 4).map_err(call("KVM_REGISTER_COALESCED_MMIO"))?;
+        }
+        Ok(can)
+    }
+
     /// Signals `event`, without an exit, whenever the guest writes to `address`.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ mod cpu;
 pub mod descriptors;
 mod firmware;
 pub mod jail;
+mod kept_writes;
 mod kvm;
 pub mod machine;
 pub mod memory;

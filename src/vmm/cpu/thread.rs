@@ -23,8 +23,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{self, Entry};
 use super::{CPUS_MAX, cpuid};
+use crate::kept_writes::KeptWrites;
 use crate::kvm::{KvmError, Vm};
-use crate::platform::{Platform, Request};
+use crate::platform::{PCI_PORT, Platform, Request};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
@@ -36,6 +37,8 @@ pub enum CpuError {
     Call { index: u8, call: &'static str, source: kvm_ioctls::Error },
     #[error("CPU {index}: its thread cannot be started")]
     Thread { index: u8, source: std::io::Error },
+    #[error("cannot map the ring of kept port writes")]
+    Ring { source: std::io::Error },
     #[error("no handler for the signal that calls CPUs back")]
     Signal { source: std::io::Error },
 }
@@ -179,6 +182,10 @@ impl CpuThreads {
         })?;
         for index in 0..count {
             let fd = create(vm, index, count, supported.clone(), (index == 0).then_some(entry))?;
+            if index == 0 && vm.keep_writes(PCI_PORT).map_err(|source| CpuError::Kvm { index, source })? {
+                let kept = KeptWrites::of(&fd).map_err(|source| CpuError::Ring { source })?;
+                platform.pci.keep_addresses(kept);
+            }
             let counters = Arc::new(CpuCounters::default());
             let cpu = Cpu {
                 index,

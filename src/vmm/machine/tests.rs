@@ -159,3 +159,29 @@ fn a_jump_to_the_reset_vector_is_a_reset() {
     machine.start().unwrap();
     assert!(next_events(&mut machine).contains(&MachineEvent::Reset));
 }
+
+#[test]
+fn an_address_of_configuration_space_is_written_without_an_exit_and_counts() {
+    // 400 times the address of an empty slot, more than KVM keeps; then the host bridge's, whose vendor is 0x1b36.
+    let parts = [
+        vec![0xb9, 0x90, 0x01, 0x00, 0x00], // mov ecx, 400
+        vec![0x66, 0xba, 0xf8, 0x0c],       // mov dx, 0xcf8
+        vec![0xb8, 0x00, 0x08, 0x00, 0x80], // mov eax, 1 << 31 | 1 << 11
+        vec![0xef, 0x49, 0x75, 0xfc],       // out dx, eax; dec ecx; jnz to the out
+        vec![0xb8, 0x00, 0x00, 0x00, 0x80], // mov eax, 1 << 31
+        vec![0xef],                         // out dx, eax
+        vec![0x66, 0xba, 0xfc, 0x0c, 0xec], // mov dx, 0xcfc; in al, dx
+        vec![0x66, 0xba, 0xf8, 0x03, 0xee], // mov dx, 0x3f8; out dx, al
+        vec![0x66, 0xba, 0xf8, 0x0c, 0xed], // mov dx, 0xcf8; in eax, dx
+        vec![0xc1, 0xe8, 0x18],             // shr eax, 24
+        vec![0x66, 0xba, 0xf8, 0x03, 0xee], // mov dx, 0x3f8; out dx, al
+    ];
+    let (mut machine, output) = machine(1, &code(&parts));
+    machine.start().unwrap();
+    wait_beyond(&output, 1);
+    assert_eq!(printed(&output), [0x36, 0x80]);
+    if machine.kvm.check_extension(kvm_ioctls::Cap::CoalescedPio) {
+        let writes = machine.cpu_counts()[0].exits_port_write;
+        assert!(writes <= 5, "{writes} writes left the guest");
+    }
+}

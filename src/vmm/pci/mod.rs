@@ -10,10 +10,12 @@ mod msix;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use config::{Capability, ConfigSpace, Identity};
 pub use msix::MsixTable;
+
+use crate::kept_writes::KeptWrites;
 
 /// Slots of the bus; slot 0 is the host bridge.
 pub const SLOT_COUNT: u8 = 32;
@@ -52,8 +54,31 @@ pub trait PciFunction: Send + Sync {
 /// The bus.
 pub struct PciBus {
     functions: RwLock<[Option<Arc<dyn PciFunction>>; SLOT_COUNT as usize]>,
-    /// The legacy address port, 0xcf8.
-    address_port: Mutex<u32>,
+    address_port: Mutex<AddressPort>,
+}
+
+/// The legacy address port, 0xcf8.
+#[derive(Default)]
+struct AddressPort {
+    /// What was written last, but for what is kept.
+    written: u32,
+    /// Later writes.
+    kept: Option<KeptWrites>,
+}
+
+impl AddressPort {
+    fn address(&mut self) -> u32 {
+        while let Some(address) = self.kept.as_mut().and_then(KeptWrites::take) {
+            self.written = address;
+        }
+        self.written
+    }
+
+    fn write(&mut self, address: u32) {
+        // What is kept came before.
+        self.address();
+        self.written = address;
+    }
 }
 
 /// The host bridge: only its identity can be seen.
@@ -77,7 +102,7 @@ impl Default for PciBus {
     fn default() -> Self {
         let mut functions: [Option<Arc<dyn PciFunction>>; SLOT_COUNT as usize] = Default::default();
         functions[0] = Some(Arc::new(HostBridge(ConfigSpace::new(Identity::HOST_BRIDGE))));
-        PciBus { functions: RwLock::new(functions), address_port: Mutex::new(0) }
+        PciBus { functions: RwLock::new(functions), address_port: Mutex::default() }
     }
 }
 
@@ -94,6 +119,11 @@ impl PciBus {
     /// Takes the function out of `slot`.
     pub fn unplug(&self, slot: Slot) -> Option<Arc<dyn PciFunction>> {
         self.functions.write().unwrap_or_else(PoisonError::into_inner)[usize::from(slot.number())].take()
+    }
+
+    /// Writes to the address port come from `kept`, besides those to [`PciBus::write_port`].
+    pub fn keep_addresses(&self, kept: KeptWrites) {
+        self.address_port().kept = Some(kept);
     }
 
     /// An access to ECAM, at `offset` from its start. What is not there reads as ones.
@@ -126,7 +156,7 @@ impl PciBus {
 
     /// An access to the ports 0xcf8 to 0xcff, at `offset` from the first.
     pub fn read_port(&self, offset: u16, data: &mut [u8]) {
-        let address = *self.address_port.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = self.address_port().address();
         match (offset, data.len()) {
             (0, 4) => data.copy_from_slice(&address.to_le_bytes()),
             (4..=7, length) => match self.port_target(address, offset - 4, length) {
@@ -138,16 +168,20 @@ impl PciBus {
     }
 
     pub fn write_port(&self, offset: u16, data: &[u8]) {
-        let mut address = self.address_port.lock().unwrap_or_else(PoisonError::into_inner);
         match (offset, <[u8; 4]>::try_from(data)) {
-            (0, Ok(bytes)) => *address = u32::from_le_bytes(bytes),
+            (0, Ok(bytes)) => self.address_port().write(u32::from_le_bytes(bytes)),
             (4..=7, _) => {
-                if let Some((function, register)) = self.port_target(*address, offset - 4, data.len()) {
+                let address = self.address_port().address();
+                if let Some((function, register)) = self.port_target(address, offset - 4, data.len()) {
                     function.write_config(register, data);
                 }
             }
             _ => {}
         }
+    }
+
+    fn address_port(&self) -> MutexGuard<'_, AddressPort> {
+        self.address_port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn function(&self, slot: u64) -> Option<Arc<dyn PciFunction>> {

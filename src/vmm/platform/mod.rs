@@ -47,7 +47,8 @@ pub const RESET_PORT: u16 = 0x602;
 pub const RESET_VALUE: u8 = 1;
 pub const HOTPLUG_PORT: u16 = 0x608;
 const HOTPLUG_PORT_LAST: u16 = HOTPLUG_PORT + hotplug::PORTS - 1;
-const PCI_PORT: u16 = 0xcf8;
+/// The address port of PCI's legacy access.
+pub const PCI_PORT: u16 = 0xcf8;
 const PCI_PORT_LAST: u16 = PCI_PORT + 7;
 
 /// What a guest's write asks of the machine.

@@ -75,7 +75,7 @@ pub(super) const KVM_STATE: [u32; 23] = [
 ];
 
 /// Making a virtual machine anew, as each reset does.
-pub(super) const KVM_CREATE: [u32; 14] = [
+pub(super) const KVM_CREATE: [u32; 15] = [
     kvm_io(0x00), // KVM_GET_API_VERSION
     kvm_io(0x01), // KVM_CREATE_VM
     kvm_io(0x03), // KVM_CHECK_EXTENSION
@@ -86,6 +86,7 @@ pub(super) const KVM_CREATE: [u32; 14] = [
     kvm_io(0x47),        // KVM_SET_TSS_ADDR
     kvm_in::<u64>(0x48), // KVM_SET_IDENTITY_MAP_ADDR
     kvm_io(0x60),        // KVM_CREATE_IRQCHIP
+    kvm_in::<kvm::kvm_coalesced_mmio_zone>(0x67),
     kvm_in::<kvm::kvm_pit_config>(0x77),
     kvm_in::<kvm::kvm_enable_cap>(0xa3),
     kvm_in::<kvm::kvm_clock_data>(0x7b),
