@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
@@ -188,6 +189,7 @@ impl QueueHandler for BalloonHandler {
     fn stop(&mut self, context: &WorkerContext) {
         self.rings.clear();
         self.lent = None;
+        self.shared.actual_pages.store(0, Ordering::Release);
         *self.shared.statistics.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // It is not watched when nothing was started.
         let _ = context.unwatch(self.refresh_event());
