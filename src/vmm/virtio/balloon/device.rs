@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::handler::BalloonHandler;
 use super::{PAGE_BYTES, QUEUE_SIZE, QUEUES, feature};
 use crate::virtio::{
-    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config,
+    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart,
 };
 
 /// A balloon.
@@ -120,14 +120,6 @@ impl Balloon {
         let _ = self.shared.refresh.write(1);
         *self.shared.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// The configuration space (virtio 1.2, 5.5.4).
-    fn config(&self) -> [u8; 8] {
-        let mut config = [0; 8];
-        config[..4].copy_from_slice(&self.target_pages.load(Ordering::Acquire).to_le_bytes());
-        config[4..].copy_from_slice(&self.shared.actual_pages.load(Ordering::Acquire).to_le_bytes());
-        config
-    }
 }
 
 impl VirtioDevice for Balloon {
@@ -143,8 +135,12 @@ impl VirtioDevice for Balloon {
         &[QUEUE_SIZE; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        copy_config(&self.config(), offset, data);
+    /// virtio 1.2, 5.5.4.
+    fn config(&self) -> Vec<u8> {
+        let mut config = [0; 8];
+        config[..4].copy_from_slice(&self.target_pages.load(Ordering::Acquire).to_le_bytes());
+        config[4..].copy_from_slice(&self.shared.actual_pages.load(Ordering::Acquire).to_le_bytes());
+        config.to_vec()
     }
 
     /// The driver writes `actual`, and nothing else.

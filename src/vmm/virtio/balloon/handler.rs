@@ -36,13 +36,7 @@ impl BalloonHandler {
         let Some((role, ring)) = self.rings.get_mut(which) else { return Ok(()) };
         ring.suppress_kicks();
         for _ in 0..ring.size() {
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             self.shared.operations.add(1);
             let used = execute(*role, ring.memory(), &mut self.buffers, &self.shared)

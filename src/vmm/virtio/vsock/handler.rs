@@ -90,13 +90,7 @@ impl VsockHandler {
                 ring.notify();
                 return Ok(());
             }
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             let parsed = request::parse(&mut self.buffers, self.guest_cid).map_err(|r| ring.bad_chain(r))?;
             self.counters.from_guest_packets.add(1);
@@ -267,13 +261,7 @@ impl VsockHandler {
                 ring.notify();
                 return Ok(());
             }
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             if self.buffers.readable_bytes() > 0 {
                 return Err(ring.bad_chain("a buffer for packets cannot be written by the device"));
