@@ -5,7 +5,7 @@
 //! ```
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use crate::init::spawn;
 use crate::{ssh, sys, terminal};
 
 const LIST: &str = "/etc/nimbo/services";
+/// Keeps what is written to it in the kernel's ring, for `dmesg`: bounded in size and rate, and on no disk.
+const KERNEL_LOG: &str = "/dev/kmsg";
 const DROPBEAR: &str = "/usr/sbin/dropbear";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -103,6 +105,13 @@ impl Services {
                 dropbear.arg("-s");
             }
             sys::new_session(&mut dropbear);
+            // Its messages come whenever somebody knocks: not between the lines of whoever types on the console.
+            match File::options().append(true).open(KERNEL_LOG) {
+                Ok(log) => {
+                    dropbear.stderr(log);
+                }
+                Err(error) => say!("dropbear's messages go to the console: {KERNEL_LOG}: {error}"),
+            }
             self.add("dropbear", dropbear);
         }
         for line in parse_list(&fs::read_to_string(LIST).unwrap_or_default()) {

@@ -102,21 +102,21 @@ class Guest:
         self.process.stdin.flush()
 
     def run(self, command: str, *, seconds: float = PATIENCE_S) -> str:
-        """Runs a command in the shell on the console and returns what it printed; fails when it fails."""
+        """Runs a command in the shell on the console and returns what it printed; fails when it fails.
+
+        Others write to the console too, such as the kernel: what the command prints is marked line by line.
+        """
         self._commands += 1
-        mark = f"{os.getpid()}-{self._commands}"
+        mark = f"out {os.getpid()}-{self._commands}:"
         start = len(self.console)
-        # The marks are written apart, so that the echo of the line does not match them.
-        self.type(f"echo 'be''gin {mark}'; {{ {command}\n}}; echo 'en''d {mark}' $?\n")
-        output, status = self._await_end(mark, start, seconds)
+        # The mark is written apart, so that the echo of the line does not match it.
+        marked = f"sed 's/^/ou''t {mark.removeprefix('out ')}/'"
+        self.type(f"{{ {{ {command}\n}} 2>&1; printf '\\nstatus %d\\n' $?; }} | {marked}\n")
+        end = self.wait_for(rf"{mark}status (\d+)\r?\n", seconds=seconds, after=start)
+        lines = re.findall(rf"{mark}(.*?)\r?\n", end.string[start : end.start()])
+        output, status = "\n".join(lines).strip(), int(end[1])
         assert status == 0, f"{command}: exit status {status}: {output}"
         return output
-
-    def _await_end(self, mark: str, start: int, seconds: float) -> tuple[str, int]:
-        end = self.wait_for(rf"end {mark} (\d+)", seconds=seconds, after=start)
-        output = end.string[start : end.start()].split(f"begin {mark}", 1)[1]
-        lines = [line.rstrip("\r") for line in output.split("\n")]
-        return "\n".join(line for line in lines if not line.startswith("> ")).strip(), int(end[1])
 
     def login(self) -> None:
         """Wakes the shell on the console of a tiny guest."""
@@ -167,15 +167,15 @@ class Guest:
         return status
 
     def end(self) -> None:
-        """Ends it, in whatever state it is."""
-        if self.process.poll() is None:
+        """Ends it, in whatever state it is: the first signal asks the guest, the second one does not."""
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < deadline:
             self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            # Two signals at once are one.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)
+        self.process.kill()
+        self.process.wait()
         self._reader.join(5)
 
 

@@ -23,6 +23,8 @@ mod identity;
 mod instance;
 mod server;
 mod service;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod token;
 mod tree;
 

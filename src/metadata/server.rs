@@ -1,5 +1,8 @@
 //! The service on a socket: HTTP/1.1, limits, and the hop limit of tokens.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;

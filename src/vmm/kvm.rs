@@ -143,8 +143,12 @@ impl Vm {
     /// [`KvmError`] when KVM refuses.
     pub fn connect_msi(&self, number: u32, message: MsiMessage, event: &EventFd) -> Result<(), KvmError> {
         let mut routes = self.routes();
-        if routes.msi.insert(number, message) != Some(message) {
-            self.fd.set_gsi_routing(&routes.table()?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        if routes.msi.get(&number) != Some(&message) {
+            // Ours changes when KVM has taken the new one: a route it refuses must not stand in the next table.
+            let mut msi = routes.msi.clone();
+            msi.insert(number, message);
+            self.fd.set_gsi_routing(&routing_table(&msi)?).map_err(call("KVM_SET_GSI_ROUTING"))?;
+            routes.msi = msi;
         }
         self.fd.register_irqfd(event, number).map_err(call("KVM_IRQFD"))
     }
@@ -196,32 +200,54 @@ impl Vm {
     }
 }
 
-impl Routes {
-    /// The whole table, since KVM replaces it as one: the pins of the I/O APIC and every MSI.
-    fn table(&self) -> Result<KvmIrqRouting, KvmError> {
-        let pins = (0..IO_APIC_PINS).map(|pin| {
-            let mut entry =
-                kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-            entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-            entry.u.irqchip.pin = pin;
-            entry
-        });
-        let messages = self.msi.iter().map(|(&number, message)| {
-            let mut entry =
-                kvm_irq_routing_entry { gsi: number, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-            entry.u.msi.address_lo = low_half(message.address);
-            entry.u.msi.address_hi = low_half(message.address >> 32);
-            entry.u.msi.data = message.data;
-            entry
-        });
-        let entries: Vec<_> = pins.chain(messages).collect();
-        KvmIrqRouting::from_entries(&entries)
-            .map_err(|_| KvmError::Lacks { capability: "room for another interrupt route" })
-    }
+/// The whole table, since KVM replaces it as one: the pins of the I/O APIC and every MSI.
+fn routing_table(msi: &BTreeMap<u32, MsiMessage>) -> Result<KvmIrqRouting, KvmError> {
+    let pins = (0..IO_APIC_PINS).map(|pin| {
+        let mut entry =
+            kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+        entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+        entry.u.irqchip.pin = pin;
+        entry
+    });
+    let messages = msi.iter().map(|(&number, message)| {
+        let mut entry =
+            kvm_irq_routing_entry { gsi: number, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+        entry.u.msi.address_lo = low_half(message.address);
+        entry.u.msi.address_hi = low_half(message.address >> 32);
+        entry.u.msi.data = message.data;
+        entry
+    });
+    let entries: Vec<_> = pins.chain(messages).collect();
+    KvmIrqRouting::from_entries(&entries)
+        .map_err(|_| KvmError::Lacks { capability: "room for another interrupt route" })
 }
-
 /// The low 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
 pub(crate) fn low_half(value: u64) -> u32 {
     value as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    #[test]
+    fn a_refused_route_stands_in_no_later_table() {
+        let memory = crate::memory::allocate(64 << 20).unwrap();
+        let vm = Vm::new(&Kvm::new().unwrap(), &memory).unwrap();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let connect =
+            |number, data| vm.connect_msi(number, MsiMessage { address: 0xfee0_0000, data }, &event);
+        // More routes than KVM has room for: nothing but the refused one may suffer from that.
+        let refused = (IO_APIC_PINS..10_000)
+            .find(|&number| {
+                let result = connect(number, 0x30);
+                let _ = vm.disconnect_msi(number, &event);
+                result.is_err()
+            })
+            .expect("KVM takes 4096 routes");
+        assert!(refused > IO_APIC_PINS);
+        connect(IO_APIC_PINS, 0x31).unwrap();
+    }
 }

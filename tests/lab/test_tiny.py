@@ -146,6 +146,18 @@ def test_the_balloon_takes_memory_and_gives_it_back(guest):
     assert before - free_bytes() < taken // 4
 
 
+def test_memory_that_the_guest_frees_is_the_hosts_again(guest):
+    def resident() -> int:
+        return guest.control("GET", "/v1/counters")["process"]["resident_bytes"]
+
+    used = 64 << 20
+    guest.run(f"mount -t tmpfs none /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count={used >> 20} 2>/dev/null")
+    before = resident()
+    guest.run("umount /mnt")
+    # It reports what has been free for two seconds, in pieces of 2 MiB or more: a little stays.
+    wait_until(lambda: before - resident() > used * 3 // 4, "the host to have the memory back")
+
+
 def test_randomness_comes_from_the_host(guest):
     assert guest.run("cat /sys/class/misc/hw_random/rng_current").startswith("virtio_rng")
     first, second = (guest.run("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | hexdump -e '16/1 \"%02x\"'") for _ in "ab")
@@ -192,4 +204,33 @@ def test_the_kernel_of_a_guest_with_many_cpus_finds_them_all(tiny_image):
         guest.login()
         assert guest.run("cat /sys/devices/system/cpu/online", seconds=2 * PATIENCE_S) == "0-7"
         guest.type("poweroff\n")
+        assert guest.wait_end() == 0
+
+
+def without_network(image: str, command_line: str):
+    return running(
+        "--image", image, "--cmdline", f"console=ttyS0 quiet {command_line}", "--memory", "128M", "--no-network"
+    )
+
+
+def test_a_guest_that_finds_no_root_reboots_where_it_is_told_to(tiny_image):
+    with without_network(tiny_image, "root=LABEL=none rootwait=0 nimbo.panic=reboot") as guest:
+        fault = "cannot go on: the root device LABEL=none did not appear in 0 s; there is .*/dev/vda1"
+        first = guest.wait_for(fault)
+        guest.wait_for("nimbo-init: up", after=first.end())
+        guest.wait_for(fault, after=first.end())
+
+
+def test_a_guest_that_finds_no_root_has_no_shell_either_and_powers_off(tiny_image):
+    with without_network(tiny_image, "root=LABEL=none rootwait=0") as guest:
+        guest.wait_for("no shell: /bin/sh")
+        assert guest.wait_end() == 0
+
+
+def test_a_guest_that_finds_no_init_gives_a_shell_and_powers_off_after_it(tiny_image):
+    with without_network(tiny_image, "root=/dev/vda1 ro init=/sbin/none") as guest:
+        guest.wait_for("cannot go on: the root has no init: looked for /sbin/none")
+        guest.wait_for("/ # ")
+        assert guest.run("busybox stat -f -c %T /") == "ext2/ext3"
+        guest.type("exit\n")
         assert guest.wait_end() == 0

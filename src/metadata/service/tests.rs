@@ -3,44 +3,24 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use types::{MacAddress, ManualClock};
+use types::ManualClock;
 
 use super::*;
-use crate::instance::{BlockDevice, MetadataOptions, NetworkInterface, Placement, PublicKey};
+use crate::instance::{BlockDevice, MetadataOptions, NetworkInterface, PublicKey};
+use crate::testing;
 
 const MAC: &str = "06:00:00:00:00:04";
 
 fn instance() -> InstanceMetadata {
     let interface = NetworkInterface {
-        id: "eni-0000000000000000a".parse().unwrap(),
-        mac: MAC.parse::<MacAddress>().unwrap(),
-        device_number: 0,
-        addresses: vec![Ipv4Addr::new(10, 0, 0, 4)],
-        public_addresses: BTreeMap::new(),
-        host_name: "ip-10-0-0-4.ec2.internal".into(),
-        public_host_name: None,
-        subnet_id: "subnet-0000000000000000b".parse().unwrap(),
-        subnet_range: "10.0.0.0/20".parse().unwrap(),
-        vpc_id: "vpc-0000000000000000c".parse().unwrap(),
-        vpc_ranges: vec!["10.0.0.0/16".parse().unwrap()],
         security_groups: vec![
             ("sg-0000000000000000d".parse().unwrap(), "default".into()),
             ("sg-0000000000000000e".parse().unwrap(), "web".into()),
         ],
+        ..testing::interface()
     };
     InstanceMetadata {
-        instance_id: "i-0000000000000000f".parse().unwrap(),
-        image_id: "ami-00000000000000010".parse().unwrap(),
-        reservation_id: "r-00000000000000011".parse().unwrap(),
-        launch_index: 0,
-        instance_type: "t3.micro".into(),
-        account_id: "123456789012".into(),
         pending_time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        placement: Placement {
-            region: "us-east-1".into(),
-            availability_zone: "us-east-1a".into(),
-            availability_zone_id: "use1-az1".into(),
-        },
         interfaces: vec![interface],
         block_devices: vec![
             BlockDevice { role: "ami".into(), device: "vda".into() },
@@ -49,7 +29,7 @@ fn instance() -> InstanceMetadata {
         public_keys: vec![PublicKey { name: "my key".into(), openssh: "ssh-ed25519 AAAA me\n".into() }],
         user_data: Some(b"#!/bin/sh\necho hello\n".to_vec()),
         tags: BTreeMap::from([("Name".into(), "web 1".into()), ("not a path".into(), "x".into())]),
-        options: MetadataOptions::default(),
+        ..testing::instance()
     }
 }
 

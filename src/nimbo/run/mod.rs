@@ -78,31 +78,33 @@ async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
     let instance = InstanceId::generate(&mut random)?;
     let mut network = if args.no_network { None } else { Some(Network::start(args, instance)?) };
     let (mut machine, console) = Machine::start(args, image, instance, network.as_mut())?;
-    for line in network.iter().flat_map(Network::announcements) {
-        say(&line);
+    // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
+    let is_running = tokio::select! {
+        started = machine.has_started() => started?,
+        () = signals.next() => {
+            // There is nobody yet who could be asked.
+            machine.kill();
+            false
+        }
+    };
+    if is_running {
+        for line in network.iter().flat_map(Network::announcements) {
+            say(&line);
+        }
     }
-    let end = accompany(&mut machine, console, &mut signals).await?;
+    let end = accompany(&mut machine, console, is_running, &mut signals).await?;
     machine.finish().await;
     Ok(report(&end))
 }
 
-/// Connects the console with the terminal, and stays until the guest's end.
+/// Connects the console with the terminal, which a guest that runs is lent, and stays until the guest's end.
 async fn accompany(
     machine: &mut Machine,
     console: UnixStream,
+    is_running: bool,
     signals: &mut StopSignals,
 ) -> anyhow::Result<End> {
-    // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
-    let lend_terminal = terminal::is_ours()
-        && tokio::select! {
-            started = machine.has_started() => started?,
-            () = signals.next() => {
-                // There is nobody yet who could be asked.
-                machine.kill();
-                false
-            }
-        };
-    let raw_mode = match lend_terminal {
+    let raw_mode = match is_running {
         true => RawMode::enter().context("cannot set up the terminal")?,
         false => None,
     };

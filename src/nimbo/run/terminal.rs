@@ -16,7 +16,7 @@ static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
 /// Whether standard input is a terminal whose keys are ours. A job in the background would be stopped by touching it.
-pub(super) fn is_ours() -> bool {
+fn is_ours() -> bool {
     let stdin = io::stdin();
     stdin.is_terminal() && tcgetpgrp(&stdin) == Ok(getpgrp())
 }

@@ -286,6 +286,19 @@ fn what_is_wrong_with_a_kernel_is_told() {
 }
 
 #[test]
+fn nothing_is_announced_of_a_guest_that_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, "not a kernel").unwrap();
+    let mut command = nimbo();
+    command.args(["run", "--here", "--publish", "0:80", "--kernel"]).arg(&kernel);
+    let output = Running::start(command).finish();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.starts_with("error: ") && !stderr.contains("the guest is"), "{stderr}");
+}
+
+#[test]
 fn a_port_that_is_taken_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -290,14 +290,19 @@ impl Machine {
         while self.events.try_recv().is_ok() {}
     }
 
+    /// Boots the guest anew, without the devices that it was asked to let go of.
+    ///
     /// # Errors
     /// [`MachineError`] when it does not run or cannot be booted again.
-    pub fn reset(&mut self) -> Result<(), MachineError> {
+    pub fn reset(&mut self) -> Result<Vec<MachineEvent>, MachineError> {
         if self.run.is_none() {
             return Err(MachineError::State { operation: "a reset", state: self.state() });
         }
         self.stop();
-        self.start()
+        let mut told = self.remove_leaving(|_| true);
+        self.start()?;
+        told.push(MachineEvent::Reset);
+        Ok(told)
     }
 
     /// Stops CPUs and devices where they are: nothing changes in guest memory until [`Machine::resume`].
@@ -368,8 +373,7 @@ impl Machine {
                     told.push(MachineEvent::PoweredOff);
                 }
                 CpuEvent::Request(Request::Reset) => {
-                    self.reset()?;
-                    told.push(MachineEvent::Reset);
+                    told.extend(self.reset()?);
                 }
                 CpuEvent::Request(Request::Eject) => told.extend(self.eject()),
                 CpuEvent::Fault(text) => {
@@ -429,12 +433,13 @@ impl Machine {
     /// A guest may let go of a slot by itself; only what it was asked for is taken out of the machine.
     fn eject(&mut self) -> Vec<MachineEvent> {
         let slots = self.run.as_ref().map(Run::take_ejected).unwrap_or_default();
-        let ids: Vec<String> = self
-            .devices
-            .iter()
-            .filter(|(_, device)| device.leaving && slots.contains(&device.slot))
-            .map(|(id, _)| id.clone())
-            .collect();
+        self.remove_leaving(|slot| slots.contains(&slot))
+    }
+
+    /// Takes out the devices in slots of these that the guest was asked to let go of.
+    fn remove_leaving(&mut self, is_free: impl Fn(Slot) -> bool) -> Vec<MachineEvent> {
+        let leaving = self.devices.iter().filter(|(_, device)| device.leaving && is_free(device.slot));
+        let ids: Vec<String> = leaving.map(|(id, _)| id.clone()).collect();
         ids.iter().filter_map(|id| self.remove(id)).collect()
     }
 }

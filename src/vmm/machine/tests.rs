@@ -6,6 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::*;
 use crate::boot::testing::pvh_elf;
 use crate::console::{Console, ConsoleSpec};
+use crate::virtio::rng::Rng;
 
 struct Payload(Vec<u8>);
 
@@ -136,6 +137,18 @@ fn a_guest_that_ejects_for_ever_is_heard_once_until_it_is_answered() {
         assert_eq!(machine.take_events().unwrap(), []);
     }
     machine.hold().unwrap();
+}
+
+#[test]
+fn a_device_that_the_guest_did_not_let_go_of_is_gone_after_a_reset() {
+    let (mut machine, _) = machine(1, LOOP);
+    machine.plug("stays", Rng::parts("stays")).unwrap();
+    machine.plug("leaves", Rng::parts("leaves")).unwrap();
+    machine.start().unwrap();
+    assert_eq!(machine.unplug("leaves", false).unwrap(), None);
+    let told = machine.reset().unwrap();
+    assert_eq!(told, [MachineEvent::Unplugged { id: "leaves".into() }, MachineEvent::Reset]);
+    assert_eq!(machine.devices().iter().map(|device| &device.id).collect::<Vec<_>>(), ["stays"]);
 }
 
 #[test]

@@ -87,10 +87,11 @@ impl SerialPort {
         self.room.try_clone()
     }
 
+    /// Several bytes are what a string instruction (`rep insb`) reads: one after the other.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
-        data.fill(0);
-        if let (Ok(offset), [first, ..]) = (u8::try_from(offset), data) {
-            *first = self.uart().read(offset);
+        if let Ok(offset) = u8::try_from(offset) {
+            let mut uart = self.uart();
+            data.fill_with(|| uart.read(offset));
         }
     }
 

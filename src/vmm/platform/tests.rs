@@ -40,6 +40,19 @@ fn input_reaches_the_guest_and_room_is_told_when_it_has_been_read() {
 }
 
 #[test]
+fn a_string_instruction_reads_and_writes_every_byte() {
+    let (platform, output) = platform();
+    platform.serial.push(b"abc");
+    let mut bytes = [0; 3];
+    platform.read_port(SERIAL_PORT, &mut bytes);
+    assert_eq!(&bytes, b"abc");
+    platform.write_port(SERIAL_PORT, &bytes);
+    bytes.fill(0);
+    output.read(0, &mut bytes);
+    assert_eq!((&bytes, output.end()), (b"abc", 3));
+}
+
+#[test]
 fn three_ways_end_a_run_and_no_other_write_does() {
     let platform = platform().0;
     assert_eq!(platform.write_port(SLEEP_CONTROL_PORT, &[0x34]), Some(Request::PowerOff));

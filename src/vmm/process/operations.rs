@@ -156,8 +156,12 @@ impl Operations for Owned {
 
     fn reset(&mut self) -> Result<(), OperationError> {
         self.expect_on("reset")?;
-        self.machine.reset().map_err(host("reset the machine"))?;
-        self.events.publish(EventKind::Reset);
+        for event in self.machine.reset().map_err(host("reset the machine"))? {
+            match event {
+                MachineEvent::Unplugged { id } => self.tell_unplugged(&id),
+                _ => self.events.publish(EventKind::Reset),
+            }
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::virtio::worker::WorkerContext;
 /// The device types that we have, with the ids of virtio 1.2, section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[repr(u16)]
 pub enum DeviceKind {
     Net = 1,
     Block = 2,
@@ -22,13 +23,7 @@ pub enum DeviceKind {
 impl DeviceKind {
     /// The virtio device id; its PCI device id is 0x1040 more.
     pub fn id(self) -> u16 {
-        match self {
-            DeviceKind::Net => 1,
-            DeviceKind::Block => 2,
-            DeviceKind::Rng => 4,
-            DeviceKind::Balloon => 5,
-            DeviceKind::Vsock => 19,
-        }
+        self as u16
     }
 }
 
@@ -54,8 +49,19 @@ pub trait VirtioDevice: Send + Sync {
     /// The largest size of each queue, a power of two; the length is the number of queues.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Reads the device's configuration space. Bytes beyond its end read as zero.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// The device's configuration space, as it is now.
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Reads the configuration space. Bytes beyond its end read as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.config();
+        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+        let count = rest.len().min(data.len());
+        data.fill(0);
+        data[..count].copy_from_slice(&rest[..count]);
+    }
 
     /// Writes the device's configuration space. What cannot be written is ignored, as the specification wants.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}
@@ -148,12 +154,4 @@ pub enum DeviceError {
     BadChain { index: u16, reason: &'static str },
     #[error("{operation}")]
     Host { operation: &'static str, source: std::io::Error },
-}
-
-/// Copies from the configuration space `config` for [`VirtioDevice::read_config`].
-pub fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-    let count = rest.len().min(data.len());
-    data[..count].copy_from_slice(&rest[..count]);
 }

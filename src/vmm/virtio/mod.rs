@@ -37,9 +37,7 @@ pub mod worker;
 
 pub use buffers::Buffers;
 pub use counters::{Counter, OperationCounters, nanoseconds_since};
-pub use device::{
-    Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart, copy_config,
-};
+pub use device::{Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart};
 pub use interrupt::{AttachedSignals, DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
 pub use queue::{ActiveQueue, QueueError};
 pub use ring::Ring;

@@ -179,6 +179,24 @@ impl Ring {
         Ok(Some(head))
     }
 
+    /// As [`Ring::pop`]; when there is none, the driver is shown what it got back and asked to kick for the next.
+    ///
+    /// # Errors
+    /// See [`Ring::pop`].
+    pub fn pop_or_allow_kicks(&mut self) -> Result<Option<u16>, DeviceError> {
+        loop {
+            let head = self.pop()?;
+            if head.is_some() {
+                return Ok(head);
+            }
+            self.notify();
+            if !self.allow_kicks() {
+                return Ok(None);
+            }
+            self.suppress_kicks();
+        }
+    }
+
     /// Puts the chain that was popped last back, to be popped again.
     pub fn unpop(&mut self) {
         self.next_available = self.next_available.wrapping_sub(1);

@@ -1,12 +1,14 @@
-//! Clients of the host and holders of the guest's wishes come, say anything, and go.
+//! Clients of the host come, say anything, and go; whoever is asked for services gives one, refuses, says anything, or keeps
+//! the guest waiting.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use vmm::descriptors;
 use vmm::virtio::vsock::{Vsock, VsockSpec};
 
 use crate::driver::Machine;
@@ -14,9 +16,13 @@ use crate::driver::Machine;
 /// From the guest, 3, to the host, 2.
 const PREFIX: [u8; 16] = [3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
 
+/// Connections that the host keeps at a time, of any kind.
+const STREAMS_MAX: usize = 40;
+
 struct Host {
     address: SocketAddr,
-    clients: Vec<UnixStream>,
+    /// Clients, services, and what waits for an answer.
+    streams: Vec<UnixStream>,
     services: OwnedFd,
 }
 
@@ -26,25 +32,49 @@ impl Host {
         let Some((&what, said)) = bytes.split_first() else { return };
         let which = usize::from(what >> 2);
         match what % 4 {
-            0 if self.clients.len() < 40 => {
+            0 if self.streams.len() < STREAMS_MAX => {
                 let client = UnixStream::connect_addr(&self.address).expect("the listener is there");
                 client.set_nonblocking(true).expect("a socket can be told not to block");
                 // A full socket, or one that was closed, is what may happen.
                 let _ = (&client).write(b"CONNECT 52\n");
-                self.clients.push(client);
+                self.streams.push(client);
             }
-            1 if which < self.clients.len() => {
-                let _ = (&self.clients[which]).write(said);
+            1 if which < self.streams.len() => {
+                let _ = (&self.streams[which]).write(said);
             }
-            2 if which < self.clients.len() => drop(self.clients.swap_remove(which)),
+            2 if which < self.streams.len() => drop(self.streams.swap_remove(which)),
             _ => {
-                // The descriptors that come with it are not taken, and so closed by the kernel.
-                let _ = recv(self.services.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT);
-                for mut client in &self.clients {
-                    let _ = client.read(&mut [0; 256]);
+                self.answer(what >> 2, said);
+                for mut stream in &self.streams {
+                    let _ = stream.read(&mut [0; 256]);
                 }
             }
         }
+    }
+
+    /// Takes a wish of the guest's, if there is one.
+    fn answer(&mut self, how: u8, said: &[u8]) {
+        let Ok(wish) = descriptors::receive(&self.services, &mut [0; 64]) else { return };
+        let answer = UnixStream::from(wish.descriptors.into_iter().next().expect("a wish brings a stream"));
+        let (ours, theirs) = UnixStream::pair().expect("there are descriptors");
+        ours.set_nonblocking(true).expect("a socket can be told not to block");
+        let kept = match how % 4 {
+            // The guest may have given up meanwhile.
+            0 | 1 => descriptors::send(&answer, b"OK\n", &[theirs.as_fd()]).is_ok().then_some(ours),
+            2 => {
+                let service = [theirs.as_fd()];
+                let _ = descriptors::send(&answer, said, &service[..usize::from(how >> 2 & 1)]);
+                None
+            }
+            _ => Some(answer),
+        };
+        self.streams.extend(kept.filter(|_| self.streams.len() < STREAMS_MAX));
+    }
+
+    /// Lets go of everything: what the guest still waits for is refused.
+    fn leave(&mut self) {
+        self.streams.clear();
+        while descriptors::receive(&self.services, &mut [0; 64]).is_ok() {}
     }
 }
 
@@ -53,14 +83,15 @@ thread_local! {
         let name = format!("nimbo-fuzz-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).expect("a good name");
         let listener = UnixListener::bind_addr(&address).expect("the name is free");
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (ours, services) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
                 .expect("there are descriptors");
         let spec =
             VsockSpec { name: "vsock".into(), guest_cid: 3, listener: Some(listener), services: Some(ours) };
         let mut parts = Vsock::parts(spec).expect("a good address");
         let machine = Machine::new(parts.device, parts.workers.remove(0), &PREFIX);
-        (Host { address, clients: Vec::new(), services }, machine)
+        (Host { address, streams: Vec::new(), services }, machine)
     });
 }
 
@@ -68,8 +99,7 @@ thread_local! {
 pub fn run(data: &[u8]) {
     MACHINE.with_borrow_mut(|(host, machine)| {
         machine.run(data, |bytes| host.act(bytes));
-        host.clients.clear();
-        while recv(host.services.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT).is_ok() {}
+        host.leave();
     });
 }
 

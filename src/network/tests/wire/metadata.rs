@@ -1,36 +1,16 @@
 //! Metadata as a guest asks for it, and what behind a guest does not get.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use metadata::{InstanceMetadata, MetadataOptions, Placement, Service, TokenKey, serve};
+use metadata::{InstanceMetadata, MetadataOptions, Service, TokenKey, serve};
 use network::{Namespace, Standalone, Worker};
 use types::SystemClock;
 
 use crate::lab::{World, attempt, ip, join, run};
 
 fn start(network: &Standalone, hop_limit: u8) -> Worker {
-    let instance = InstanceMetadata {
-        instance_id: "i-0000000000000000f".parse().unwrap(),
-        image_id: "ami-00000000000000010".parse().unwrap(),
-        reservation_id: "r-00000000000000011".parse().unwrap(),
-        launch_index: 0,
-        instance_type: "t3.micro".into(),
-        account_id: "123456789012".into(),
-        pending_time: SystemTime::UNIX_EPOCH,
-        placement: Placement {
-            region: "us-east-1".into(),
-            availability_zone: "us-east-1a".into(),
-            availability_zone_id: "use1-az1".into(),
-        },
-        interfaces: Vec::new(),
-        block_devices: Vec::new(),
-        public_keys: Vec::new(),
-        user_data: None,
-        tags: BTreeMap::new(),
-        options: MetadataOptions { put_response_hop_limit: hop_limit, ..MetadataOptions::default() },
-    };
+    let options = MetadataOptions { put_response_hop_limit: hop_limit, ..MetadataOptions::default() };
+    let instance = InstanceMetadata { options, ..metadata::testing::instance() };
     let key = TokenKey::generate(&mut [3; 32].as_slice()).unwrap();
     let service = Arc::new(Service::new(instance, key, Arc::new(SystemClock)));
     let listener = network.metadata_listener().unwrap();

@@ -10,19 +10,20 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::handler::BalloonHandler;
 use super::{PAGE_BYTES, QUEUE_SIZE, QUEUES, feature};
 use crate::virtio::{
-    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config,
+    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart,
 };
 
 /// A balloon.
 pub struct Balloon {
     shared: Arc<Shared>,
     target_pages: AtomicU32,
-    actual_pages: AtomicU32,
     signals: AttachedSignals,
 }
 
 /// What the worker sees too.
 pub(super) struct Shared {
+    /// What the driver says that it has given up: nothing, when it is gone.
+    pub(super) actual_pages: AtomicU32,
     /// Wakes the worker to ask the driver for statistics.
     pub(super) refresh: EventFd,
     /// The driver's last statistics. Held for as long as it takes to copy them.
@@ -75,6 +76,7 @@ impl Balloon {
     /// When the host has no descriptor to give.
     pub fn new(name: &str) -> io::Result<(Arc<Self>, DeviceParts)> {
         let shared = Arc::new(Shared {
+            actual_pages: AtomicU32::new(0),
             refresh: EventFd::new(EFD_NONBLOCK)?,
             statistics: Mutex::default(),
             inflated_pages: Counter::default(),
@@ -88,7 +90,6 @@ impl Balloon {
         let device = Arc::new(Balloon {
             shared,
             target_pages: AtomicU32::new(0),
-            actual_pages: AtomicU32::new(0),
             signals: AttachedSignals::default(),
         });
         Ok((device.clone(), DeviceParts { device, workers }))
@@ -110,7 +111,7 @@ impl Balloon {
 
     /// What the driver says that it has given up.
     pub fn actual_bytes(&self) -> u64 {
-        u64::from(self.actual_pages.load(Ordering::Acquire)) * PAGE_BYTES
+        u64::from(self.shared.actual_pages.load(Ordering::Acquire)) * PAGE_BYTES
     }
 
     /// The guest's last statistics; `None` from a guest that gave none. Asks for new ones, for the next call.
@@ -118,14 +119,6 @@ impl Balloon {
         // A counter at its end means that the worker has been asked already.
         let _ = self.shared.refresh.write(1);
         *self.shared.statistics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The configuration space (virtio 1.2, 5.5.4).
-    fn config(&self) -> [u8; 8] {
-        let mut config = [0; 8];
-        config[..4].copy_from_slice(&self.target_pages.load(Ordering::Acquire).to_le_bytes());
-        config[4..].copy_from_slice(&self.actual_pages.load(Ordering::Acquire).to_le_bytes());
-        config
     }
 }
 
@@ -142,14 +135,18 @@ impl VirtioDevice for Balloon {
         &[QUEUE_SIZE; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        copy_config(&self.config(), offset, data);
+    /// virtio 1.2, 5.5.4.
+    fn config(&self) -> Vec<u8> {
+        let mut config = [0; 8];
+        config[..4].copy_from_slice(&self.target_pages.load(Ordering::Acquire).to_le_bytes());
+        config[4..].copy_from_slice(&self.shared.actual_pages.load(Ordering::Acquire).to_le_bytes());
+        config.to_vec()
     }
 
     /// The driver writes `actual`, and nothing else.
     fn write_config(&self, offset: u64, data: &[u8]) {
         if let (4, Ok(pages)) = (offset, data.try_into()) {
-            self.actual_pages.store(u32::from_le_bytes(pages), Ordering::Release);
+            self.shared.actual_pages.store(u32::from_le_bytes(pages), Ordering::Release);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
@@ -35,13 +36,7 @@ impl BalloonHandler {
         let Some((role, ring)) = self.rings.get_mut(which) else { return Ok(()) };
         ring.suppress_kicks();
         for _ in 0..ring.size() {
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             self.shared.operations.add(1);
             let used = execute(*role, ring.memory(), &mut self.buffers, &self.shared)
@@ -188,6 +183,7 @@ impl QueueHandler for BalloonHandler {
     fn stop(&mut self, context: &WorkerContext) {
         self.rings.clear();
         self.lent = None;
+        self.shared.actual_pages.store(0, Ordering::Release);
         *self.shared.statistics.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // It is not watched when nothing was started.
         let _ = context.unwatch(self.refresh_event());

@@ -121,6 +121,15 @@ fn statistics_are_renewed_on_demand() {
 }
 
 #[test]
+fn a_driver_that_is_gone_has_given_nothing_up() {
+    let bench = Bench::new(ALL);
+    bench.balloon.write_config(4, &7u32.to_le_bytes());
+    assert_eq!(bench.balloon.actual_bytes(), 7 * 4096);
+    bench.running.worker.stop();
+    assert_eq!(bench.balloon.actual_bytes(), 0);
+}
+
+#[test]
 fn target_and_actual_size_are_in_the_configuration() {
     let (balloon, _parts) = Balloon::new("balloon").unwrap();
     balloon.set_target_bytes(10 * 4096 + 5);

@@ -11,7 +11,6 @@ use super::handler::BlockHandler;
 use super::{ID_BYTES, QUEUE_SIZE, RANGE_SECTORS_MAX, SEGMENTS_MAX, feature};
 use crate::virtio::{
     AttachedSignals, DeviceKind, DeviceParts, DeviceSignals, OperationCounters, VirtioDevice, WorkerPart,
-    copy_config,
 };
 
 /// What a disk is to be.
@@ -97,9 +96,27 @@ impl Block {
             self.signals.config_changed();
         }
     }
+}
 
-    /// The configuration space (virtio 1.2, 5.2.4).
-    fn config(&self) -> [u8; 60] {
+impl VirtioDevice for Block {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Block
+    }
+
+    fn features(&self) -> u64 {
+        use feature::{BLK_SIZE, DISCARD, FLUSH, MQ, RO, SEG_MAX, TOPOLOGY, WRITE_ZEROES};
+        let common = SEG_MAX | BLK_SIZE | TOPOLOGY | FLUSH;
+        let access = if self.shared.is_read_only { RO } else { DISCARD | WRITE_ZEROES };
+        let queues = if self.queue_sizes.len() > 1 { MQ } else { 0 };
+        common | access | queues
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    /// virtio 1.2, 5.2.4.
+    fn config(&self) -> Vec<u8> {
         let topology = self.backend.topology();
         let block = topology.logical_block_bytes.max(1);
         let blocks = |bytes: u32| bytes / block;
@@ -123,29 +140,7 @@ impl Block {
         config[48..52].copy_from_slice(&RANGE_SECTORS_MAX.to_le_bytes());
         config[52..56].copy_from_slice(&1u32.to_le_bytes());
         config[56] = 1;
-        config
-    }
-}
-
-impl VirtioDevice for Block {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::Block
-    }
-
-    fn features(&self) -> u64 {
-        use feature::{BLK_SIZE, DISCARD, FLUSH, MQ, RO, SEG_MAX, TOPOLOGY, WRITE_ZEROES};
-        let common = SEG_MAX | BLK_SIZE | TOPOLOGY | FLUSH;
-        let access = if self.shared.is_read_only { RO } else { DISCARD | WRITE_ZEROES };
-        let queues = if self.queue_sizes.len() > 1 { MQ } else { 0 };
-        common | access | queues
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &self.queue_sizes
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        copy_config(&self.config(), offset, data);
+        config.to_vec()
     }
 
     fn attach(&self, signals: Arc<DeviceSignals>) {

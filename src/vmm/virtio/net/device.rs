@@ -10,7 +10,7 @@ use types::MacAddress;
 use super::handler::NetHandler;
 use super::{CONTROL_QUEUE_SIZE, QUEUE_SIZE, Tap, TapError, feature};
 use crate::virtio::{
-    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart, copy_config,
+    AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart,
 };
 
 /// The specification allows more (5.1.4); no machine of ours has more vCPUs.
@@ -108,18 +108,6 @@ impl Net {
     pub fn is_link_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
     }
-
-    /// The configuration space (virtio 1.2, 5.1.4).
-    fn config(&self) -> [u8; 12] {
-        let status = if self.is_link_up() { LINK_UP } else { 0 };
-        let pairs = u16::try_from(self.pairs.len()).unwrap_or(u16::MAX);
-        let mut config = [0; 12];
-        config[0..6].copy_from_slice(&self.mac.octets());
-        config[6..8].copy_from_slice(&status.to_le_bytes());
-        config[8..10].copy_from_slice(&pairs.to_le_bytes());
-        config[10..12].copy_from_slice(&self.mtu.to_le_bytes());
-        config
-    }
 }
 
 impl VirtioDevice for Net {
@@ -142,8 +130,16 @@ impl VirtioDevice for Net {
         &self.queue_sizes
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        copy_config(&self.config(), offset, data);
+    /// virtio 1.2, 5.1.4.
+    fn config(&self) -> Vec<u8> {
+        let status = if self.is_link_up() { LINK_UP } else { 0 };
+        let pairs = u16::try_from(self.pairs.len()).unwrap_or(u16::MAX);
+        let mut config = [0; 12];
+        config[0..6].copy_from_slice(&self.mac.octets());
+        config[6..8].copy_from_slice(&status.to_le_bytes());
+        config[8..10].copy_from_slice(&pairs.to_le_bytes());
+        config[10..12].copy_from_slice(&self.mtu.to_le_bytes());
+        config.to_vec()
     }
 
     fn attach(&self, signals: Arc<DeviceSignals>) {

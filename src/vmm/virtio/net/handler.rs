@@ -83,14 +83,7 @@ impl NetHandler {
         let tap = &self.taps[self.pair];
         ring.suppress_kicks();
         for _ in 0..FRAMES_PER_TURN {
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    ring.suppress_kicks();
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             if self.buffers.writable_bytes() > 0 {
                 return Err(ring.bad_chain("a frame to send cannot be read by the device"));
@@ -122,13 +115,7 @@ impl NetHandler {
         let ring = &mut control.ring;
         ring.suppress_kicks();
         for _ in 0..ring.size() {
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             let command = request::parse(&mut self.buffers, &control.limits)
                 .map_err(|reason| ring.bad_chain(reason))?;

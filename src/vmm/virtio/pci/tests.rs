@@ -38,8 +38,8 @@ impl VirtioDevice for Probe {
     fn queue_sizes(&self) -> &[u16] {
         &SIZES
     }
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        crate::virtio::copy_config(b"probe", offset, data);
+    fn config(&self) -> Vec<u8> {
+        b"probe".to_vec()
     }
     fn counters(&self) -> serde_json::Value {
         serde_json::Value::Null

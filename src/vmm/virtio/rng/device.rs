@@ -36,11 +36,6 @@ impl VirtioDevice for Rng {
         &[QUEUE_SIZE]
     }
 
-    /// This device has no configuration.
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
     fn counters(&self) -> Value {
         json!({ "read": OperationCounters::sum(std::iter::once(&*self.read)) })
     }

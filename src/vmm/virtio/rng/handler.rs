@@ -27,13 +27,7 @@ impl RngHandler {
         let Some(ring) = &mut self.ring else { return Ok(()) };
         ring.suppress_kicks();
         for _ in 0..ring.size() {
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             let request = request::parse(&self.buffers).map_err(|reason| ring.bad_chain(reason))?;
             let started = Instant::now();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::handler::VsockHandler;
 use super::{GUEST_CID_MIN, QUEUE_SIZE, feature};
-use crate::virtio::{Counter, DeviceKind, DeviceParts, VirtioDevice, WorkerPart, copy_config};
+use crate::virtio::{Counter, DeviceKind, DeviceParts, VirtioDevice, WorkerPart};
 
 const QUEUES: usize = 3;
 
@@ -97,8 +97,9 @@ impl VirtioDevice for Vsock {
         &[QUEUE_SIZE; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        copy_config(&self.guest_cid.to_le_bytes(), offset, data);
+    /// virtio 1.2, 5.10.4.
+    fn config(&self) -> Vec<u8> {
+        self.guest_cid.to_le_bytes().to_vec()
     }
 
     fn counters(&self) -> Value {

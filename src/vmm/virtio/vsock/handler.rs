@@ -79,12 +79,7 @@ impl VsockHandler {
         let outcome = self.hear(&mut transmit, context);
         self.transmit = Some(transmit);
         outcome?;
-        let was_deaf = self.replies.len() >= REPLIES_MAX;
-        self.send(context)?;
-        if let (true, true, Some(transmit)) = (was_deaf, self.replies.len() < REPLIES_MAX, &self.transmit) {
-            transmit.kick_self();
-        }
-        Ok(())
+        self.send(context)
     }
 
     /// Takes packets from the guest, as long as there is room for resets to answer them with.
@@ -95,13 +90,7 @@ impl VsockHandler {
                 ring.notify();
                 return Ok(());
             }
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             let parsed = request::parse(&mut self.buffers, self.guest_cid).map_err(|r| ring.bad_chain(r))?;
             self.counters.from_guest_packets.add(1);
@@ -253,11 +242,15 @@ impl VsockHandler {
         }
     }
 
-    /// Gives the guest what it is owed, as far as it has buffers.
+    /// Gives the guest what it is owed, as far as it has buffers, and has it heard again if it was not for that.
     fn send(&mut self, context: &WorkerContext) -> Result<(), DeviceError> {
         let Some(mut ring) = self.receive.take() else { return Ok(()) };
+        let was_deaf = self.replies.len() >= REPLIES_MAX;
         let outcome = self.send_to(&mut ring, context);
         self.receive = Some(ring);
+        if let (true, true, Some(transmit)) = (was_deaf, self.replies.len() < REPLIES_MAX, &self.transmit) {
+            transmit.kick_self();
+        }
         outcome
     }
 
@@ -268,13 +261,7 @@ impl VsockHandler {
                 ring.notify();
                 return Ok(());
             }
-            let Some(head) = ring.pop()? else {
-                ring.notify();
-                if ring.allow_kicks() {
-                    continue;
-                }
-                return Ok(());
-            };
+            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
             ring.gather(head, &mut self.buffers)?;
             if self.buffers.readable_bytes() > 0 {
                 return Err(ring.bad_chain("a buffer for packets cannot be written by the device"));

@@ -359,6 +359,23 @@ fn a_guest_that_takes_no_answers_is_not_heard_until_it_does() {
 }
 
 #[test]
+fn a_guest_is_heard_again_whoever_woke_the_device_when_it_took_answers() {
+    let mut bench = Bench::new();
+    for port in 0..u32::try_from(REPLIES_MAX).unwrap() + 1 {
+        bench.send(Header::new(DATA, 1000, port), &[]);
+    }
+    for _ in 0..REPLIES_MAX {
+        bench.transmit.wait_used();
+    }
+    // As by a driver that saw the device at work, and so does not kick it: what wakes it is a client.
+    for _ in 0..REPLIES_MAX {
+        bench.receive.add(&[Piece::In(44)]);
+    }
+    let _client = UnixStream::connect(&bench.path).unwrap();
+    bench.transmit.wait_used();
+}
+
+#[test]
 fn a_reset_of_the_device_closes_all_connections() {
     let mut bench = Bench::new();
     let (mut client, _) = bench.connect();

@@ -1,37 +1,16 @@
-//! The service over a real connection.
-#![allow(clippy::unwrap_used)]
-
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use metadata::{InstanceMetadata, MetadataOptions, Placement, Service, TokenKey, serve};
 use types::SystemClock;
+
+use super::serve;
+use crate::{InstanceMetadata, Service, TokenKey, testing};
 
 /// Serves an instance on the loopback address until the test's process ends.
 fn start(user_data: Option<Vec<u8>>) -> SocketAddr {
-    let instance = InstanceMetadata {
-        instance_id: "i-0000000000000000f".parse().unwrap(),
-        image_id: "ami-00000000000000010".parse().unwrap(),
-        reservation_id: "r-00000000000000011".parse().unwrap(),
-        launch_index: 0,
-        instance_type: "t3.micro".into(),
-        account_id: "123456789012".into(),
-        pending_time: SystemTime::UNIX_EPOCH,
-        placement: Placement {
-            region: "us-east-1".into(),
-            availability_zone: "us-east-1a".into(),
-            availability_zone_id: "use1-az1".into(),
-        },
-        interfaces: Vec::new(),
-        block_devices: Vec::new(),
-        public_keys: Vec::new(),
-        user_data,
-        tags: BTreeMap::new(),
-        options: MetadataOptions::default(),
-    };
+    let instance = InstanceMetadata { user_data, ..testing::instance() };
     let key = TokenKey::generate(&mut [3; 32].as_slice()).unwrap();
     let service = Arc::new(Service::new(instance, key, Arc::new(SystemClock)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
