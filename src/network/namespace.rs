@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -32,17 +32,22 @@ impl Namespace {
     /// # Errors
     /// When the caller may not make namespaces, or the kernel has none.
     pub fn create() -> Result<Self, Error> {
-        let operation = "create a network namespace";
+        let namespace = Self::bare()?;
+        namespace.netlink(async |netlink| netlink.set_up(netlink.index("lo").await?).await)?;
+        Ok(namespace)
+    }
+
+    /// A new namespace in which nothing is up: nothing gets in or out, nor from one place in it to another.
+    ///
+    /// # Errors
+    /// When the caller may not make namespaces, or the kernel has none.
+    pub fn bare() -> Result<Self, Error> {
         let create = || -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open(OWN)
         };
-        let file = on_thread("namespace", create)
-            .and_then(|created| created)
-            .map_err(Error::while_doing(operation))?;
-        let namespace = Self { file };
-        namespace.netlink(async |netlink| netlink.set_up(netlink.index("lo").await?).await)?;
-        Ok(namespace)
+        let created = on_thread("namespace", create).and_then(|created| created);
+        Ok(Self { file: created.map_err(Error::while_doing("create a network namespace"))? })
     }
 
     /// The namespace that the calling thread is in.
@@ -140,6 +145,12 @@ impl Namespace {
     /// Takes the calling thread into the namespace, for good.
     fn enter(&self) -> io::Result<()> {
         Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+}
+
+impl From<Namespace> for OwnedFd {
+    fn from(namespace: Namespace) -> Self {
+        namespace.file.into()
     }
 }
 

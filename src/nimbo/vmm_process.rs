@@ -61,6 +61,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) disks: Vec<DiskSpec>,
     pub(crate) interface: Option<InterfaceSpec>,
     pub(crate) vsock: Option<VsockSpec>,
+    /// A network namespace for the process itself, in which there is nothing; it makes one if none is given.
+    pub(crate) network: Option<RawFd>,
     /// A Unix stream that sees the console from its first byte on, and types.
     pub(crate) viewer: RawFd,
     /// A listening Unix socket.
@@ -192,7 +194,7 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         jail: JailSpec {
             // An ordinary user can become nobody else, and need not.
             identity: Uid::effective().is_root().then(own_user),
-            network: None,
+            network: spec.network.map(take).transpose()?,
             limits: Limits {
                 memory_bytes: spec.memory.bytes().saturating_add(OWN_MEMORY_BYTES_MAX),
                 threads: THREADS_MAX,

@@ -10,8 +10,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, anyhow};
+use network::Namespace;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
@@ -47,6 +49,25 @@ pub(super) enum End {
 /// A conversation on a connection of its own to the control socket, on a thread of its own since the client blocks.
 type Talk<T> = JoinHandle<Result<T, ClientError>>;
 
+/// A network namespace with nothing in it, which takes the kernel longest of all that a microVM's process is put into, and
+/// so is made meanwhile.
+#[derive(Debug)]
+pub(super) struct Nowhere(thread::JoinHandle<Result<Namespace, network::Error>>);
+
+impl Nowhere {
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn prepare() -> anyhow::Result<Self> {
+        let thread = thread::Builder::new().name("nowhere".to_owned()).spawn(Namespace::bare);
+        thread.map(Self).context("cannot start a thread")
+    }
+
+    /// An ordinary user may not make one; the process makes its own then, in a way open to all.
+    fn wait(self) -> Option<Namespace> {
+        self.0.join().ok()?.ok()
+    }
+}
+
 /// The process.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -63,7 +84,8 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts the process, and returns with it the guest's console, which ends when the process does. `image` is raw.
+    /// Starts the process, and returns with it the guest's console, which ends when the process does. `image` is raw,
+    /// `nowhere` the network that the process is to be in.
     ///
     /// # Errors
     /// When a file cannot be opened or a process cannot be started; what is wrong with their content is told by the
@@ -73,6 +95,7 @@ impl Machine {
         image: Option<&Path>,
         instance: InstanceId,
         network: Option<&mut Network>,
+        nowhere: Nowhere,
     ) -> anyhow::Result<(Self, UnixStream)> {
         let mut handed = Vec::new();
         let mut hand = |descriptor: OwnedFd| {
@@ -104,6 +127,7 @@ impl Machine {
                 queues: network.take_queues().into_iter().map(&mut hand).collect(),
             }),
             vsock: vsock_spec,
+            network: nowhere.wait().map(|namespace| hand(namespace.into())),
             viewer: hand(viewer.into()),
             control: hand(listener.into()),
             started: hand(tell_started.into()),

@@ -37,7 +37,7 @@ pub(crate) use args::Args;
 use crate::cache;
 use crate::doctor::{self, Kvm};
 use console::Console;
-use machine::{End, Machine};
+use machine::{End, Machine, Nowhere};
 use network::Network;
 use signals::StopSignals;
 use terminal::{RawMode, say};
@@ -73,11 +73,12 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let nowhere = Nowhere::prepare()?;
     let mut signals = StopSignals::catch()?;
     let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
     let instance = InstanceId::generate(&mut random)?;
     let mut network = if args.no_network { None } else { Some(Network::start(args, instance)?) };
-    let (mut machine, console) = Machine::start(args, image, instance, network.as_mut())?;
+    let (mut machine, console) = Machine::start(args, image, instance, network.as_mut(), nowhere)?;
     // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
     let is_running = tokio::select! {
         started = machine.has_started() => started?,
