@@ -162,6 +162,25 @@ impl Qcow2 {
         Reader { qcow2: self, table: None, cluster: Vec::new(), packed: Vec::new() }
     }
 
+    /// Whether the clusters that are neither missing nor zeroes are more than `limit_bytes` together; one
+    /// that is used twice counts twice.
+    pub(crate) fn maps_more_than(&self, limit_bytes: u64) -> Result<bool, ImportError> {
+        let reader = self.reader();
+        let table_bytes = self.cluster_bytes() << (self.cluster_bits - 3);
+        let mut mapped_bytes = 0;
+        for l1_index in 0..self.size_bytes.div_ceil(table_bytes) {
+            let Some(table) = reader.load(l1_index)? else { continue };
+            for entry in table.as_chunks().0 {
+                let cluster = self.cluster(u64::from_be_bytes(*entry), self.l1_offset + l1_index * 8)?;
+                mapped_bytes += if cluster == Cluster::Zeroes { 0 } else { self.cluster_bytes() };
+            }
+            if mapped_bytes > limit_bytes {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn cluster_bytes(&self) -> u64 {
         1 << self.cluster_bits
     }
