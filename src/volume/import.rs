@@ -10,7 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,6 +84,21 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    fn open(path: &Path) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Open { path: path.to_owned(), source };
+        // The open of a pipe would wait for somebody to write.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        let image = Self { file, path: path.to_owned() };
+        if kind.is_dir() {
+            return Err(image.unsupported("a directory", "name the disk image itself"));
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(image.unsupported("neither a file nor a block device", "name a disk image"));
+        }
+        Ok(image)
+    }
+
     pub(crate) fn corrupt(&self, offset: u64, what: &'static str) -> ImportError {
         ImportError::Corrupt { path: self.path.clone(), offset, what }
     }
@@ -102,8 +117,7 @@ impl Image {
 /// # Errors
 /// [`ImportError::Unsupported`] for formats that are known and not read, with a remedy.
 pub fn detect(path: &Path) -> Result<Format, ImportError> {
-    let file = File::open(path).map_err(|source| ImportError::Open { path: path.to_owned(), source })?;
-    detect_image(&Image { file, path: path.to_owned() })
+    detect_image(&Image::open(path)?)
 }
 
 fn detect_image(image: &Image) -> Result<Format, ImportError> {
@@ -152,9 +166,7 @@ pub fn import(
     target: &Path,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Imported, ImportError> {
-    let file =
-        File::open(source).map_err(|error| ImportError::Open { path: source.to_owned(), source: error })?;
-    let image = Image { file, path: source.to_owned() };
+    let image = Image::open(source)?;
     let format = detect_image(&image)?;
     let content = match format {
         Format::Raw => Content::Raw(Raw::new(image)?),
