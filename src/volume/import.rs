@@ -1,14 +1,23 @@
 //! Making a raw disk of an image in another format, once, so that a running machine never decodes.
 //!
 //! The new file is sparse: what the image does not hold, and what is only zeroes, takes no space. It
-//! gets its name when it is whole and on stable storage; a failure leaves nothing behind.
+//! gets its name when it is whole and on stable storage; a failure leaves nothing behind, nor does a
+//! SIGKILL where the file system has files without a name (`O_TMPFILE`).
+//!
+//! A small image can declare a huge disk, and point at one cluster from all over it. So what it maps is
+//! added up first, and an image that may not fit into the free space is refused before a byte is written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::linkat;
 
 use crate::SECTOR_BYTES;
 use crate::qcow2::Qcow2;
@@ -54,6 +63,11 @@ pub enum ImportError {
     Unsupported { path: PathBuf, what: &'static str, remedy: &'static str },
     #[error("the image {path} is damaged at byte {offset}: {what}")]
     Corrupt { path: PathBuf, offset: u64, what: &'static str },
+    #[error(
+        "the image {path} holds more than the {} MiB that are free in {folder}: make room there, or choose \
+         another place", free_bytes >> 20
+    )]
+    NoSpace { path: PathBuf, folder: PathBuf, free_bytes: u64 },
     #[error("cannot create the disk {path}")]
     Create { path: PathBuf, source: io::Error },
     #[error("cannot write the disk {path} at byte {offset}")]
@@ -70,6 +84,21 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    fn open(path: &Path) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Open { path: path.to_owned(), source };
+        // The open of a pipe would wait for somebody to write.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        let image = Self { file, path: path.to_owned() };
+        if kind.is_dir() {
+            return Err(image.unsupported("a directory", "name the disk image itself"));
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(image.unsupported("neither a file nor a block device", "name a disk image"));
+        }
+        Ok(image)
+    }
+
     pub(crate) fn corrupt(&self, offset: u64, what: &'static str) -> ImportError {
         ImportError::Corrupt { path: self.path.clone(), offset, what }
     }
@@ -88,8 +117,7 @@ impl Image {
 /// # Errors
 /// [`ImportError::Unsupported`] for formats that are known and not read, with a remedy.
 pub fn detect(path: &Path) -> Result<Format, ImportError> {
-    let file = File::open(path).map_err(|source| ImportError::Open { path: path.to_owned(), source })?;
-    detect_image(&Image { file, path: path.to_owned() })
+    detect_image(&Image::open(path)?)
 }
 
 fn detect_image(image: &Image) -> Result<Format, ImportError> {
@@ -138,9 +166,7 @@ pub fn import(
     target: &Path,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Imported, ImportError> {
-    let file =
-        File::open(source).map_err(|error| ImportError::Open { path: source.to_owned(), source: error })?;
-    let image = Image { file, path: source.to_owned() };
+    let image = Image::open(source)?;
     let format = detect_image(&image)?;
     let content = match format {
         Format::Raw => Content::Raw(Raw::new(image)?),
@@ -148,31 +174,50 @@ pub fn import(
     };
     let size_bytes = content.size_bytes();
     let partial = Partial::create(target)?;
-    partial
-        .file
-        .set_len(size_bytes)
-        .map_err(|source| ImportError::Create { path: target.to_owned(), source })?;
+    let create_failed = |source| ImportError::Create { path: target.to_owned(), source };
+    let free_bytes = free_bytes(&partial.file).map_err(create_failed)?;
+    if content.holds_more_than(free_bytes)? {
+        let (path, folder) = (source.to_owned(), folder(target).to_owned());
+        return Err(ImportError::NoSpace { path, folder, free_bytes });
+    }
+    partial.file.set_len(size_bytes).map_err(create_failed)?;
     copy_all(&content, &partial, progress)?;
     partial.finish()?;
     Ok(Imported { format, size_bytes })
 }
 
-/// The disk while it is incomplete, under another name; removed unless it is finished.
+/// What the file system of `file` has left for us.
+fn free_bytes(file: &File) -> io::Result<u64> {
+    let space = fstatvfs(file)?;
+    Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+}
+
+fn folder(target: &Path) -> &Path {
+    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The disk while it is incomplete: without a name, or where the file system has no such files under
+/// another one, which is removed unless it is finished.
 struct Partial {
     file: File,
+    is_named: bool,
     path: PathBuf,
     target: PathBuf,
-    is_finished: bool,
 }
 
 impl Partial {
     fn create(target: &Path) -> Result<Self, ImportError> {
         let mut name = target.as_os_str().to_owned();
         name.push(format!(".partial-{}", std::process::id()));
-        let path = PathBuf::from(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(|source| ImportError::Create { path: target.to_owned(), source })?;
-        Ok(Self { file, path, target: target.to_owned(), is_finished: false })
+        let (path, target) = (PathBuf::from(name), target.to_owned());
+        let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder(&target));
+        if let Ok(file) = unnamed {
+            return Ok(Self { file, is_named: false, path, target });
+        }
+        match OpenOptions::new().write(true).create(true).truncate(true).open(&path) {
+            Ok(file) => Ok(Self { file, is_named: true, path, target }),
+            Err(source) => Err(ImportError::Create { path: target, source }),
+        }
     }
 
     /// Writes what of `bytes` is not zeroes.
@@ -197,16 +242,30 @@ impl Partial {
     }
 
     fn finish(mut self) -> Result<(), ImportError> {
-        let done = self.file.sync_all().and_then(|()| std::fs::rename(&self.path, &self.target));
+        let done = self.file.sync_all().and_then(|()| {
+            self.link()?;
+            std::fs::rename(&self.path, &self.target)
+        });
         done.map_err(|source| ImportError::Finish { path: self.target.clone(), source })?;
-        self.is_finished = true;
+        self.is_named = false;
+        Ok(())
+    }
+
+    /// Gives the file its name for the time before the final one, which may be another file's now: a link
+    /// replaces nothing.
+    fn link(&mut self) -> io::Result<()> {
+        if !self.is_named {
+            let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)?;
+            self.is_named = true;
+        }
         Ok(())
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if self.is_named {
             // The error that led here is the one to tell.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -231,19 +290,30 @@ impl Content {
             Self::Qcow2(qcow2) => qcow2.size_bytes(),
         }
     }
+
+    /// Whether the disk may need more than `limit_bytes` of a file system.
+    fn holds_more_than(&self, limit_bytes: u64) -> Result<bool, ImportError> {
+        match self {
+            Self::Raw(raw) => Ok(raw.allocated_bytes > limit_bytes),
+            Self::Qcow2(qcow2) => qcow2.maps_more_than(limit_bytes),
+        }
+    }
 }
 
 /// A raw image.
 struct Raw {
     image: Image,
     size_bytes: u64,
+    allocated_bytes: u64,
 }
 
 impl Raw {
     fn new(image: Image) -> Result<Self, ImportError> {
-        let len = image.file.metadata().map_err(|source| image.read_failed(0, source))?.len();
-        check_size(&image, len)?;
-        Ok(Self { image, size_bytes: len.next_multiple_of(SECTOR_BYTES) })
+        let metadata = image.file.metadata().map_err(|source| image.read_failed(0, source))?;
+        check_size(&image, metadata.len())?;
+        // stat(2) counts in units of 512 bytes, whatever the file system's are.
+        let allocated_bytes = metadata.blocks().saturating_mul(512);
+        Ok(Self { image, size_bytes: metadata.len().next_multiple_of(SECTOR_BYTES), allocated_bytes })
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {

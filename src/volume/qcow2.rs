@@ -149,7 +149,9 @@ impl Qcow2 {
         }
         let end = self.l1_offset.checked_add(needed * 8);
         if end.is_none_or(|end| end > self.file_bytes) {
-            return Err(self.image.corrupt(40, "the L1 table is outside the file"));
+            return Err(self
+                .image
+                .corrupt(40, "the L1 table is outside the file, which may have been cut short"));
         }
         Ok(())
     }
@@ -160,6 +162,25 @@ impl Qcow2 {
 
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader { qcow2: self, table: None, cluster: Vec::new(), packed: Vec::new() }
+    }
+
+    /// Whether the clusters that are neither missing nor zeroes are more than `limit_bytes` together; one
+    /// that is used twice counts twice.
+    pub(crate) fn maps_more_than(&self, limit_bytes: u64) -> Result<bool, ImportError> {
+        let reader = self.reader();
+        let table_bytes = self.cluster_bytes() << (self.cluster_bits - 3);
+        let mut mapped_bytes = 0;
+        for l1_index in 0..self.size_bytes.div_ceil(table_bytes) {
+            let Some(table) = reader.load(l1_index)? else { continue };
+            for entry in table.as_chunks().0 {
+                let cluster = self.cluster(u64::from_be_bytes(*entry), self.l1_offset + l1_index * 8)?;
+                mapped_bytes += if cluster == Cluster::Zeroes { 0 } else { self.cluster_bytes() };
+            }
+            if mapped_bytes > limit_bytes {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -176,7 +197,10 @@ impl Qcow2 {
             // The last sector need not be there in full.
             let len = len.min(self.file_bytes.saturating_sub(offset));
             if len == 0 {
-                return Err(self.image.corrupt(place, "a compressed cluster outside the file"));
+                return Err(self.image.corrupt(
+                    place,
+                    "a compressed cluster is outside the file, which may have been cut short",
+                ));
             }
             let len = usize::try_from(len).expect("a few megabytes at most");
             return Ok(Cluster::Packed { offset, len });
@@ -187,7 +211,10 @@ impl Qcow2 {
         }
         // The file may end within its last cluster, which reads as zeroes from there on.
         if !offset.is_multiple_of(self.cluster_bytes()) || offset >= self.file_bytes {
-            return Err(self.image.corrupt(place, "a cluster that is not aligned or outside the file"));
+            return Err(self.image.corrupt(
+                place,
+                "a cluster is not aligned or outside the file, which may have been cut short",
+            ));
         }
         Ok(Cluster::Plain { offset })
     }
@@ -262,7 +289,10 @@ impl Reader<'_> {
         }
         let len = self.qcow2.cluster_bytes();
         if !offset.is_multiple_of(len) || offset + len > *file_bytes {
-            return Err(image.corrupt(place, "an L2 table that is not aligned or outside the file"));
+            return Err(image.corrupt(
+                place,
+                "an L2 table is not aligned or outside the file, which may have been cut short",
+            ));
         }
         let mut table = vec![0; usize::try_from(len).expect("a few megabytes at most")];
         read_to_end(&image.file, offset, &mut table).map_err(|source| image.read_failed(offset, source))?;
@@ -288,7 +318,11 @@ impl Reader<'_> {
                 .and_then(|mut decoder| decoder.read_exact(&mut self.cluster))
                 .is_ok(),
         };
-        if is_whole { Ok(()) } else { Err(image.corrupt(offset, "a compressed cluster")) }
+        if is_whole {
+            Ok(())
+        } else {
+            Err(image.corrupt(offset, "a compressed cluster is not whole; the file may have been cut short"))
+        }
     }
 }
 

@@ -193,6 +193,22 @@ def test_a_reboot_runs_user_data_no_second_time(guest):
     assert guest.run("cat /root/runs") == "once"
 
 
+def test_a_kernel_upgrade_in_the_guest_is_what_it_boots_next(guest):
+    assert "upgraded" not in guest.run("cat /proc/cmdline")
+    # As a package of a kernel does it: new files, a new entry with a higher version, and the old kernel removed.
+    guest.run("cp /boot/vmlinux-* /boot/vmlinux-9.9 && rm /boot/vmlinux-*-amd64")
+    guest.run(
+        "cd /boot/loader/entries && sed -e 's/^version .*/version 9.9/' -e 's/vmlinux-.*/vmlinux-9.9/'"
+        " -e '/^options /s/$/ upgraded/' tiny-*-amd64.conf > tiny-9.9.conf; cd /; sync"
+    )
+    start = len(guest.console)
+    guest.type("reboot\n")
+    guest.wait_for(r"nimbo-init: ready in \d+ ms", after=start)
+    guest.type("\n")
+    assert guest.run("cat /proc/cmdline").split()[-1] == "upgraded"
+    assert guest.run("ls /boot/vmlinux-*") == "/boot/vmlinux-9.9"
+
+
 def test_the_power_button_ends_it_cleanly(guest):
     guest.control("POST", "/v1/machine/power-button", {})
     assert guest.wait_end() == 0

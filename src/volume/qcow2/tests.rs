@@ -185,6 +185,51 @@ fn sizes_that_no_disk_has_are_refused() {
     }
 }
 
+/// An image of a few megabytes whose every L1 entry points to one L2 table, and whose entries there all point to one
+/// cluster.
+#[test]
+fn an_image_that_unpacks_to_more_than_there_is_space_for_is_refused_before_it_is_written() {
+    const CLUSTER: u64 = 1 << 16;
+    const SIZE_BYTES: u64 = 1 << 46;
+    let l1_entries = SIZE_BYTES / (CLUSTER * CLUSTER / 8);
+    let l2_offset = (CLUSTER + l1_entries * 8).next_multiple_of(CLUSTER);
+    let data_offset = l2_offset + CLUSTER;
+    let folder = tempfile::tempdir().unwrap();
+    let file = File::create(path(&folder, "image")).unwrap();
+    let fields = [(4, 2), (20, 16), (36, u32::try_from(l1_entries).unwrap())];
+    file.write_all_at(b"QFI\xfb", 0).unwrap();
+    fields.iter().for_each(|(at, value)| file.write_all_at(&value.to_be_bytes(), *at).unwrap());
+    file.write_all_at(&SIZE_BYTES.to_be_bytes(), 24).unwrap();
+    file.write_all_at(&CLUSTER.to_be_bytes(), 40).unwrap();
+    let pointers = |to: u64, count: u64| (1 << 63 | to).to_be_bytes().repeat(usize::try_from(count).unwrap());
+    file.write_all_at(&pointers(l2_offset, l1_entries), CLUSTER).unwrap();
+    file.write_all_at(&pointers(data_offset, CLUSTER / 8), l2_offset).unwrap();
+    file.write_all_at(&[7; 1 << 16], data_offset).unwrap();
+
+    let written = AtomicU64::new(0);
+    let error = import(&path(&folder, "image"), &path(&folder, "disk"), &|progress| {
+        written.fetch_max(progress.done_bytes, Ordering::Relaxed);
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(error, ImportError::NoSpace { .. }), "{error}");
+    assert!(error.to_string().contains("make room there"), "{error}");
+    assert_eq!(written.load(Ordering::Relaxed), 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_disk_has_its_name_when_it_is_whole_and_replaces_an_old_one() {
+    let folder = converted(&[]);
+    let target = path(&folder, "disk");
+    import(&path(&folder, "image"), &target, &|_| assert!(!target.exists())).unwrap();
+    std::fs::write(&target, "old").unwrap();
+    let is_old = |_| assert_eq!(std::fs::metadata(&target).unwrap().len(), 3);
+    import(&path(&folder, "image"), &target, &is_old).unwrap();
+    assert!(std::fs::read(&target).unwrap() == content());
+    // Beside the image, the disk that it was made of, and the new one there is nothing.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
 #[test]
 fn compressed_files_are_told_to_be_unpacked() {
     let folder = tempfile::tempdir().unwrap();

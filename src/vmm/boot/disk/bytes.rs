@@ -44,7 +44,8 @@ impl Window {
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64);
         if end.is_none_or(|end| end > self.size_bytes) {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            let what = "that is behind its end: the image may have been cut short";
+            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what));
         }
         self.disk.read_at(self.start_bytes + offset, buffer)
     }

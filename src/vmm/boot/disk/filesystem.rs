@@ -12,6 +12,9 @@ use super::partition::Partition;
 /// A boot loader's configuration, or a script it includes, is far smaller.
 const TEXT_BYTES_MAX: u64 = 512 << 10;
 
+/// ECMA-119, section 8.1: the first volume descriptor is in sector 16 of 2048 bytes.
+const ISO_SIGNATURE_AT: u64 = 16 * 2048 + 1;
+
 /// What a partition holds.
 pub(super) enum Content {
     Ext4(Box<Ext4>),
@@ -52,6 +55,14 @@ pub(super) fn content(disk: &Arc<dyn BlockBackend>, partition: &Partition) -> Co
         Err(error) => Content::Broken(error),
         Ok(None) => other(&Window::new(disk, partition)).map_or(Content::Unknown, Content::Other),
     }
+}
+
+/// Whether the disk is an installation medium. One that can be written to a stick has a partition table as well.
+pub(super) fn is_iso(disk: &dyn BlockBackend) -> bool {
+    let mut found = [0; 5];
+    disk.size_bytes() > ISO_SIGNATURE_AT + 5
+        && disk.read_at(ISO_SIGNATURE_AT, &mut found).is_ok()
+        && &found == b"CD001"
 }
 
 /// Names a file system or the like by its signature.

@@ -28,6 +28,8 @@ mod report;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendor_tests;
 
 use std::io;
 use std::sync::Arc;
@@ -132,7 +134,7 @@ impl BootDisk {
                 return Ok(Self { volumes, configuration, entries });
             }
         }
-        Err(BootDiskError::NoKernel(Box::new(NoKernel::new(disk.size_bytes(), &volumes, tried))))
+        Err(BootDiskError::NoKernel(Box::new(NoKernel::new(&**disk, &volumes, tried))))
     }
 
     /// What can be booted: at least one entry, the default first.

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use volume::BlockBackend;
+
 use super::Volume;
-use super::partition::Partition;
+use super::filesystem::{Content, is_iso};
+use super::partition::{Partition, PartitionKind};
 
 /// Lines of this kind that are kept: a hostile configuration could make many.
 const TRIED_MAX: usize = 64;
@@ -29,15 +32,42 @@ pub struct NoKernel {
     size_bytes: u64,
     partitions: Vec<String>,
     tried: Vec<String>,
+    advice: &'static str,
 }
 
 impl NoKernel {
-    pub(super) fn new(size_bytes: u64, volumes: &[Volume], tried: Tried) -> Self {
+    pub(super) fn new(disk: &dyn BlockBackend, volumes: &[Volume], tried: Tried) -> Self {
         let partitions = volumes.iter().map(|volume| {
             let Volume { partition, content } = volume;
-            format!("{partition}: {}, {}, {content}", partition.kind, Size(partition.size_bytes))
+            let size = Size(partition.size_bytes);
+            match partition.kind {
+                PartitionKind::WholeDisk => format!("{partition}: {size}, no partition table, {content}"),
+                kind => format!("{partition}: {kind}, {size}, {content}"),
+            }
         });
-        Self { size_bytes, partitions: partitions.collect(), tried: tried.0 }
+        Self {
+            size_bytes: disk.size_bytes(),
+            partitions: partitions.collect(),
+            tried: tried.0,
+            advice: advice(disk, volumes),
+        }
+    }
+}
+
+/// What to do about it.
+fn advice(disk: &dyn BlockBackend, volumes: &[Volume]) -> &'static str {
+    let is_known = |volume: &Volume| !matches!(volume.content, Content::Unknown);
+    let is_readable = |volume: &Volume| matches!(volume.content, Content::Ext4(_) | Content::Broken(_));
+    if is_iso(disk) {
+        "this is an ISO 9660 image, which installs a system: take the vendor's cloud image, raw or qcow2, instead"
+    } else if !volumes.iter().any(is_known) {
+        "this may not be a disk image, or be cut short or encrypted: take a raw or qcow2 image of a whole disk, or name \
+         a kernel outside of it with --kernel, --initrd and --cmdline"
+    } else if !volumes.iter().any(is_readable) {
+        "have /boot on an ext4 file system, or name a kernel outside of the image with --kernel, --initrd and --cmdline"
+    } else {
+        "install a kernel and a GRUB configuration (or Boot Loader Specification entries) in the image, or name \
+         a kernel outside of it with --kernel, --initrd and --cmdline"
     }
 }
 
@@ -59,11 +89,7 @@ impl fmt::Display for NoKernel {
         for line in &self.tried {
             writeln!(f, "    {line}")?;
         }
-        write!(
-            f,
-            "  install a kernel and a GRUB configuration (or Boot Loader Specification entries) in the image, or name \
-             a kernel outside of it with --kernel, --initrd and --cmdline"
-        )
+        write!(f, "  {}", self.advice)
     }
 }
 

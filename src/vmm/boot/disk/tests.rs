@@ -134,7 +134,9 @@ fn a_disk_without_a_kernel_says_what_was_looked_for_and_where() {
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
-    assert!(failure(vec![0; MIB]).contains("the whole disk: whole disk, 1.0 MiB, no known file system"));
+    assert!(
+        failure(vec![0; MIB]).contains("the whole disk: 1.0 MiB, no partition table, no known file system")
+    );
 }
 
 #[test]

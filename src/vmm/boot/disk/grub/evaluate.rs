@@ -20,7 +20,7 @@ const FILE_WORK: usize = 4 << 10;
 const ENTRIES_WORK: usize = 1 << 20;
 
 /// What a script may ask about the GRUB that runs it.
-const PREDEFINED: [(&str, &str); 12] = [
+const PREDEFINED: [(&str, &str); 13] = [
     ("grub_cpu", "x86_64"),
     ("grub_platform", "pc"),
     ("feature_menuentry_id", "y"),
@@ -33,7 +33,12 @@ const PREDEFINED: [(&str, &str); 12] = [
     ("feature_nativedisk_cmd", "y"),
     ("feature_chainloader_bpb", "y"),
     ("feature_ntldr", "y"),
+    // Ubuntu's minimal images boot without their initrd, and with it when that failed: see the module's head.
+    ("initrdfail", "1"),
 ];
+
+/// Variables of the environment block that GRUB would clear there before it boots.
+const ONE_TIME: [&str; 2] = ["next_entry", "prev_entry"];
 
 /// Something to choose in a menu; its body has not run.
 #[derive(Debug, Clone)]
@@ -220,7 +225,7 @@ impl<'a> Script<'a> {
                 self.initrds = arguments.to_vec();
                 true
             }
-            "blscfg" => {
+            "blscfg" | "bls_import" => {
                 self.boot_loader_entries();
                 true
             }
@@ -290,7 +295,7 @@ impl<'a> Script<'a> {
         }
         let Some(text) = self.text(&path) else { return false };
         for (name, value) in environment(&text) {
-            if name != "next_entry" && (names.is_empty() || names.contains(&name)) {
+            if !ONE_TIME.contains(&name.as_str()) && (names.is_empty() || names.contains(&name)) {
                 self.set(&name, &value);
             }
         }

@@ -7,8 +7,10 @@
 //!
 //! The script is the guest's: it may do [`WORK_MAX`] work, no more.
 //!
-//! `next_entry` of the environment block ("boot this once") is left out: GRUB would clear it before
-//! it boots, and who only reads cannot.
+//! Nothing is saved, so nothing is done that would have to be remembered. `next_entry` of the environment
+//! block (`grub-reboot`, "boot this once") is passed over: GRUB clears it before it boots, and who only
+//! reads would boot that entry for ever. Ubuntu's "without an initrd first, and with it if that failed" takes the
+//! second way at once, for a failure would repeat itself.
 
 mod evaluate;
 mod parse;
