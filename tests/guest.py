@@ -162,7 +162,14 @@ class Guest:
 
     def wait_end(self, seconds: float = PATIENCE_S) -> int:
         """The exit status of `nimbo run`."""
-        status = self.process.wait(seconds)
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            counters = self.control("GET", "/v1/counters")["vcpus"]
+            state = self.control("GET", "/v1/machine")
+            raise AssertionError(
+                f"the guest did not end in {seconds:.0f} s: {state}, {counters};\n{self.console[-3000:]}"
+            ) from None
         self._reader.join(5)
         return status
 

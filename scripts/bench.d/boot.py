@@ -177,24 +177,42 @@ DATA_BYTES = 256 << 20
 FIO = "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime=8 --minimal"
 
 
+class Subject:
+    """A guest with a second disk, and an interface at the end of a tap; `number` keeps two of them apart."""
+
+    def __init__(self, number: int):
+        self.tap = f"nimbobench{number}"
+        self.host, self.address = (f"198.51.100.{4 * number + host}" for host in (1, 2))
+        self.mac = f"02:00:00:00:00:0{number}"
+        self.guest: Guest
+
+    def connect(self) -> None:
+        wait_until(lambda: "eth0" in self.guest.run("ls /sys/class/net"), "the interface")
+        subprocess.run(["ip", "addr", "add", f"{self.host}/30", "dev", self.tap], check=True)
+        subprocess.run(["ip", "link", "set", self.tap, "up"], check=True)
+        self.guest.run(f"ip addr add {self.address}/30 dev eth0; ip link set eth0 up")
+
+
 @contextlib.contextmanager
-def our_guest(image: str, data: str) -> Iterator[Guest]:
+def our_guest(image: str, data: str) -> Iterator[Subject]:
+    subject = Subject(1)
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--here", "--no-network", "--memory", "512M", "--image", image, "--disk", data]
-        guest = Guest(*arguments, folder=Path(folder))
+        subject.guest = Guest(*arguments, folder=Path(folder))
         try:
-            guest.login()
-            with tap("nimbobench") as descriptor:
-                spec = {"id": "bench", "mac": "02:00:00:00:00:01"}
-                guest.control("POST", "/v1/interfaces", spec, fds=(descriptor,))
-                wait_until(lambda: "eth0" in guest.run("ls /sys/class/net"), "the interface")
-                yield guest
+            subject.guest.login()
+            with tap(subject.tap) as descriptor:
+                spec = {"id": "bench", "mac": subject.mac}
+                subject.guest.control("POST", "/v1/interfaces", spec, fds=(descriptor,))
+                subject.connect()
+                yield subject
         finally:
-            guest.end()
+            subject.guest.end()
 
 
 @contextlib.contextmanager
-def peer_guest(image: str, data: str, files: BootFiles) -> Iterator[Guest]:
+def peer_guest(image: str, data: str, files: BootFiles) -> Iterator[Subject]:
+    subject = Subject(2)
     command = [
         *QEMU_PCI, "-m", "512", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", files.command_line,
         "-drive", f"if=none,id=root,format=raw,snapshot=on,file={image}",
@@ -202,30 +220,28 @@ def peer_guest(image: str, data: str, files: BootFiles) -> Iterator[Guest]:
         "-object", "iothread,id=disk",
         "-drive", f"if=none,id=data,format=raw,aio=io_uring,file={data}",
         "-device", "virtio-blk-pci,drive=data,iothread=disk",
-        "-netdev", "tap,id=net,ifname=nimbobench,script=no,downscript=no,vhost=off",
-        "-device", "virtio-net-pci,netdev=net,mac=02:00:00:00:00:01",
+        "-netdev", f"tap,id=net,ifname={subject.tap},script=no,downscript=no,vhost=off",
+        "-device", f"virtio-net-pci,netdev=net,mac={subject.mac}",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        guest = Guest(folder=Path(folder), command=command)
+        subject.guest = Guest(folder=Path(folder), command=command)
         try:
-            guest.login()
-            yield guest
+            subject.guest.login()
+            subject.connect()
+            yield subject
         finally:
-            guest.end()
+            subject.guest.end()
 
 
-def measure_devices(guest: Guest) -> dict[str, float]:
+def measure_devices(subject: Subject) -> dict[str, float]:
     found = {}
-    _, found["boot.blk_randread_iops"] = fio(guest, "--rw=randread --bs=4k --iodepth=32")
-    found["boot.blk_seqread_mibs"], _ = fio(guest, "--rw=read --bs=1M --iodepth=4")
-    subprocess.run(["ip", "addr", "add", "198.51.100.1/30", "dev", "nimbobench"], check=True)
-    subprocess.run(["ip", "link", "set", "nimbobench", "up"], check=True)
-    guest.run("ip addr add 198.51.100.2/30 dev eth0; ip link set eth0 up")
-    server = subprocess.Popen(["iperf3", "--server", "--bind", "198.51.100.1"], stdout=subprocess.DEVNULL)
+    _, found["boot.blk_randread_iops"] = fio(subject.guest, "--rw=randread --bs=4k --iodepth=32")
+    found["boot.blk_seqread_mibs"], _ = fio(subject.guest, "--rw=read --bs=1M --iodepth=4")
+    server = subprocess.Popen(["iperf3", "--server", "--bind", subject.host], stdout=subprocess.DEVNULL)
     try:
         for metric, direction in [("boot.net_mbits", ""), ("boot.net_receive_mbits", "--reverse")]:
-            client = f"iperf3 --client 198.51.100.1 --time 8 --format m {direction}"
-            summary = guest.run(f"{client} | grep receiver")
+            client = f"iperf3 --client {subject.host} --time 8 --format m {direction}"
+            summary = subject.guest.run(f"{client} | grep receiver")
             found[metric] = float(re.search(r"([0-9.]+) Mbits/sec", summary)[1])
     finally:
         end(server)
@@ -250,17 +266,11 @@ def measure_linux(rounds: int, device_rounds: int) -> None:
         measure_boot(rounds, image, files)
         data = Path(folder) / "data.raw"
         data.write_bytes(os.urandom(1 << 20) * (DATA_BYTES >> 20))
-
-        def ours() -> dict[str, float]:
-            with our_guest(image, str(data)) as guest:
-                return measure_devices(guest)
-
-        def peer() -> dict[str, float]:
-            with peer_guest(image, str(data), files) as guest:
-                return measure_devices(guest)
-
+        peer_image, peer_data = (shutil.copy(file, f"{file}.peer") for file in (image, data))
         results = Results()
-        results.alternate(device_rounds, {"ours": ours, "peer": peer})
+        # Both run all the time and are idle when it is the other's turn, so that neither's memory changes.
+        with our_guest(image, str(data)) as ours, peer_guest(peer_image, peer_data, files) as peer:
+            results.alternate(device_rounds, {"ours": lambda: measure_devices(ours), "peer": lambda: measure_devices(peer)})
         results.print()
 
 
