@@ -31,19 +31,27 @@ macro_rules! targets {
     };
 }
 
-targets!(
-    control_http,
-    dhcp,
-    disk_boot,
-    dns,
-    imds,
-    kernel,
-    pci,
-    platform,
-    qcow2,
-    virtio_balloon,
-    virtio_block,
-    virtio_net,
-    virtio_rng,
-    virtio_vsock
-);
+/// The one list of targets: calls the macro `$with` with their names.
+#[macro_export]
+macro_rules! for_targets {
+    ($with:ident) => {
+        $with!(
+            control_http,
+            dhcp,
+            disk_boot,
+            dns,
+            imds,
+            kernel,
+            pci,
+            platform,
+            qcow2,
+            virtio_balloon,
+            virtio_block,
+            virtio_net,
+            virtio_rng,
+            virtio_vsock
+        );
+    };
+}
+
+for_targets!(targets);

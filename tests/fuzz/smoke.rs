@@ -85,30 +85,13 @@ macro_rules! smoke {
         })+
 
         #[test]
-        fn every_target_is_tried_here_and_has_a_program_for_libfuzzer() {
-            let tried = [$(stringify!($name)),+];
-            assert_eq!(TARGETS.iter().map(|target| target.name).collect::<Vec<_>>(), tried);
+        fn every_target_has_a_program_for_libfuzzer() {
             let programs = include_str!("libfuzzer/Cargo.toml");
-            for name in tried {
+            for name in [$(stringify!($name)),+] {
                 assert!(programs.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")), "{name}");
             }
         }
     };
 }
 
-smoke!(
-    control_http,
-    dhcp,
-    disk_boot,
-    dns,
-    imds,
-    kernel,
-    pci,
-    platform,
-    qcow2,
-    virtio_balloon,
-    virtio_block,
-    virtio_net,
-    virtio_rng,
-    virtio_vsock
-);
+fuzz::for_targets!(smoke);
