@@ -175,23 +175,23 @@ impl Vm {
         Ok(can)
     }
 
-    /// Signals `event`, without an exit, whenever the guest writes to `address`.
+    /// Signals `event`, without leaving the kernel, whenever the guest writes to `port`.
     ///
     /// # Errors
     /// [`KvmError`] when KVM refuses.
-    pub fn connect_write(&self, address: u64, event: &EventFd) -> Result<(), KvmError> {
+    pub fn connect_port(&self, port: u16, event: &EventFd) -> Result<(), KvmError> {
         self.fd
-            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .register_ioevent(event, &IoEventAddress::Pio(port.into()), NoDatamatch)
             .map_err(call("KVM_IOEVENTFD"))
     }
 
-    /// Undoes [`Vm::connect_write`].
+    /// Undoes [`Vm::connect_port`].
     ///
     /// # Errors
     /// [`KvmError`] when KVM refuses.
-    pub fn disconnect_write(&self, address: u64, event: &EventFd) -> Result<(), KvmError> {
+    pub fn disconnect_port(&self, port: u16, event: &EventFd) -> Result<(), KvmError> {
         self.fd
-            .unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .unregister_ioevent(event, &IoEventAddress::Pio(port.into()), NoDatamatch)
             .map_err(call("KVM_IOEVENTFD"))
     }
 

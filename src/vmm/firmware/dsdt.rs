@@ -20,7 +20,7 @@ use acpi_tables::sdt::Sdt;
 use super::acpi::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::kvm::low_half;
 use crate::memory::{ECAM_BYTES, ECAM_START, PCI_WINDOW_END, PCI_WINDOW_START};
-use crate::pci::{SLOT_COUNT, hotplug};
+use crate::pci::{PORT_WINDOW, SLOT_COUNT, hotplug};
 use crate::platform::{
     HOTPLUG_INTERRUPT, HOTPLUG_PORT, POWER_BUTTON_INTERRUPT, RTC_PORT, SERIAL_INTERRUPT, SERIAL_PORT,
     SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF,
@@ -97,6 +97,7 @@ fn pci_bus() -> Vec<u8> {
                 &ResourceTemplate::new(vec![
                     &AddressSpace::new_bus_number(0u16, 0u16),
                     &port(0xcf8, 8),
+                    &AddressSpace::new_io(PORT_WINDOW.start, PORT_WINDOW.end - 1, None),
                     &AddressSpace::new_memory(
                         AddressSpaceCacheable::NotCacheable,
                         true,

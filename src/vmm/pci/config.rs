@@ -1,4 +1,4 @@
-//! Configuration space of a function: the type 0 header, one memory BAR and a list of capabilities.
+//! Configuration space of a function: the type 0 header, a memory BAR, an I/O BAR and a list of capabilities.
 
 /// What a function is.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,7 @@ mod register {
     pub(super) const CLASS: usize = 0x09;
     pub(super) const LATENCY: usize = 0x0c;
     pub(super) const BAR0: usize = 0x10;
+    pub(super) const BAR1: usize = 0x14;
     pub(super) const SUBSYSTEM_VENDOR: usize = 0x2c;
     pub(super) const SUBSYSTEM: usize = 0x2e;
     pub(super) const CAPABILITIES: usize = 0x34;
@@ -43,9 +44,12 @@ mod register {
 }
 
 const STATUS_HAS_CAPABILITIES: u16 = 1 << 4;
+const COMMAND_PORTS: u8 = 1 << 0;
 const COMMAND_MEMORY: u8 = 1 << 1;
-/// What a driver may set in the command register: memory, bus master, INTx disable.
-const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 10;
+/// What a driver may set in the command register: ports, memory, bus master, INTx disable.
+const COMMAND_WRITABLE: u16 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 10;
+/// The bit that tells a BAR of ports from one of memory.
+const BAR_OF_PORTS: u32 = 1;
 /// The legacy space that both access mechanisms reach; the extended space has nothing in it.
 const SPACE_BYTES: usize = 256;
 
@@ -100,6 +104,19 @@ impl ConfigSpace {
     pub fn memory_bar(&self) -> Option<u32> {
         let enabled = self.bytes[register::COMMAND] & COMMAND_MEMORY != 0;
         enabled.then(|| self.dword(register::BAR0) & !0xf)
+    }
+
+    /// Makes BAR 1 an I/O BAR of `count` ports, a power of two of at least 4, from `first` on, decoded from the start.
+    pub fn set_port_bar(&mut self, first: u16, count: u16) {
+        self.set(register::BAR1, &(u32::from(first) | BAR_OF_PORTS).to_le_bytes());
+        self.allow(register::BAR1, &(!(u32::from(count) - 1)).to_le_bytes());
+        self.bytes[register::COMMAND] |= COMMAND_PORTS;
+    }
+
+    /// The first port of BAR 1, if it is decoded and is one: there are 2^16.
+    pub fn port_bar(&self) -> Option<u16> {
+        let enabled = self.bytes[register::COMMAND] & COMMAND_PORTS != 0;
+        u16::try_from(self.dword(register::BAR1) & !0x3).ok().filter(|_| enabled)
     }
 
     /// Adds a capability; returns where its id stands.

@@ -1,7 +1,7 @@
 //! One PCI Express bus without bridges: 31 slots of one function each, behind ECAM and the legacy ports 0xcf8/0xcfc.
 //!
-//! Every function has one 32-bit memory BAR and MSI-X; there are no INTx lines and no I/O BARs. A BAR may be moved by
-//! the guest at any time. Slots are plugged and unplugged while the guest runs; the ACPI side that tells the
+//! Every function has a 32-bit memory BAR, an I/O BAR and MSI-X; there are no INTx lines. A BAR may be moved by the
+//! guest at any time. Slots are plugged and unplugged while the guest runs; the ACPI side that tells the
 //! guest is [`hotplug`].
 
 mod config;
@@ -10,6 +10,7 @@ mod msix;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use config::{Capability, ConfigSpace, Identity};
@@ -19,6 +20,9 @@ use crate::kept_writes::KeptWrites;
 
 /// Slots of the bus; slot 0 is the host bridge.
 pub const SLOT_COUNT: u8 = 32;
+
+/// Where I/O BARs can be: what is below are the platform's ports.
+pub const PORT_WINDOW: Range<u16> = 0x1000..0x2000;
 
 /// A slot of bus 0 that can hold a device: 1 to 31.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -45,10 +49,12 @@ pub trait PciFunction: Send + Sync {
     /// Reads 1, 2 or 4 bytes of configuration space, aligned to their size.
     fn read_config(&self, offset: u16, data: &mut [u8]);
     fn write_config(&self, offset: u16, data: &[u8]);
-    /// The offset of `address` in the function's BAR, while the function decodes it.
-    fn bar_offset(&self, address: u64) -> Option<u64>;
-    fn read_bar(&self, offset: u64, data: &mut [u8]);
-    fn write_bar(&self, offset: u64, data: &[u8]);
+    /// Which of the function's registers is at `address`, while the function decodes that.
+    fn memory_register(&self, address: u64) -> Option<u64>;
+    /// Which of the function's registers is at `port`, while the function decodes that.
+    fn port_register(&self, port: u16) -> Option<u64>;
+    fn read_register(&self, register: u64, data: &mut [u8]);
+    fn write_register(&self, register: u64, data: &[u8]);
 }
 
 /// The bus.
@@ -89,13 +95,16 @@ impl PciFunction for HostBridge {
         self.0.read(offset, data);
     }
     fn write_config(&self, _offset: u16, _data: &[u8]) {}
-    fn bar_offset(&self, _address: u64) -> Option<u64> {
+    fn memory_register(&self, _address: u64) -> Option<u64> {
         None
     }
-    fn read_bar(&self, _offset: u64, data: &mut [u8]) {
+    fn port_register(&self, _port: u16) -> Option<u64> {
+        None
+    }
+    fn read_register(&self, _register: u64, data: &mut [u8]) {
         data.fill(0xff);
     }
-    fn write_bar(&self, _offset: u64, _data: &[u8]) {}
+    fn write_register(&self, _register: u64, _data: &[u8]) {}
 }
 
 impl Default for PciBus {
@@ -121,7 +130,7 @@ impl PciBus {
         self.functions.write().unwrap_or_else(PoisonError::into_inner)[usize::from(slot.number())].take()
     }
 
-    /// Writes to the address port come from `kept`, besides those to [`PciBus::write_port`].
+    /// Writes to the address port come from `kept`, besides those to [`PciBus::write_legacy`].
     pub fn keep_addresses(&self, kept: KeptWrites) {
         self.address_port().kept = Some(kept);
     }
@@ -142,24 +151,38 @@ impl PciBus {
 
     /// An access to a memory address of the PCI window.
     pub fn read_memory(&self, address: u64, data: &mut [u8]) {
-        match self.bar_target(address) {
-            Some((function, offset)) => function.read_bar(offset, data),
+        match self.target(|function| function.memory_register(address)) {
+            Some((function, register)) => function.read_register(register, data),
             None => data.fill(0xff),
         }
     }
 
     pub fn write_memory(&self, address: u64, data: &[u8]) {
-        if let Some((function, offset)) = self.bar_target(address) {
-            function.write_bar(offset, data);
+        if let Some((function, register)) = self.target(|function| function.memory_register(address)) {
+            function.write_register(register, data);
+        }
+    }
+
+    /// An access to a port of [`PORT_WINDOW`].
+    pub fn read_io(&self, port: u16, data: &mut [u8]) {
+        match self.target(|function| function.port_register(port)) {
+            Some((function, register)) => function.read_register(register, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    pub fn write_io(&self, port: u16, data: &[u8]) {
+        if let Some((function, register)) = self.target(|function| function.port_register(port)) {
+            function.write_register(register, data);
         }
     }
 
     /// An access to the ports 0xcf8 to 0xcff, at `offset` from the first.
-    pub fn read_port(&self, offset: u16, data: &mut [u8]) {
+    pub fn read_legacy(&self, offset: u16, data: &mut [u8]) {
         let address = self.address_port().address();
         match (offset, data.len()) {
             (0, 4) => data.copy_from_slice(&address.to_le_bytes()),
-            (4..=7, length) => match self.port_target(address, offset - 4, length) {
+            (4..=7, length) => match self.legacy_target(address, offset - 4, length) {
                 Some((function, register)) => function.read_config(register, data),
                 None => data.fill(0xff),
             },
@@ -167,12 +190,12 @@ impl PciBus {
         }
     }
 
-    pub fn write_port(&self, offset: u16, data: &[u8]) {
+    pub fn write_legacy(&self, offset: u16, data: &[u8]) {
         match (offset, <[u8; 4]>::try_from(data)) {
             (0, Ok(bytes)) => self.address_port().write(u32::from_le_bytes(bytes)),
             (4..=7, _) => {
                 let address = self.address_port().address();
-                if let Some((function, register)) = self.port_target(address, offset - 4, data.len()) {
+                if let Some((function, register)) = self.legacy_target(address, offset - 4, data.len()) {
                     function.write_config(register, data);
                 }
             }
@@ -198,7 +221,7 @@ impl PciBus {
     }
 
     /// The address port: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
-    fn port_target(&self, address: u32, byte: u16, length: usize) -> Option<(Arc<dyn PciFunction>, u16)> {
+    fn legacy_target(&self, address: u32, byte: u16, length: usize) -> Option<(Arc<dyn PciFunction>, u16)> {
         let register = u16::try_from(address & 0xfc).ok()? + byte;
         let on_bus_0 = (address >> 8) & 0xff07 == 0;
         let reachable = address & ADDRESS_ENABLE != 0
@@ -209,9 +232,13 @@ impl PciBus {
         Some((self.function(slot)?, register))
     }
 
-    fn bar_target(&self, address: u64) -> Option<(Arc<dyn PciFunction>, u64)> {
+    /// The function that decodes what `register` looks for, and its register there.
+    fn target(
+        &self,
+        register: impl Fn(&dyn PciFunction) -> Option<u64>,
+    ) -> Option<(Arc<dyn PciFunction>, u64)> {
         let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions.iter().flatten().find_map(|f| Some((f.clone(), f.bar_offset(address)?)))
+        functions.iter().flatten().find_map(|function| Some((function.clone(), register(&**function)?)))
     }
 }
 

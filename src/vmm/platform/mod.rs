@@ -4,6 +4,7 @@
 //! 0x064          i8042: only the command that resets         0x600  sleep control, sleep status, reset
 //! 0x070 - 0x071  RTC                                         0x608  hot-plug registers, 12 ports
 //! 0x3f8 - 0x3ff  serial port, interrupt 4                    0xcf8  PCI configuration, 8 ports
+//!                                                            0x1000 - 0x1fff  PCI devices
 //! ```
 //! What nobody answers reads as ones. That is not logged: a kernel probes a hundred absent ports as it boots.
 //!
@@ -22,8 +23,8 @@ pub use rtc::{CENTURY_REGISTER, Rtc};
 pub use serial::SerialPort;
 
 use crate::memory::{ECAM_BYTES, ECAM_START, PCI_WINDOW_END, PCI_WINDOW_START};
-use crate::pci::PciBus;
 use crate::pci::hotplug::{self, HotplugRegisters};
+use crate::pci::{PORT_WINDOW, PciBus};
 
 /// Pins of the I/O APIC.
 pub const SERIAL_INTERRUPT: u32 = 4;
@@ -50,6 +51,8 @@ const HOTPLUG_PORT_LAST: u16 = HOTPLUG_PORT + hotplug::PORTS - 1;
 /// The address port of PCI's legacy access.
 pub const PCI_PORT: u16 = 0xcf8;
 const PCI_PORT_LAST: u16 = PCI_PORT + 7;
+const PORT_WINDOW_START: u16 = PORT_WINDOW.start;
+const PORT_WINDOW_END: u16 = PORT_WINDOW.end;
 
 /// What a guest's write asks of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,8 @@ impl Platform {
             I8042_DATA | I8042_COMMAND | SLEEP_CONTROL_PORT | RESET_PORT => data.fill(0),
             SLEEP_STATUS_PORT => data.fill(self.power.sleep_status()),
             HOTPLUG_PORT..=HOTPLUG_PORT_LAST => self.hotplug.read(port - HOTPLUG_PORT, data),
-            PCI_PORT..=PCI_PORT_LAST => self.pci.read_port(port - PCI_PORT, data),
+            PCI_PORT..=PCI_PORT_LAST => self.pci.read_legacy(port - PCI_PORT, data),
+            PORT_WINDOW_START..PORT_WINDOW_END => self.pci.read_io(port, data),
             _ => data.fill(0xff),
         }
     }
@@ -94,7 +98,8 @@ impl Platform {
             (HOTPLUG_PORT..=HOTPLUG_PORT_LAST, _) => {
                 return self.hotplug.write(port - HOTPLUG_PORT, data).then_some(Request::Eject);
             }
-            (PCI_PORT..=PCI_PORT_LAST, _) => self.pci.write_port(port - PCI_PORT, data),
+            (PCI_PORT..=PCI_PORT_LAST, _) => self.pci.write_legacy(port - PCI_PORT, data),
+            (PORT_WINDOW_START..PORT_WINDOW_END, _) => self.pci.write_io(port, data),
             _ => {}
         }
         None

@@ -7,6 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Board;
 use crate::memory::{ECAM_START, PCI_WINDOW_START};
+use crate::pci::PORT_WINDOW;
 use crate::virtio::feature;
 
 /// How long a device may take before it is said to hang.
@@ -20,7 +21,9 @@ pub const RINGS_BYTES: u64 = 0x8000;
 /// Registers of configuration space.
 const COMMAND: u16 = 0x04;
 const BAR0: u16 = 0x10;
-const COMMAND_MEMORY_AND_MASTER: u32 = 6;
+const BAR1: u16 = 0x14;
+/// Ports, memory and bus master.
+const COMMAND_ALL: u32 = 7;
 
 /// The driver of the device in one slot.
 pub struct Driver<'a> {
@@ -33,8 +36,8 @@ impl<'a> Driver<'a> {
         Driver { board, slot }
     }
 
-    /// Finds the device, whatever was done to the bus before: no other function decodes memory, and its BAR is moved to a place of
-    /// its own. Then resets it.
+    /// Finds the device, whatever was done to the bus before: no other function decodes anything, and its BARs are moved to places of
+    /// their own. Then resets it.
     ///
     /// # Panics
     /// When the device is not reset at once.
@@ -44,6 +47,7 @@ impl<'a> Driver<'a> {
         }
         let driver = Driver::new(board, slot);
         driver.move_bar(BARS_START + u64::from(slot) * BAR_BYTES);
+        driver.move_ports(PORT_WINDOW.start + u16::from(slot) * 0x80);
         driver.reset();
         driver
     }
@@ -53,11 +57,23 @@ impl<'a> Driver<'a> {
         u64::from(self.read_config(BAR0) & !0xf)
     }
 
+    /// The first port of the other BAR.
+    pub fn ports(&self) -> u16 {
+        u16::try_from(self.read_config(BAR1) & 0xfffc).expect("16 bits")
+    }
+
+    /// Moves the ports, nothing decoded meanwhile.
+    pub fn move_ports(&self, first: u16) {
+        self.write_config(COMMAND, &[0, 0]);
+        self.write_config(BAR1, &u32::from(first).to_le_bytes());
+        self.write_config(COMMAND, &COMMAND_ALL.to_le_bytes()[..2]);
+    }
+
     /// Moves the BAR, not decoded meanwhile.
     pub fn move_bar(&self, address: u64) {
         self.write_config(COMMAND, &[0, 0]);
         self.write_config(BAR0, &crate::kvm::low_half(address).to_le_bytes());
-        self.write_config(COMMAND, &COMMAND_MEMORY_AND_MASTER.to_le_bytes()[..2]);
+        self.write_config(COMMAND, &COMMAND_ALL.to_le_bytes()[..2]);
     }
 
     fn config_address(&self, register: u16) -> u64 {
@@ -173,7 +189,7 @@ impl<'a> Driver<'a> {
     }
 
     pub fn kick(&self, queue: u16) {
-        self.write(0x3000 + 4 * u64::from(queue), &queue.to_le_bytes());
+        self.board.write_port(self.ports() + 4 * queue, &queue.to_le_bytes());
     }
 
     /// Gives the device the `number`th chain of a fresh queue: one buffer at `address`, which it is to fill. Waits for it.

@@ -1,11 +1,13 @@
 //! The PCI transport (virtio 1.2, 4.1), modern only.
 //!
-//! Everything lies in one 32 KiB BAR:
+//! The registers lie in one 32 KiB BAR, but for the kicks, which are I/O ports:
 //! ```text
-//! 0x0000  common configuration     0x3000  notifications, 4 bytes a queue (ioeventfd)
-//! 0x1000  ISR, always 0: no INTx   0x4000  MSI-X table
-//! 0x2000  device configuration     0x6000  MSI-X pending bits
+//! 0x0000  common configuration     0x4000  MSI-X table
+//! 0x1000  ISR, always 0: no INTx   0x6000  MSI-X pending bits
+//! 0x2000  device configuration     ports   kicks, 4 a queue (ioeventfd)
 //! ```
+//! A write to a port tells KVM all by its exit. For a write to memory a processor of AMD's says where, but not what
+//! instruction it was: KVM then reads and emulates it, which costs five times as much.
 //!
 //! The device's status decides what happens:
 //! ```text
@@ -22,7 +24,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::kvm::{KvmError, Vm, low_half};
 use crate::memory::{Memory, PCI_WINDOW_START};
-use crate::pci::{ConfigSpace, MsixTable, PciFunction, Slot};
+use crate::pci::{ConfigSpace, MsixTable, PORT_WINDOW, PciFunction, Slot};
 use capability::{
     WINDOW_BAR, WINDOW_DATA, WINDOW_LENGTH, WINDOW_OFFSET, identity, structure_capabilities,
     window_capability,
@@ -45,14 +47,19 @@ const BAR_BYTES: u32 = 0x8000;
 const COMMON: u64 = 0x0000;
 const ISR: u64 = 0x1000;
 const DEVICE: u64 = 0x2000;
-const NOTIFY: u64 = 0x3000;
+/// Here kicks are among the registers; no capability leads to them but by their port.
+const KICKS: u64 = 0x3000;
 const TABLE: u64 = 0x4000;
 const PENDING: u64 = 0x6000;
 /// Each region but the table and the pending bits is a page.
 const REGION_BYTES: u32 = 0x1000;
-const NOTIFY_MULTIPLIER: u32 = 4;
-/// The MSI-X table has room for 512 vectors: one for the configuration, the rest for queues.
-const QUEUES_MAX: usize = 511;
+const REGISTERS_BAR: u8 = 0;
+const KICKS_BAR: u8 = 1;
+/// How far apart the ports of two queues are.
+const KICK_STRIDE: u16 = 4;
+/// With so many for each slot, all slots fit the window.
+const KICK_PORTS: u16 = 0x80;
+const QUEUES_MAX: usize = (KICK_PORTS / KICK_STRIDE) as usize;
 
 /// Device status bits (virtio 1.2, 2.1).
 mod status {
@@ -61,6 +68,8 @@ mod status {
 }
 
 const NOT_DECODED: u64 = u64::MAX;
+/// A first port beyond all others.
+const NO_PORTS: u16 = u16::MAX;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -108,8 +117,9 @@ pub struct PciTransport {
     /// Offsets of the MSI-X capability and of the window into the BAR, in configuration space.
     msix_capability: u16,
     window: u16,
-    /// Where the BAR is decoded.
+    /// Where the memory BAR is decoded, and the first port of the other.
     bar: AtomicU64,
+    ports: AtomicU16,
     state: Mutex<State>,
 }
 
@@ -140,6 +150,8 @@ impl PciTransport {
         let bar = low_half(PCI_WINDOW_START) + u32::from(slot.number()) * BAR_BYTES;
         let mut config = ConfigSpace::new(identity(kind));
         config.set_memory_bar(bar, BAR_BYTES);
+        let ports = PORT_WINDOW.start + u16::from(slot.number()) * KICK_PORTS;
+        config.set_port_bar(ports, KICK_PORTS);
         let msix_capability = config.add_capability(&msix.capability(low_half(TABLE), low_half(PENDING)));
         for capability in structure_capabilities() {
             config.add_capability(&capability);
@@ -167,6 +179,7 @@ impl PciTransport {
             msix_capability,
             window,
             bar,
+            ports: AtomicU16::new(ports),
             state: Mutex::new(state),
         }))
     }
@@ -324,29 +337,31 @@ impl PciTransport {
 
     /// Lets kicks reach the workers without an exit. Where KVM refuses, they come as exits all the same.
     fn connect_kicks(&self, state: &mut State) {
-        let bar = self.bar.load(Ordering::Acquire);
-        if bar == NOT_DECODED || !state.running {
+        let first = self.ports.load(Ordering::Acquire);
+        if first == NO_PORTS || !state.running {
             return;
         }
-        for (index, queue) in (0u64..).zip(&mut state.queues).filter(|(_, queue)| queue.enabled) {
-            let address = bar + NOTIFY + index * u64::from(NOTIFY_MULTIPLIER);
-            queue.connected = self.vm.connect_write(address, &queue.kick).is_ok().then_some(address);
+        for (index, queue) in (0u16..).zip(&mut state.queues).filter(|(_, queue)| queue.enabled) {
+            let port = first + index * KICK_STRIDE;
+            queue.connected = self.vm.connect_port(port, &queue.kick).is_ok().then_some(port);
         }
     }
 
     fn disconnect_kicks(&self, state: &mut State) {
         for queue in &mut state.queues {
-            if let Some(address) = queue.connected.take() {
+            if let Some(port) = queue.connected.take() {
                 // KVM forgets it with the machine at the latest.
-                let _ = self.vm.disconnect_write(address, &queue.kick);
+                let _ = self.vm.disconnect_port(port, &queue.kick);
             }
         }
     }
 
-    /// The driver wrote the command register or the BAR.
-    fn follow_bar(&self, state: &mut State) {
+    /// The driver wrote the command register or a BAR.
+    fn follow_bars(&self, state: &mut State) {
         let decoded = state.config.memory_bar().map_or(NOT_DECODED, u64::from);
-        if decoded != self.bar.swap(decoded, Ordering::AcqRel) {
+        self.bar.store(decoded, Ordering::Release);
+        let ports = state.config.port_bar().filter(|first| PORT_WINDOW.contains(first)).unwrap_or(NO_PORTS);
+        if ports != self.ports.swap(ports, Ordering::AcqRel) {
             self.disconnect_kicks(state);
             self.connect_kicks(state);
         }
@@ -360,7 +375,7 @@ impl PciTransport {
             read_dword(&state.config, self.window + WINDOW_OFFSET),
             read_dword(&state.config, self.window + WINDOW_LENGTH),
         );
-        let sound = bar == [0]
+        let sound = bar == [REGISTERS_BAR]
             && usize::try_from(size) == Ok(length)
             && offset.is_multiple_of(size)
             && offset < BAR_BYTES;
@@ -388,7 +403,7 @@ impl PciFunction for PciTransport {
             (offset == self.window + WINDOW_DATA).then(|| self.window_target(&state, data.len())).flatten()
         };
         if let Some(target) = target {
-            self.read_bar(target, data);
+            self.read_register(target, data);
         }
     }
 
@@ -397,7 +412,7 @@ impl PciFunction for PciTransport {
             let state = &mut *self.lock();
             state.config.write(offset, data);
             match offset {
-                0x04..0x08 | 0x10..0x14 => self.follow_bar(state),
+                0x04..0x08 | 0x10..0x18 => self.follow_bars(state),
                 _ if (self.msix_capability..self.msix_capability + 4).contains(&offset) => {
                     let mut control = [0; 2];
                     state.config.read(self.msix_capability + 2, &mut control);
@@ -409,32 +424,36 @@ impl PciFunction for PciTransport {
             (offset == self.window + WINDOW_DATA).then(|| self.window_target(state, data.len())).flatten()
         };
         if let Some(target) = target {
-            self.write_bar(target, data);
+            self.write_register(target, data);
         }
     }
 
-    fn bar_offset(&self, address: u64) -> Option<u64> {
+    fn memory_register(&self, address: u64) -> Option<u64> {
         let offset = address.checked_sub(self.bar.load(Ordering::Acquire))?;
         (offset < u64::from(BAR_BYTES)).then_some(offset)
     }
 
-    fn read_bar(&self, offset: u64, data: &mut [u8]) {
+    fn port_register(&self, port: u16) -> Option<u64> {
+        let offset = port.checked_sub(self.ports.load(Ordering::Acquire))?;
+        (offset < KICK_PORTS).then_some(KICKS + u64::from(offset))
+    }
+
+    fn read_register(&self, offset: u64, data: &mut [u8]) {
         match offset {
             ..ISR => self.read_common(offset - COMMON, data),
-            ISR..DEVICE | NOTIFY..TABLE => data.fill(0),
-            DEVICE..NOTIFY => self.unit.device.read_config(offset - DEVICE, data),
+            ISR..DEVICE | KICKS..TABLE => data.fill(0),
+            DEVICE..KICKS => self.unit.device.read_config(offset - DEVICE, data),
             TABLE..PENDING => self.lock().msix.read_table(offset - TABLE, data),
             PENDING.. => self.lock().msix.read_pending(offset - PENDING, data),
         }
     }
 
-    fn write_bar(&self, offset: u64, data: &[u8]) {
+    fn write_register(&self, offset: u64, data: &[u8]) {
         match offset {
             ..ISR => self.write_common(offset - COMMON, data),
-            DEVICE..NOTIFY => self.unit.device.write_config(offset - DEVICE, data),
-            NOTIFY..TABLE => {
-                let index =
-                    usize::try_from((offset - NOTIFY) / u64::from(NOTIFY_MULTIPLIER)).unwrap_or(usize::MAX);
+            DEVICE..KICKS => self.unit.device.write_config(offset - DEVICE, data),
+            KICKS..TABLE => {
+                let index = usize::try_from((offset - KICKS) / u64::from(KICK_STRIDE)).unwrap_or(usize::MAX);
                 if let Some(queue) = self.lock().queues.get(index) {
                     let _ = queue.kick.write(1);
                 }

@@ -16,7 +16,7 @@ pub(super) struct QueueSetup {
     pub(super) interrupt: Interrupt,
     pub(super) kick: EventFd,
     /// Where its kick is connected, while the device runs.
-    pub(super) connected: Option<u64>,
+    pub(super) connected: Option<u16>,
 }
 
 impl QueueSetup {

@@ -276,7 +276,7 @@ fn a_queue_that_is_not_there_is_empty_and_takes_nothing() {
     }
     driver.set_status(15);
     driver.kick(2);
-    driver.write(NOTIFY + 0xffc, &[0; 4]);
+    board.write_port(driver.ports() + KICK_PORTS - 4, &[0; 4]);
     assert_eq!(board.driver_state(SLOT), DriverState::Active);
     assert!(heard.try_recv().is_err());
 }
@@ -413,7 +413,7 @@ fn the_bar_follows_the_guest_and_its_kicks_with_it() {
     assert_eq!(driver.status(), 15);
     driver.write_config(0x04, &[0, 0]);
     assert_eq!(driver.read(0x14), [0xff], "memory is not decoded");
-    driver.write_config(0x04, &[2, 0]);
+    driver.write_config(0x04, &[3, 0]);
     driver.kick(1);
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(Told::Kicked(1)));
 }
@@ -458,13 +458,47 @@ fn registers_are_reached_through_configuration_space() {
     }
 }
 
+#[test]
+fn kicks_follow_their_ports_and_are_heard_nowhere_else() {
+    let (board, heard) = board();
+    let driver = Driver::take_over(&board, SLOT);
+    driver.start(0);
+    let _ = two(&heard);
+    let connected = || -> Vec<Option<u16>> {
+        board.transport(SLOT).unwrap().lock().queues.iter().map(|queue| queue.connected).collect()
+    };
+    let before = driver.ports();
+    assert_eq!(connected(), [Some(before), Some(before + 4)]);
+    driver.move_ports(PORT_WINDOW.end - KICK_PORTS);
+    assert_eq!(connected(), [Some(0x1f80), Some(0x1f84)]);
+    driver.kick(1);
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Told::Kicked(1)));
+    board.write_port(before, &[0, 0]);
+    // Over the serial port, the registers of PCI and of hot-plug, and beyond the window.
+    for outside in [0, 0x380, 0x600, 0xc80, PORT_WINDOW.end, 0xff80] {
+        driver.move_ports(outside);
+        assert_eq!((driver.ports(), connected()), (outside, vec![None, None]));
+        driver.kick(0);
+    }
+    driver.move_ports(PORT_WINDOW.start);
+    driver.write_config(0x04, &[2, 0]);
+    assert_eq!(connected(), [None, None]);
+    driver.kick(0);
+    assert!(heard.try_recv().is_err(), "a kick was heard that was not made");
+    driver.write_config(0x04, &[3, 0]);
+    driver.kick(0);
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Told::Kicked(0)));
+}
+
 /// One access of a guest that does not care.
 #[derive(Debug, Clone)]
 enum Access {
     Config { register: u16, by_port: bool, bytes: Vec<u8> },
     Bar { offset: u64, bytes: Vec<u8> },
+    Port { port: u16, bytes: Vec<u8> },
     Status(u8),
     MoveBar(u32),
+    MovePorts(u16),
     Start,
 }
 
@@ -484,6 +518,8 @@ fn any_access() -> impl Strategy<Value = Access> {
         (bar, bytes()).prop_map(|(offset, bytes)| Access::Bar { offset, bytes }),
         prop::sample::select(vec![0, 1, 3, 4, 8, 11, 15, 64, 128]).prop_map(Access::Status),
         any::<u32>().prop_map(Access::MoveBar),
+        prop_oneof![any::<u16>(), 0xf80u16..0x2080].prop_map(Access::MovePorts),
+        (0xff0u16..0x2010, bytes()).prop_map(|(port, bytes)| Access::Port { port, bytes }),
         Just(Access::Start),
     ]
 }
@@ -508,6 +544,11 @@ impl Access {
             }
             Access::Status(status) => driver.set_status(*status),
             Access::MoveBar(to) => driver.move_bar((*to).into()),
+            Access::MovePorts(to) => driver.move_ports(*to),
+            Access::Port { port, bytes } => {
+                board.write_port(*port, bytes);
+                board.read_port(*port, &mut bytes.clone());
+            }
             Access::Start => Driver::take_over(board, SLOT).start(0),
         }
     }
@@ -522,10 +563,11 @@ fn check(transport: &PciTransport) {
     assert!(status & 4 == 0 || state.running, "DRIVER_OK, and nothing runs");
     assert!(status & 4 == 0 || status & 8 != 0, "DRIVER_OK without FEATURES_OK");
     assert!(status & 8 == 0 || transport.accepts(state.driver_features));
-    for (index, queue) in (0u64..).zip(&state.queues) {
+    for (index, queue) in (0u16..).zip(&state.queues) {
         if let Some(connected) = queue.connected {
             assert!(state.running && queue.enabled, "a kick that nobody waits for is connected");
-            assert_eq!(connected, decoded + NOTIFY + 4 * index, "a kick is connected where the BAR was");
+            let first = state.config.port_bar().expect("a kick is connected, and no port is decoded");
+            assert_eq!(connected, first + 4 * index, "a kick is connected where the ports were");
         }
     }
 }
