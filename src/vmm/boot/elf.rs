@@ -1,11 +1,12 @@
 //! An ELF kernel: its segments, and the note that says where PVH enters it (System V ABI, chapters 4 and 5).
 
-use super::{BootError, BootFile, mib, ram_mib, read_into, read_part};
+use super::load::Plan;
+use super::{BootError, BootFile, mib, ram_mib, read_part};
 use crate::memory::{GuestRam, HIGH_RAM_START};
 
-/// A kernel in memory.
+/// Where a kernel is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Loaded {
+pub(super) struct Place {
     /// The PVH entry point.
     pub(super) entry: u32,
     /// Where the kernel's memory ends.
@@ -33,17 +34,21 @@ struct Segment {
     memory_bytes: u64,
 }
 
-/// Puts the segments of `file` where they want to be.
-pub(super) fn load(ram: &GuestRam, file: &dyn BootFile) -> Result<Loaded, BootError> {
+/// Plans that the segments of `file` go where they want to be.
+pub(super) fn plan<'a>(
+    ram: &GuestRam,
+    file: &'a dyn BootFile,
+    plan: &mut Plan<'a>,
+) -> Result<Place, BootError> {
     let (mut entry, mut end) = (None, HIGH_RAM_START);
     for segment in segments(file)? {
         match segment.kind {
-            SEGMENT_LOAD => end = end.max(load_segment(ram, file, &segment)?),
+            SEGMENT_LOAD => end = end.max(plan_segment(ram, file, &segment, plan)?),
             SEGMENT_NOTE => entry = entry.or(entry_note(file, &segment)?),
             _ => {}
         }
     }
-    Ok(Loaded { entry: entry.ok_or(BootError::NoPvh)?, end })
+    Ok(Place { entry: entry.ok_or(BootError::NoPvh)?, end })
 }
 
 fn segments(file: &dyn BootFile) -> Result<Vec<Segment>, BootError> {
@@ -75,7 +80,12 @@ fn segments(file: &dyn BootFile) -> Result<Vec<Segment>, BootError> {
 }
 
 /// Returns where the segment's memory ends. RAM is zero, so what the file does not fill is.
-fn load_segment(ram: &GuestRam, file: &dyn BootFile, segment: &Segment) -> Result<u64, BootError> {
+fn plan_segment<'a>(
+    ram: &GuestRam,
+    file: &'a dyn BootFile,
+    segment: &Segment,
+    plan: &mut Plan<'a>,
+) -> Result<u64, BootError> {
     let Segment { offset, address, file_bytes, memory_bytes, .. } = *segment;
     if file_bytes > memory_bytes || address < HIGH_RAM_START {
         return Err(BootError::Elf { part: "program header" });
@@ -88,8 +98,10 @@ fn load_segment(ram: &GuestRam, file: &dyn BootFile, segment: &Segment) -> Resul
     if end > super::low_ram_end(ram) {
         return Err(BootError::Memory { what: "kernel", need_mib: mib(end), ram_mib: ram_mib(ram) });
     }
-    read_into(ram, "kernel", file, offset, address, file_bytes)?;
-    Ok(end)
+    match plan.add("kernel", file, offset, address, file_bytes)? {
+        true => Ok(end),
+        false => Err(BootError::Elf { part: "program header" }),
+    }
 }
 
 /// A note: lengths of name and content, type; name and content, each padded to four.

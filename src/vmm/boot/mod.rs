@@ -19,6 +19,7 @@ mod bzimage;
 pub mod disk;
 mod elf;
 mod linux;
+mod load;
 mod pvh;
 mod source;
 #[cfg(any(test, feature = "testing"))]
@@ -26,11 +27,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::thread;
-
 pub use source::KernelFiles;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use self::load::Plan;
 use crate::cpu::Entry;
 use crate::memory::{
     ECAM_BYTES, ECAM_START, GuestRam, HIGH_RAM_START, HOLE_START, LOW_RAM_END, TABLES_START,
@@ -120,8 +120,10 @@ fn enter_by_pvh(
     elf: &dyn BootFile,
     initrds: &[Box<dyn BootFile>],
 ) -> Result<Entry, BootError> {
-    let kernel = elf::load(ram, elf)?;
-    let initrd = write_initrds(ram, initrds, kernel.end)?;
+    let mut plan = Plan::new(ram);
+    let kernel = elf::plan(ram, elf, &mut plan)?;
+    let initrd = plan_initrds(ram, initrds, kernel.end, &mut plan)?;
+    plan.run()?;
     pvh::write_start_info(ram, kernel.entry, initrd)
 }
 
@@ -134,7 +136,9 @@ fn boot_bzimage(ram: &GuestRam, kernel: Vec<u8>, initrds: &[Box<dyn BootFile>]) 
         }
     }
     let end = linux::load_kernel(ram, &kernel, &setup)?;
-    let initrd = write_initrds(ram, initrds, end)?;
+    let mut plan = Plan::new(ram);
+    let initrd = plan_initrds(ram, initrds, end, &mut plan)?;
+    plan.run()?;
     linux::write_boot_params(ram, &kernel, &setup, initrd)
 }
 
@@ -200,52 +204,6 @@ fn read_all(what: &'static str, file: &dyn BootFile) -> Result<Vec<u8>, BootErro
     }
 }
 
-/// Reads `bytes` of `file` from `offset` on to guest address `address`.
-fn read_into(
-    ram: &GuestRam,
-    what: &'static str,
-    file: &dyn BootFile,
-    offset: u64,
-    address: u64,
-    bytes: u64,
-) -> Result<(), BootError> {
-    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let slice = ram.get_slice(GuestAddress(address), length).map_err(|source| BootError::Write {
-        what,
-        address,
-        source,
-    })?;
-    let guard = slice.ptr_guard_mut();
-    // SAFETY: the slice is mapped RAM of this length, and nobody else uses it: the guest does not run yet.
-    let memory = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), length) };
-    read_in_pieces(file, offset, memory).map_err(|source| BootError::Read { what, source })
-}
-
-/// Most of a kernel's loading is the first touch of its memory, which goes on beside another's.
-const READERS: usize = 4;
-/// Less is read sooner than threads are started. A multiple of the largest page that the memory may have.
-const PIECE_BYTES_MIN: usize = 2 << 20;
-
-fn read_in_pieces(file: &dyn BootFile, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
-    let piece_bytes = into.len().div_ceil(READERS).next_multiple_of(PIECE_BYTES_MIN);
-    let Some((own, others)) = into.split_at_mut_checked(piece_bytes) else {
-        return file.read_at(offset, into);
-    };
-    thread::scope(|scope| {
-        let mut start = offset + own.len() as u64;
-        let mut readers = Vec::with_capacity(READERS);
-        for piece in others.chunks_mut(piece_bytes) {
-            let from = start;
-            start += piece.len() as u64;
-            readers.push(thread::Builder::new().spawn_scoped(scope, move || file.read_at(from, piece))?);
-        }
-        file.read_at(offset, own)?;
-        readers
-            .into_iter()
-            .try_for_each(|reader| reader.join().unwrap_or_else(|_| Err("its reader panicked".into())))
-    })
-}
-
 fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
     if line.len() > COMMAND_LINE_BYTES_MAX {
         return Err(BootError::CommandLine { bytes: line.len() });
@@ -256,10 +214,11 @@ fn write_command_line(ram: &GuestRam, line: &str) -> Result<(), BootError> {
 
 /// Puts the initrds at the end of the RAM below the hole, above the kernel that ends at `kernel_end`. Each begins at a
 /// multiple of four, as the kernel wants it (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
-fn write_initrds(
+fn plan_initrds<'a>(
     ram: &GuestRam,
-    initrds: &[Box<dyn BootFile>],
+    initrds: &'a [Box<dyn BootFile>],
     kernel_end: u64,
+    plan: &mut Plan<'a>,
 ) -> Result<Option<Extent>, BootError> {
     let places = initrds.iter().scan(0u64, |end, file| {
         let start = end.next_multiple_of(4);
@@ -275,7 +234,8 @@ fn write_initrds(
         ram_mib: ram_mib(ram),
     })?;
     for (file, (start, end)) in initrds.iter().zip(places) {
-        read_into(ram, "initrd", &**file, 0, address + start, end - start)?;
+        let is_planned = plan.add("initrd", &**file, 0, address + start, end - start)?;
+        debug_assert!(is_planned, "initrds follow one another, above the kernel");
     }
     Ok(Some(Extent { address, bytes }))
 }

@@ -78,6 +78,8 @@ pub enum MachineError {
     Kvm { source: KvmError },
     #[error("/dev/kvm cannot be used")]
     OpenKvm { source: kvm_ioctls::Error },
+    #[error("no thread to make the machine on")]
+    Thread { source: std::io::Error },
     #[error("the guest's memory")]
     Memory { source: MemoryError },
     #[error("the guest's memory cannot be cleared for its reset")]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use super::{Machine, MachineError};
 use crate::boot::{self, BootImage};
-use crate::cpu::{CpuThreads, Teller};
+use crate::cpu::{CpuThreads, Entry, Teller};
 use crate::firmware;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::Memory;
@@ -25,12 +26,16 @@ pub(super) struct Run {
 impl Run {
     /// A machine that is ready for its first instruction, its CPUs held.
     pub(super) fn new(machine: &Machine, image: &BootImage) -> Result<Self, MachineError> {
-        let (spec, memory) = (&machine.spec, &machine.memory);
-        let vm = Vm::new(&machine.kvm, memory).map_err(|source| MachineError::Kvm { source })?;
+        let (spec, memory, kvm) = (&machine.spec, &machine.memory, &machine.kvm);
+        // KVM takes its time for a machine, and so does the first touch of the memory that the kernel goes to.
+        let (vm, entry) = thread::scope(|scope| {
+            let vm = thread::Builder::new().spawn_scoped(scope, || Vm::new(kvm, memory));
+            let vm = vm.map_err(|source| MachineError::Thread { source })?;
+            let entry = fill(machine, image);
+            let vm = vm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((vm.map_err(|source| MachineError::Kvm { source })?, entry?))
+        })?;
         let platform = Arc::new(platform(&vm, &machine.serial)?);
-        firmware::write(memory, spec.cpus, &spec.identity, spec.generation)
-            .map_err(|source| MachineError::Firmware { source })?;
-        let entry = boot::load(memory, image).map_err(|source| MachineError::Boot { source })?;
         let cpus = CpuThreads::new(
             &machine.kvm,
             &vm,
@@ -98,6 +103,14 @@ impl Drop for Run {
         // A refusal would show when the next run connects it.
         let _ = self.vm.disconnect_pin(SERIAL_INTERRUPT, self.platform.serial.interrupt());
     }
+}
+
+/// Puts the firmware's tables and the kernel into the memory.
+fn fill(machine: &Machine, image: &BootImage) -> Result<Entry, MachineError> {
+    let (spec, memory) = (&machine.spec, &machine.memory);
+    firmware::write(memory, spec.cpus, &spec.identity, spec.generation)
+        .map_err(|source| MachineError::Firmware { source })?;
+    boot::load(memory, image).map_err(|source| MachineError::Boot { source })
 }
 
 fn platform(vm: &Vm, serial: &Arc<SerialPort>) -> Result<Platform, MachineError> {
