@@ -174,7 +174,7 @@ def measure_boot(rounds: int, image: str, files: BootFiles) -> None:
 
 
 DATA_BYTES = 256 << 20
-FIO = "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime=8 --minimal"
+FIO = "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime=4 --minimal"
 
 
 class Subject:
@@ -240,7 +240,7 @@ def measure_devices(subject: Subject) -> dict[str, float]:
     server = subprocess.Popen(["iperf3", "--server", "--bind", subject.host], stdout=subprocess.DEVNULL)
     try:
         for metric, direction in [("boot.net_mbits", ""), ("boot.net_receive_mbits", "--reverse")]:
-            client = f"iperf3 --client {subject.host} --time 8 --format m {direction}"
+            client = f"iperf3 --client {subject.host} --time 4 --format m {direction}"
             summary = subject.guest.run(f"{client} | grep receiver")
             found[metric] = float(re.search(r"([0-9.]+) Mbits/sec", summary)[1])
     finally:
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["payload", "linux"])
     parser.add_argument("--rounds", type=int, default=5, help="rounds of boots (5)")
-    parser.add_argument("--device-rounds", type=int, default=5, help="rounds of disk and network (5)")
+    parser.add_argument("--device-rounds", type=int, default=10, help="rounds of disk and network (10)")
     options = parser.parse_args()
     if options.part == "payload":
         measure_payload(options.rounds * 4)

@@ -159,6 +159,9 @@ const ELF_MACHINE: usize = 18;
 const ELF_X86_64: u16 = 62;
 /// "ARMd" at offset 56 of an arm64 Image, "RSC\x05" of a RISC-V one.
 const IMAGE_MAGIC: usize = 56;
+/// Both are often packed: x86's kernels are never a gzip file nor one that EFI unpacks (Linux, drivers/firmware/efi/libstub/zboot-header.S).
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZBOOT: &[u8] = b"MZ\0\0zimg";
 
 fn kind(file: &dyn BootFile) -> Result<Kind, BootError> {
     let kernel = &read_part("kernel", file, 0, file.size_bytes().min(HEAD_BYTES))?;
@@ -176,6 +179,9 @@ fn kind(file: &dyn BootFile) -> Result<Kind, BootError> {
     }
     if bzimage::is_one(kernel) {
         return Ok(Kind::BzImage);
+    }
+    if kernel.starts_with(GZIP) || kernel.starts_with(ZBOOT) {
+        return Err(BootError::Architecture { found: "arm64 or RISC-V (it is a packed Image)".into() });
     }
     match kernel.get(IMAGE_MAGIC..IMAGE_MAGIC + 4) {
         Some(b"ARMd") => Err(BootError::Architecture { found: "arm64".into() }),

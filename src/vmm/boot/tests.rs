@@ -53,11 +53,27 @@ fn what_is_not_a_kernel_for_this_machine_is_refused_with_the_reason() {
     let mut arm = pvh_elf(b"\xf4");
     arm[18] = 183;
     assert!(matches!(load_kernel(arm), Err(BootError::Architecture { found }) if found == "arm64"));
+    for packed in [&b"\x1f\x8b\x08\0"[..], b"MZ\0\0zimg\0\0"] {
+        assert!(matches!(load_kernel(packed.to_vec()), Err(BootError::Architecture { .. })));
+    }
     assert!(matches!(load_kernel(b"#!/bin/sh".to_vec()), Err(BootError::Unknown { .. })));
     assert!(matches!(load_kernel(Vec::new()), Err(BootError::Unknown { .. })));
     let mut short = pvh_elf(&[0xf4; 4096]);
     short.truncate(0x1800);
     assert!(load_kernel(short).is_err());
+}
+
+#[test]
+fn segments_that_overlap_are_refused() {
+    // The note's program header, made one of a segment that is loaded over the code, or right behind it.
+    let second = |address: u64| {
+        let mut kernel = pvh_elf(&[0xf4; 16]);
+        kernel[64 + 56] = 1;
+        kernel[64 + 56 + 24..][..8].copy_from_slice(&address.to_le_bytes());
+        load_kernel(kernel).unwrap_err()
+    };
+    assert!(matches!(second(0x10_000f), BootError::Elf { part: "program header" }));
+    assert!(matches!(second(0x10_0010), BootError::NoPvh));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! One queue of a disk in service.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use volume::{BlockQueue, BlockRequest, Completion, IoBuffer};
 
@@ -9,7 +10,7 @@ use super::device::{QueueCounters, Shared};
 use super::request::{self, Disk, Request, Status};
 use super::{QUEUE_SIZE, SEGMENTS_MAX, feature};
 use crate::poll::{Interest, Token};
-use crate::virtio::worker::WorkerContext;
+use crate::virtio::worker::{WorkerContext, report};
 use crate::virtio::{
     Activation, Buffers, DeviceError, OperationCounters, QueueHandler, Ring, nanoseconds_since,
 };
@@ -18,6 +19,10 @@ const COMPLETIONS: Token = 0;
 
 /// How often a worker goes back to a ring that the driver keeps filling before it looks at its commands.
 const ROUNDS_MAX: usize = 16;
+
+/// How often, and how long, a worker that must know that nothing is in flight waits for a kernel that is short of something.
+const RETRIES_MAX: u32 = 1000;
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Header and status, and a cut more for each place where a buffer may cross from one region of RAM to the next.
 const PIECES_MAX: usize = SEGMENTS_MAX as usize + 4;
@@ -278,16 +283,21 @@ impl BlockHandler {
         1
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until nothing is in flight. That the kernel is short of something passes.
     fn drain(
         &mut self,
         mut each: impl FnMut(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
+        let mut retries = 0;
         while self.disk.in_flight() > 0 {
-            self.disk
-                .wait()
-                .map_err(|source| DeviceError::Host { operation: "wait for the disk", source })?;
-            each(self)?;
+            match self.disk.wait() {
+                Ok(()) => each(self)?,
+                Err(_) if retries < RETRIES_MAX => {
+                    retries += 1;
+                    thread::sleep(RETRY_AFTER);
+                }
+                Err(source) => return Err(DeviceError::Host { operation: "wait for the disk", source }),
+            }
         }
         Ok(())
     }
@@ -330,12 +340,16 @@ impl QueueHandler for BlockHandler {
     }
 
     fn stop(&mut self, context: &WorkerContext) {
-        // The driver no longer waits for answers. An error here means a broken ring of the kernel's: the queue's
-        // next user learns of it.
-        let _ = self.drain(|handler| {
+        // The driver no longer waits for answers.
+        let drained = self.drain(|handler| {
             while handler.disk.next_completion().is_some() {}
             Ok(())
         });
+        if let Err(error) = drained {
+            // What is in flight would land in memory that is something else's by then.
+            report(&format!("queue {}", self.index), &error);
+            std::process::abort();
+        }
         self.free.clear();
         self.free.extend(0..QUEUE_SIZE);
         self.running = None;

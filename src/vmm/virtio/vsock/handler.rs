@@ -47,6 +47,8 @@ pub(super) struct VsockHandler {
     /// Resets for the guest that belong to no connection.
     replies: VecDeque<[u8; HEADER_BYTES]>,
     next_host_port: u32,
+    /// There was no descriptor for a client. No edge tells of it again, so it is taken when a connection has ended.
+    clients_wait: bool,
 }
 
 impl VsockHandler {
@@ -70,6 +72,7 @@ impl VsockHandler {
             is_ready: vec![false; CONNECTIONS_MAX],
             replies: VecDeque::new(),
             next_host_port: HOST_PORT_MIN,
+            clients_wait: false,
         }
     }
 
@@ -148,7 +151,14 @@ impl VsockHandler {
     /// Takes the clients that wait at the listener.
     fn accept(&mut self, context: &WorkerContext) {
         // The listener is watched for edges, so all are taken; a bounded backlog bounds them.
-        while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
+        while let Some(taken) = self.listener.as_ref().map(UnixListener::accept) {
+            let stream = match taken {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    self.clients_wait = error.kind() != io::ErrorKind::WouldBlock;
+                    return;
+                }
+            };
             let Some(place) = self.free_place().filter(|_| stream.set_nonblocking(true).is_ok()) else {
                 self.counters.refused.add(1);
                 continue;
@@ -230,6 +240,9 @@ impl VsockHandler {
         // It was watched when it was kept; closing it would do as well.
         let _ = context.unwatch(connection.stream());
         self.counters.closed.add(1);
+        if std::mem::take(&mut self.clients_wait) {
+            self.accept(context);
+        }
     }
 
     fn reset(&mut self, ports: Ports) {
@@ -375,6 +388,7 @@ impl QueueHandler for VsockHandler {
 
     fn stop(&mut self, context: &WorkerContext) {
         (self.receive, self.transmit) = (None, None);
+        self.clients_wait = false;
         for index in 0..self.connections.len() {
             self.close(index, context);
         }
