@@ -92,7 +92,7 @@ class Guest:
                     return found
                 raise AssertionError(f"the guest ended before /{pattern}/ came:\n{text[-3000:]}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"/{pattern}/ did not come in {seconds:.0f} s:\n{text[-3000:]}")
+                raise AssertionError(f"/{pattern}/ did not come in {seconds:.0f} s: {self._standing()}\n{text[-3000:]}")
             with self._more:
                 self._more.wait(0.5)
 
@@ -145,6 +145,15 @@ class Guest:
         assert status < 400, f"{method} {path}: {status}: {text.decode()}"
         return json.loads(text) if text else None
 
+    def _standing(self) -> str:
+        """What the machine and its CPUs do, for the message of a test that waits in vain."""
+        if not self.control_path.exists():
+            return "it has no control socket"
+        state, before = (self.control("GET", f"/v1/{what}") for what in ("machine", "counters"))
+        time.sleep(1)
+        after = self.control("GET", "/v1/counters")
+        return f"{state}, CPUs {before['vcpus']} and a second later {after['vcpus']}"
+
     @property
     def machine_process(self) -> Path:
         """The folder in /proc of the microVM's process, which is the child of `nimbo run`."""
@@ -165,10 +174,8 @@ class Guest:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            counters = self.control("GET", "/v1/counters")["vcpus"]
-            state = self.control("GET", "/v1/machine")
             raise AssertionError(
-                f"the guest did not end in {seconds:.0f} s: {state}, {counters};\n{self.console[-3000:]}"
+                f"the guest did not end in {seconds:.0f} s: {self._standing()}\n{self.console[-3000:]}"
             ) from None
         self._reader.join(5)
         return status

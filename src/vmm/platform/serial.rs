@@ -71,6 +71,8 @@ impl SerialPort {
     /// When the host has no descriptor left.
     pub fn reset(&self) -> io::Result<()> {
         *self.uart() = uart(&self.interrupt, &self.room, &self.output)?;
+        // Whoever waits for room has it. The counter can only be at its end when it is signalled.
+        let _ = self.room.write(1);
         Ok(())
     }
 

@@ -30,13 +30,25 @@ fn the_serial_port_writes_what_the_guest_writes() {
 #[test]
 fn input_reaches_the_guest_and_room_is_told_when_it_has_been_read() {
     let platform = platform().0;
+    let told = platform.serial.room_event().unwrap();
     platform.serial.push(b"ab");
     let mut byte = [0];
     platform.read_port(SERIAL_PORT, &mut byte);
     assert_eq!(byte, *b"a");
+    assert!(told.read().is_err(), "room is told before there is any");
     platform.read_port(SERIAL_PORT, &mut byte);
     assert_eq!(byte, *b"b");
-    assert_eq!(platform.serial.room(), 64);
+    assert_eq!((platform.serial.room(), told.read().unwrap()), (64, 1));
+}
+
+#[test]
+fn a_reset_makes_room_and_tells_it() {
+    let platform = platform().0;
+    let told = platform.serial.room_event().unwrap();
+    platform.serial.push(&[b'x'; 64]);
+    assert_eq!(platform.serial.room(), 0);
+    platform.serial.reset().unwrap();
+    assert_eq!((platform.serial.room(), told.read().unwrap()), (64, 1));
 }
 
 #[test]
