@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod import;
+pub mod layered;
 pub mod overlay;
 mod qcow2;
 mod queue;
@@ -27,5 +28,6 @@ pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
 pub use import::import;
+pub use layered::{LayerId, Volume, VolumeError};
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};
