@@ -29,6 +29,8 @@ mod error;
 mod format;
 mod grow;
 mod in_flight;
+#[cfg(test)]
+mod kill;
 mod layer;
 mod map;
 mod merge;

@@ -16,7 +16,7 @@ use world::run;
 
 /// How many histories are tried; `NIMBO_HISTORIES` says otherwise.
 fn histories() -> u32 {
-    std::env::var("NIMBO_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(2500)
+    std::env::var("NIMBO_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(4000)
 }
 
 proptest! {
