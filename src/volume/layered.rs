@@ -27,6 +27,8 @@ mod check;
 mod engine;
 mod error;
 mod format;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod grow;
 mod in_flight;
 #[cfg(test)]

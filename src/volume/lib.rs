@@ -2,7 +2,7 @@
 //!
 //! [`BlockBackend`] is the seam between a device model and its disk; see [`backend`] for its rules.
 //! [`RawFile`] is a file or a block device as it is, [`Overlay`] a temporary copy-on-write layer over
-//! one. [`import()`] makes a raw disk of an image in another format.
+//! one, [`Volume`] a stack of layers that lasts (see [`layered`]). [`import()`] makes a raw disk of an image in another format.
 //!
 //! Data moves through io_uring, one ring for each queue, between the guest's memory and the host's
 //! files with no copy and no thread in between. All that is unsafe about that is in `sys`.

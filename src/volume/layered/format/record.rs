@@ -95,11 +95,15 @@ impl Record {
             if count == 0 || first + u64::from(count) > BLOCKS_MAX {
                 return Err(Damage::at(at, "the blocks are out of range"));
             }
-            let alone = state != BlockState::Data || kind == RecordKind::Durable || count == 1;
-            if !alone {
+            let (is_checked, checksum) =
+                (kind == RecordKind::Checked && state == BlockState::Data, fields.u32(at + 12));
+            if is_checked && count != 1 {
                 return Err(Damage::at(at + 8, "one checksum stands for several blocks"));
             }
-            Ok(Entry { first, count, state, checksum: fields.u32(at + 12) })
+            if !is_checked && checksum != 0 {
+                return Err(Damage::at(at + 12, "there is a checksum of nothing"));
+            }
+            Ok(Entry { first, count, state, checksum })
         });
         Ok(Self { layer, sequence, group, kind, entries: entries.collect::<Result<_, _>>()? })
     }
@@ -114,7 +118,7 @@ mod tests {
         let state = prop_oneof![Just(BlockState::Absent), Just(BlockState::Data), Just(BlockState::Zero)];
         (0..BLOCKS_MAX, 1u32..5000, state, any::<u32>()).prop_map(move |(first, count, state, checksum)| {
             let alone = kind == RecordKind::Checked && state == BlockState::Data;
-            let count = if alone { 1 } else { count };
+            let (count, checksum) = if alone { (1, checksum) } else { (count, 0) };
             Entry { first: first.min(BLOCKS_MAX - u64::from(count)), count, state, checksum }
         })
     }
