@@ -8,7 +8,7 @@ use super::engine::{self, Engine};
 use super::format::{BLOCKS_MAX, MapPage};
 use super::layer::{Geometry, Layer};
 use super::queue::Queue;
-use super::storage::fake::{FakeFile, FakeStorage};
+use super::storage::fake::{FakeFile, FakeStorage, Numbers};
 use super::*;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest};
 use crate::testing::{Memory, execute};
@@ -183,6 +183,22 @@ fn a_layer_that_was_merged_is_gone_and_its_blocks_are_not() {
     assert_eq!(names, ["layer-1", "layer-3", "volume"]);
     let volume = Fake::open(volume.storage);
     assert_eq!([0, 1, 2, 3].map(|block| volume.byte(block)), [1, 2, 0, 3]);
+}
+
+#[test]
+fn what_a_merge_moved_between_second_files_is_durable_before_the_upper_layer_goes() {
+    let storage = FakeStorage::new();
+    engine::create(&storage, 64 * BLOCK, Geometry { segment_blocks: 32, ..SMALL }).unwrap();
+    let mut volume = Fake::open(storage);
+    for byte in [1, 2] {
+        volume.write(40, byte).unwrap();
+        volume.seal();
+    }
+    assert!(volume.engine.merge(LayerId(1), LayerId(2), &|| false).unwrap());
+    for seed in 0..32 {
+        let left = volume.storage.crash(&mut Numbers::new(seed));
+        assert_eq!(Fake::open(left).byte(40), 2);
+    }
 }
 
 fn used_bytes(folder: &Path) -> u64 {
