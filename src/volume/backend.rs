@@ -12,6 +12,9 @@
 //! requests in flight that overlap leave either one's bytes in each sector; a `Flush` covers the
 //! writes whose completions were taken before it was pushed.
 //!
+//! A request may have to wait for one of another queue that touches the same block. So while requests are in flight, the completions
+//! of all queues must be taken, and not of one until it is empty.
+//!
 //! A request that is wrong in itself (outside the disk, not whole sectors, a write to a read-only
 //! disk) is refused by its completion, so a device has one place where it answers its guest.
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
 use crate::testing::{FakeDisk, Memory, execute};
-use crate::{Overlay, RawError, RawFile, RawOptions};
+use crate::{Overlay, RawError, RawFile, RawOptions, Volume};
 
 const SECTORS: usize = 64;
 const SECTOR: usize = 512;
@@ -31,17 +31,19 @@ enum Kind {
     OverlayOverDirect,
     /// Half of the disk is the base's and half is new.
     GrownOverlay,
+    /// With a layer below the top that holds half of it.
+    Layered,
 }
 
 /// Every kind on every file system at hand: the machine's, tmpfs, and that of the test itself, which is
 /// the checkout's (9p in the lab). Direct I/O only where there is any.
 fn all() -> Vec<(Kind, PathBuf)> {
-    use Kind::{Direct, Fake, GrownOverlay, Overlay, OverlayOverDirect, Raw};
+    use Kind::{Direct, Fake, GrownOverlay, Layered, Overlay, OverlayOverDirect, Raw};
     let here = std::env::current_exe().unwrap();
     let mut all = vec![(Fake, "/".into())];
     for parent in [Path::new("/var/tmp"), Path::new("/dev/shm"), here.parent().unwrap()] {
         let direct = if has_direct(parent) { &[Direct, OverlayOverDirect][..] } else { &[] };
-        let kinds = [Raw, Overlay, GrownOverlay].iter().chain(direct);
+        let kinds = [Raw, Overlay, GrownOverlay, Layered].iter().chain(direct);
         all.extend(kinds.map(|kind| (*kind, parent.to_owned())));
     }
     all
@@ -70,6 +72,9 @@ fn disk(kind: Kind, parent: &Path, bytes: &[u8]) -> Disk {
 }
 
 fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend> {
+    if matches!(kind, Kind::Layered) {
+        return layered(folder, bytes);
+    }
     let path = folder.join("disk");
     let half = bytes.len() / 2;
     let content = if matches!(kind, Kind::GrownOverlay) { &bytes[..half] } else { bytes };
@@ -89,8 +94,20 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
             execute(&mut *overlay.open_queue(1).unwrap(), request).unwrap();
             Box::new(overlay)
         }
-        Kind::Fake => unreachable!("it has no files"),
+        Kind::Fake | Kind::Layered => unreachable!("made elsewhere"),
     }
+}
+
+fn layered(folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend> {
+    Volume::create(folder, bytes.len() as u64).unwrap();
+    let volume = Volume::open(folder).unwrap();
+    let mut queue = volume.open_queue(1).unwrap();
+    let memory = Memory::from_bytes(bytes);
+    execute(&mut *queue, BlockRequest::Write { offset: 0, buffers: &[memory.all()] }).unwrap();
+    volume.seal().unwrap();
+    let half = memory.all().part(bytes.len() / 2, usize::MAX);
+    execute(&mut *queue, BlockRequest::Write { offset: bytes.len() as u64 / 2, buffers: &[half] }).unwrap();
+    Box::new(volume)
 }
 
 fn for_each_kind(bytes: &[u8], test: impl Fn(&dyn BlockBackend)) {
@@ -113,17 +130,30 @@ fn read_all(backend: &dyn BlockBackend) -> Vec<u8> {
 
 /// Waits for the event as a device does, and takes all that ended.
 fn drain(queue: &mut dyn BlockQueue) -> Vec<Completion> {
+    drain_all(&mut [queue])
+}
+
+/// The same for several queues at once, as their threads would.
+fn drain_all(queues: &mut [&mut dyn BlockQueue]) -> Vec<Completion> {
     let mut completions = Vec::new();
-    while queue.in_flight() > 0 {
-        match queue.next_completion() {
-            Some(completion) => completions.push(completion),
-            None => {
-                let event = queue.completion_event();
-                let mut events = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
-                assert_eq!(poll(&mut events, PollTimeout::from(10_000u16)).unwrap(), 1, "no event in 10 s");
-                // Poll knows no edges, so the event has to be read here.
-                let _ = nix::unistd::read(event, &mut [0; 8]);
-            }
+    while queues.iter().any(|queue| queue.in_flight() > 0) {
+        let before = completions.len();
+        queues
+            .iter_mut()
+            .for_each(|queue| completions.extend(std::iter::from_fn(|| queue.next_completion())));
+        if completions.len() > before {
+            continue;
+        }
+        let busy: Vec<_> = queues.iter().filter(|queue| queue.in_flight() > 0).collect();
+        let events: Vec<_> = busy.iter().map(|queue| queue.completion_event()).collect();
+        let mut polled: Vec<_> =
+            events.iter().map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN)).collect();
+        assert!(poll(&mut polled, PollTimeout::from(10_000u16)).unwrap() > 0, "no event in 10 s");
+        // Poll knows no edges, so the events have to be read here.
+        for event in
+            polled.iter().zip(&events).filter(|(event, _)| event.any() == Some(true)).map(|(_, event)| event)
+        {
+            let _ = nix::unistd::read(event, &mut [0; 8]);
         }
     }
     completions
@@ -348,11 +378,10 @@ fn agrees_with_a_list_of_bytes(kind: Kind, parent: &Path, batches: &[Vec<(usize,
         for queue in &mut queues {
             queue.submit().unwrap();
         }
-        for queue in &mut queues {
-            for completion in drain(&mut **queue) {
-                completion.result.unwrap();
-                apply(&mut model, &in_flight[&completion.token]);
-            }
+        let mut queues: Vec<&mut dyn BlockQueue> = queues.iter_mut().map(|queue| &mut **queue as _).collect();
+        for completion in drain_all(&mut queues) {
+            completion.result.unwrap();
+            apply(&mut model, &in_flight[&completion.token]);
         }
     }
     for (index, (found, expected)) in read_all(&*disk.backend).into_iter().zip(&model).enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! [`BlockBackend`] is the seam between a device model and its disk; see [`backend`] for its rules.
 //! [`RawFile`] is a file or a block device as it is, [`Overlay`] a temporary copy-on-write layer over
-//! one. [`import()`] makes a raw disk of an image in another format.
+//! one, [`Volume`] a stack of layers that lasts (see [`layered`]). [`import()`] makes a raw disk of an image in another format.
 //!
 //! Data moves through io_uring, one ring for each queue, between the guest's memory and the host's
 //! files with no copy and no thread in between. All that is unsafe about that is in `sys`.
@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod import;
+pub mod layered;
 pub mod overlay;
 mod qcow2;
 mod queue;
@@ -27,5 +28,6 @@ pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
 pub use import::import;
+pub use layered::{LayerId, Volume, VolumeError};
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};

@@ -20,8 +20,8 @@
 //! it; bits are never cleared; the base is never written. So a reader that sees a bit finds the data,
 //! and one that does not was concurrent with the writer.
 //!
-//! A flush does nothing, because nobody can open the top after a crash. This is the first form of
-//! layered volumes; those keep their map on disk, in blocks of 4 KiB, have many layers, and seal them.
+//! A flush does nothing, because nobody can open the top after a crash. Volumes that last
+//! ([`layered`](crate::layered)) keep their map on disk, in blocks of 4 KiB, have many layers, and seal them.
 
 mod map;
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl<L: Layout> Queue<L> {
     fn read(&mut self, index: u32, mut offset: u64, buffers: &[IoBuffer]) {
         let len = total_len(buffers);
         let end = offset + len;
-        let mut cursor = Cursor { buffers, first_done: 0 };
+        let mut cursor = Cursor::new(buffers);
         while offset < end {
             let (file, run) = self.layout.run(offset, end - offset);
             self.call(index, Call::Read { file, offset }, cursor.take(run));
@@ -213,26 +213,6 @@ impl<L: Layout> Queue<L> {
         request.work = Work::Zeroes { may_unmap, how };
         Some(how)
     }
-
-    fn check(&self, request: &BlockRequest<'_>) -> io::Result<()> {
-        let (offset, len, writes) = match *request {
-            BlockRequest::Read { offset, buffers } => (offset, total_len(buffers), false),
-            BlockRequest::Write { offset, buffers } => (offset, total_len(buffers), true),
-            BlockRequest::Flush => return Ok(()),
-            BlockRequest::Discard { offset, len } | BlockRequest::WriteZeroes { offset, len, .. } => {
-                (offset, len, true)
-            }
-        };
-        if writes && self.layout.is_read_only() {
-            return Err(io::Error::from_raw_os_error(libc::EROFS));
-        }
-        let whole_sectors = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
-        let within = offset.checked_add(len).is_some_and(|end| end <= self.layout.size_bytes());
-        if !whole_sectors || !within {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        Ok(())
-    }
 }
 
 impl<L: Layout> BlockQueue for Queue<L> {
@@ -244,7 +224,7 @@ impl<L: Layout> BlockQueue for Queue<L> {
         if self.in_flight >= self.depth {
             return Err(QueueFull);
         }
-        let error = self.check(&request).err();
+        let error = check(&request, self.layout.size_bytes(), self.layout.is_read_only()).err();
         let (work, offset, len) = match request {
             BlockRequest::Read { offset, buffers } => (Work::Read, offset, total_len(buffers)),
             BlockRequest::Write { offset, buffers } => (Work::Write, offset, total_len(buffers)),
@@ -332,24 +312,49 @@ impl Abilities {
     }
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+/// Refuses what is wrong in itself.
+pub(crate) fn check(request: &BlockRequest<'_>, size_bytes: u64, read_only: bool) -> io::Result<()> {
+    let (offset, len, writes) = match *request {
+        BlockRequest::Read { offset, buffers } => (offset, total_len(buffers), false),
+        BlockRequest::Write { offset, buffers } => (offset, total_len(buffers), true),
+        BlockRequest::Flush => return Ok(()),
+        BlockRequest::Discard { offset, len } | BlockRequest::WriteZeroes { offset, len, .. } => {
+            (offset, len, true)
+        }
+    };
+    if writes && read_only {
+        return Err(io::Error::from_raw_os_error(libc::EROFS));
+    }
+    let whole_sectors = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
+    let within = offset.checked_add(len).is_some_and(|end| end <= size_bytes);
+    if !whole_sectors || !within {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV))
 }
 
-fn total_len(buffers: &[IoBuffer]) -> u64 {
+pub(crate) fn total_len(buffers: &[IoBuffer]) -> u64 {
     buffers.iter().fold(0u64, |sum, buffer| sum.saturating_add(buffer.len() as u64))
 }
 
 /// Where a walk through a list of buffers stands.
-struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     buffers: &'a [IoBuffer],
     /// How much of the first buffer was taken.
     first_done: usize,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(buffers: &'a [IoBuffer]) -> Self {
+        Self { buffers, first_done: 0 }
+    }
+
     /// The next `len` bytes.
-    fn take(&mut self, len: u64) -> impl Iterator<Item = IoBuffer> {
+    pub(crate) fn take(&mut self, len: u64) -> impl Iterator<Item = IoBuffer> {
         let mut left = usize::try_from(len).unwrap_or(usize::MAX);
         std::iter::from_fn(move || {
             let first = self.buffers.first()?;

@@ -148,7 +148,7 @@ fn find_alignment(file: &File, path: &dyn Fn() -> PathBuf) -> Result<usize, RawE
 ///
 /// A ring that is torn down lets go of its files some milliseconds after its process ended; so a lock
 /// is waited for a little, and a machine can be started again at once.
-fn lock(file: &File, shared: bool) -> io::Result<()> {
+pub(crate) fn lock(file: &File, shared: bool) -> io::Result<()> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match set_lock(file, if shared { libc::F_RDLCK } else { libc::F_WRLCK }) {

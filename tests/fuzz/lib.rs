@@ -49,7 +49,11 @@ macro_rules! for_targets {
             virtio_block,
             virtio_net,
             virtio_rng,
-            virtio_vsock
+            virtio_vsock,
+            volume_header,
+            volume_manifest,
+            volume_map_page,
+            volume_record
         );
     };
 }

@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -112,7 +113,7 @@ struct Slot {
 
 pub(crate) struct Ring {
     uring: IoUring,
-    event: EventFd,
+    event: Arc<EventFd>,
     files: Vec<FileSettings>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -129,17 +130,37 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring of `entries` calls on `files`, which it keeps open.
     pub(crate) fn new(files: &[RingFile<'_>], entries: u16) -> io::Result<Self> {
-        let entries = u32::from(entries.clamp(1, 4096)).next_power_of_two();
-        let uring = setup::build(entries)?;
+        let uring = setup::build(ring_entries(entries), setup::Files::Fixed)?;
         let descriptors: Vec<RawFd> = files.iter().map(|file| file.fd.as_raw_fd()).collect();
         uring.submitter().register_files(&descriptors)?;
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Self::start_up(uring, files.iter().map(FileSettings::new).collect())
+    }
+
+    /// A ring of `entries` calls on files that come and go, with room for `files` at a time: see
+    /// [`set_file`](Self::set_file).
+    pub(crate) fn with_table(files: u32, entries: u16) -> io::Result<Self> {
+        let uring = setup::build(ring_entries(entries), setup::Files::Changing)?;
+        uring.submitter().register_files_sparse(files)?;
+        Self::start_up(uring, (0..files).map(|_| FileSettings::none()).collect())
+    }
+
+    /// Puts a file at a place of a ring's list, or nothing. No call may be on its way to what stood there,
+    /// and whoever puts a file there keeps it open until something else stands there.
+    pub(crate) fn set_file(&mut self, index: FileIndex, file: Option<RingFile<'_>>) -> io::Result<()> {
+        let settings = file.as_ref().map_or_else(FileSettings::none, FileSettings::new);
+        self.uring.submitter().register_files_update(index, &[settings.fd])?;
+        self.files[index as usize] = settings;
+        Ok(())
+    }
+
+    fn start_up(uring: IoUring, files: Vec<FileSettings>) -> io::Result<Self> {
+        let event = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         uring.submitter().register_eventfd(event.as_fd().as_raw_fd())?;
         let with_kernel_max = usize::try_from(uring.params().cq_entries()).unwrap_or(usize::MAX);
         Ok(Self {
             uring,
             event,
-            files: files.iter().map(FileSettings::new).collect(),
+            files,
             slots: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
@@ -155,6 +176,11 @@ impl Ring {
     /// Readable when something arrived while the ring was armed.
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+
+    /// The same event, for others that want to make it readable.
+    pub(crate) fn shared_event(&self) -> &Arc<EventFd> {
+        &self.event
     }
 
     /// Takes a call; the kernel sees it at the next `submit`.
@@ -378,7 +404,16 @@ impl Drop for Ring {
     }
 }
 
+fn ring_entries(wanted: u16) -> u32 {
+    u32::from(wanted.clamp(1, 4096)).next_power_of_two()
+}
+
 impl FileSettings {
+    /// A place without a file.
+    fn none() -> Self {
+        Self { fd: -1, direct_alignment: None, in_place: InPlace::default() }
+    }
+
     fn new(file: &RingFile<'_>) -> Self {
         Self { fd: file.fd.as_raw_fd(), direct_alignment: file.direct_alignment, in_place: file.in_place }
     }

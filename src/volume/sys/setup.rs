@@ -2,7 +2,7 @@
 //!
 //! io_uring carries out what no system call filter sees. So the kernel is told, before the ring is enabled, what this
 //! one is for: an entry that asks for anything else, or for a file that is not registered, ends with `EACCES`, and
-//! nothing can be registered any more. A process that a guest took over can make no more of an enabled ring than the disk
+//! nothing can be registered any more, but other files where a disk's files come and go. A process that a guest took over can make no more of an enabled ring than the disk
 //! does.
 
 use std::io;
@@ -21,12 +21,22 @@ const OPERATIONS: [u8; 7] = [
     opcode::Fallocate::CODE,
 ];
 
+/// Registers other files in a ring's list (`IORING_REGISTER_FILES_UPDATE` of `linux/io_uring.h`).
+const UPDATE_FILES: u8 = 6;
+
+/// Whether the files of an enabled ring may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    Fixed,
+    Changing,
+}
+
 /// A ring that posts completions only when its owner enters the kernel. It is not enabled yet: until then files and an
 /// event can be registered.
 ///
 /// # Errors
 /// When the kernel has no such rings, or refuses one.
-pub(super) fn build(entries: u32) -> io::Result<IoUring> {
+pub(super) fn build(entries: u32, files: Files) -> io::Result<IoUring> {
     let ring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -45,6 +55,9 @@ pub(super) fn build(entries: u32) -> io::Result<IoUring> {
     let registered_files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
     let mut restrictions: Vec<_> =
         OPERATIONS.into_iter().map(Restriction::sqe_op).chain([registered_files_only]).collect();
+    if files == Files::Changing {
+        restrictions.push(Restriction::register_op(UPDATE_FILES));
+    }
     ring.submitter().register_restrictions(&mut restrictions)?;
     Ok(ring)
 }
@@ -67,7 +80,7 @@ mod tests {
     #[test]
     fn an_enabled_ring_transfers_and_does_nothing_else() {
         let file = tempfile::tempfile().unwrap();
-        let mut ring = build(8).unwrap();
+        let mut ring = build(8, Files::Fixed).unwrap();
         ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
         ring.submitter().register_enable_rings().unwrap();
 
@@ -98,5 +111,22 @@ mod tests {
         ] {
             assert_eq!(registered.unwrap_err().raw_os_error(), Some(libc::EACCES), "{what}");
         }
+    }
+
+    #[test]
+    fn a_ring_of_changing_files_takes_others_and_nothing_else() {
+        let (file, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut ring = build(8, Files::Changing).unwrap();
+        ring.submitter().register_files_sparse(2).unwrap();
+        ring.submitter().register_enable_rings().unwrap();
+        let bytes = *b"text";
+        for (file, len) in [(&file, 3), (&other, 4)] {
+            ring.submitter().register_files_update(1, &[file.as_raw_fd()]).unwrap();
+            let write = opcode::Write::new(Fixed(1), bytes.as_ptr(), len).build();
+            assert_eq!(u32::try_from(outcome(&mut ring, &write)), Ok(len));
+            assert_eq!(file.metadata().unwrap().len(), u64::from(len));
+        }
+        let refused = ring.submitter().register_eventfd(file.as_raw_fd()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 }

@@ -12,3 +12,7 @@ pub mod virtio_block;
 pub mod virtio_net;
 pub mod virtio_rng;
 pub mod virtio_vsock;
+pub mod volume_header;
+pub mod volume_manifest;
+pub mod volume_map_page;
+pub mod volume_record;

@@ -1,0 +1,40 @@
+//! What can go wrong with a layered volume as a whole.
+
+use std::io;
+
+/// Why a volume cannot be made, opened or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("cannot {operation} {file} of the volume")]
+    Io { operation: &'static str, file: String, source: io::Error },
+    #[error(
+        "{file} is damaged at byte {offset}: {what}; nothing was changed: run a check, or go back to a snapshot"
+    )]
+    Damaged { file: String, offset: u64, what: &'static str },
+    #[error("the volume is in use by another process; stop that one first")]
+    InUse,
+    #[error("{file} is there already; choose an empty folder for a new volume")]
+    Exists { file: String },
+    #[error(
+        "{size_bytes} bytes are no size for a volume: it must be a multiple of 4096, at most 64 TiB, and not zero"
+    )]
+    BadSize { size_bytes: u64 },
+    #[error(
+        "the volume has {size_bytes} bytes and cannot become as small as {wanted_bytes}; it can only grow"
+    )]
+    CannotShrink { size_bytes: u64, wanted_bytes: u64 },
+    #[error("the volume has {layers} layers, as many as there may be; merge some first")]
+    TooManyLayers { layers: usize },
+    #[error("there are no two neighbouring sealed layers {lower} and {upper}, so they cannot be merged")]
+    NotMergeable { lower: u32, upper: u32 },
+    #[error("the volume stopped after an error of its storage; close it and open it again")]
+    Stopped,
+}
+
+/// Turns an error of the storage into one that says what was done to which file.
+pub(crate) fn io_error<'a>(
+    operation: &'static str,
+    file: &'a str,
+) -> impl FnOnce(io::Error) -> VolumeError + use<'a> {
+    move |source| VolumeError::Io { operation, file: file.to_owned(), source }
+}

@@ -1,0 +1,13 @@
+//! The manifest of a volume.
+
+use volume::layered::fuzzing;
+
+/// Decodes one.
+pub fn run(data: &[u8]) {
+    fuzzing::manifest(data);
+}
+
+/// One that can be decoded, or several.
+pub fn seeds() -> Vec<Vec<u8>> {
+    vec![fuzzing::manifest_seed()]
+}
