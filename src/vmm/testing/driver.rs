@@ -189,7 +189,7 @@ impl<'a> Driver<'a> {
     }
 
     pub fn kick(&self, queue: u16) {
-        self.board.write_port(self.ports() + 4 * queue, &queue.to_le_bytes());
+        self.board.write_port(self.ports().wrapping_add(queue.wrapping_mul(4)), &queue.to_le_bytes());
     }
 
     /// Gives the device the `number`th chain of a fresh queue: one buffer at `address`, which it is to fill. Waits for it.

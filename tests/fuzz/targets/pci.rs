@@ -53,9 +53,19 @@ enum Step {
         port: u8,
         access: Access,
     },
+    /// Where the ports of a slot are now.
+    KickPort {
+        slot: u8,
+        offset: u8,
+        access: Access,
+    },
     MoveBar {
         slot: u8,
         to: u32,
+    },
+    MovePorts {
+        slot: u8,
+        to: u16,
     },
     Start {
         slot: u8,
@@ -130,6 +140,10 @@ impl Machine {
             Step::Port { port, access } => {
                 access.port(board, [0xcf8, 0x608][usize::from(port >> 7)] + u16::from(port % 12))
             }
+            Step::KickPort { slot, offset, access } => {
+                access.port(board, Driver::new(board, slot % 5).ports().wrapping_add((offset % 0x90).into()));
+            }
+            Step::MovePorts { slot, to } => Driver::new(board, slot % 5).move_ports(*to),
             Step::MoveBar { slot, to } => Driver::new(board, slot % 5).move_bar((*to).into()),
             Step::Start { slot, features } => {
                 let slot = 1 + slot % 3;
