@@ -7,7 +7,7 @@
 //! 0x2000  device configuration     ports   kicks, 4 a queue (ioeventfd)
 //! ```
 //! A write to a port tells KVM all by its exit. For a write to memory a processor of AMD's says where, but not what
-//! instruction it was: KVM then reads and emulates it, which costs five times as much.
+//! instruction it was: KVM then reads and emulates it, and the kick takes half as long again, or more.
 //!
 //! The device's status decides what happens:
 //! ```text
