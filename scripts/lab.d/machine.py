@@ -70,7 +70,10 @@ def boot_modules(kernel: Path, release: str) -> list[Path]:
 def qemu_command(
     *, kernel: Path, initrd: Path, checkout: Path, state: Path, cpus: int, memory: str, agent: tuple[int, int]
 ) -> list[str]:
-    """The lab host's command line; `agent` is (port on the machine's loopback, port in the host)."""
+    """The lab host's command line; `agent` is (port on the machine's loopback, port in the host).
+
+    The host has one processor more than the `cpus` that commands run on: the first runs no guest (start says why).
+    """
     release = kernel_release(kernel)
 
     def share(tag: str, path: Path, options: str = "") -> list[str]:
@@ -81,7 +84,7 @@ def qemu_command(
     return [
         "qemu-system-x86_64", "-name", "nimbo-lab", "-daemonize", "-pidfile", str(state / "pid"),
         "-machine", "pc", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,svm=on,npt=on",
-        "-smp", str(cpus), "-m", memory,
+        "-smp", str(1 + cpus), "-m", memory,
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", str(kernel / f"boot/vmlinuz-{release}"), "-initrd", str(initrd), "-append", KERNEL_ARGUMENTS,
         *share("machine", Path("/"), ",readonly=on"),
