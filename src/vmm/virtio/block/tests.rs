@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ struct MemoryDisk {
     is_read_only: bool,
     fails: AtomicBool,
     holds: AtomicBool,
+    /// How many waits are still to fail, as when the kernel is short of something.
+    failing_waits: AtomicU32,
 }
 
 impl MemoryDisk {
@@ -36,6 +38,7 @@ impl MemoryDisk {
             is_read_only: false,
             fails: AtomicBool::new(false),
             holds: AtomicBool::new(false),
+            failing_waits: AtomicU32::new(0),
         }
     }
 
@@ -142,6 +145,10 @@ impl BlockQueue for MemoryQueue {
     }
 
     fn wait(&mut self) -> io::Result<()> {
+        let less = |left: u32| left.checked_sub(1);
+        if self.disk.failing_waits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         self.disk.holds.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -361,8 +368,9 @@ fn a_real_file_is_read_and_written_through_the_kernels_ring() {
 }
 
 #[test]
-fn a_pause_waits_for_what_is_in_flight() {
+fn a_pause_waits_for_what_is_in_flight_also_when_the_kernel_is_short_of_something() {
     let mut bench = Bench::new();
+    bench.disk.failing_waits.store(3, Ordering::Relaxed);
     bench.disk.holds.store(true, Ordering::Relaxed);
     let added = bench.driver.add(&request(0, 0, &[Piece::In(512)]));
     bench.driver.kick();
@@ -373,6 +381,7 @@ fn a_pause_waits_for_what_is_in_flight() {
     }
     assert_eq!(bench.driver.take_used(), None);
     bench.running.worker.pause();
+    assert_eq!(bench.disk.failing_waits.load(Ordering::Relaxed), 0);
     assert_eq!(bench.driver.take_used(), Some((added.head, 513)));
     let later = bench.driver.add(&request(0, 0, &[Piece::In(512)]));
     bench.driver.kick();

@@ -1,7 +1,9 @@
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -272,6 +274,42 @@ fn a_client_that_says_nonsense_is_closed() {
         // Unread bytes make the close a reset.
         assert!(matches!(client.read(&mut [0; 1]), Ok(0) | Err(_)));
     }
+}
+
+/// Alone in its process, whose descriptors it uses up.
+#[test]
+#[ignore = "run by the test below"]
+fn body_of_a_client_that_comes_when_descriptors_have_run_out() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::socket::{UnixAddr, connect, socket};
+
+    let mut bench = Bench::new();
+    let (mut first, port) = bench.connect();
+    let second = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // The next descriptor would be the one above the last.
+    let next = File::open("/dev/null").unwrap().as_raw_fd();
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(next).unwrap(), limit).unwrap();
+    assert!(File::open("/dev/null").is_err());
+    connect(second.as_raw_fd(), &UnixAddr::new(&bench.path).unwrap()).unwrap();
+    // What the guest gets now came after the device was told of the second client.
+    first.write_all(b"first").unwrap();
+    assert_eq!(bench.next().1, b"first");
+    drop(first);
+    assert_eq!(bench.next().0.operation, SHUTDOWN);
+    bench.send(Header::new(RESET, 52, port), &[]);
+    let mut second = UnixStream::from(second);
+    second.write_all(b"CONNECT 52\n").unwrap();
+    assert_eq!(bench.next().0.operation, REQUEST);
+}
+
+#[test]
+fn a_client_that_comes_when_descriptors_have_run_out_is_taken_when_there_are_some() {
+    let name = "virtio::vsock::tests::body_of_a_client_that_comes_when_descriptors_have_run_out";
+    let test = std::env::current_exe().unwrap();
+    let output = Command::new(test).args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
 }
 
 #[test]
