@@ -81,7 +81,7 @@ fn raw(folder: &Path, name: &str) -> RawFile {
     let _ = std::fs::remove_file(&path);
     let file = std::fs::File::create(&path).expect("a new file");
     file.set_len(SIZE).expect("a size");
-    RawFile::open(&path, RawOptions::default()).expect("a raw disk")
+    RawFile::open(&path, RawOptions { direct: true, ..RawOptions::default() }).expect("a raw disk")
 }
 
 fn layered(folder: &Path, name: &str) -> Volume {

@@ -1,4 +1,8 @@
 //! A folder of the host.
+//!
+//! Each file is open twice where its file system has direct I/O: queues go past the page cache, so that the host's memory is not filled with
+//! what guests keep in theirs, and the metadata go through it. The two never touch the same page at the same time: data and metadata are
+//! apart in the file, and what is copied from layer to layer is not being written. One sync is for both.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -13,9 +17,9 @@ use nix::sys::eventfd::EventFd;
 use nix::unistd::{Whence, lseek};
 
 use super::{Storage, StorageFile, StorageRing};
-use crate::backend::IoBuffer;
+use crate::backend::{IoBuffer, SECTOR_BYTES};
 use crate::raw::read_to_end;
-use crate::sys::{Call, Ended, FileIndex, InPlace, Ring, RingFile, transfers_in_place};
+use crate::sys::{Call, Ended, FileIndex, InPlace, Ring, RingFile, direct_alignment, transfers_in_place};
 
 /// How many files a ring knows at a time.
 pub(crate) const RING_FILES: u32 = 1024;
@@ -26,6 +30,8 @@ pub(crate) struct HostFolder(PathBuf);
 #[derive(Debug)]
 pub(crate) struct HostFile {
     file: File,
+    /// The same one without the page cache, and what the addresses of its buffers must be multiples of.
+    direct: Option<(File, usize)>,
     in_place: InPlace,
 }
 
@@ -42,9 +48,23 @@ impl HostFolder {
 }
 
 impl HostFile {
-    fn new(file: File) -> Self {
-        Self { in_place: transfers_in_place(file.as_fd()), file }
+    fn new(file: File, path: &Path) -> io::Result<Self> {
+        let in_place = transfers_in_place(file.as_fd());
+        Ok(Self { direct: open_direct(&file, path)?, file, in_place })
     }
+}
+
+/// Opens a file once more for direct I/O, if that can be had in sectors.
+fn open_direct(file: &File, path: &Path) -> io::Result<Option<(File, usize)>> {
+    let Some(needed) = direct_alignment(file.as_fd())? else { return Ok(None) };
+    if u64::from(needed.offset) > SECTOR_BYTES {
+        return Ok(None);
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT);
+    let direct = options.open(path)?;
+    let alignment = usize::try_from(needed.memory).map_err(io::Error::other)?;
+    Ok(Some((direct, alignment)))
 }
 
 impl Storage for HostFolder {
@@ -54,17 +74,19 @@ impl Storage for HostFolder {
     fn create(&self, name: &str) -> io::Result<HostFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        options.open(self.path(name)).map(HostFile::new)
+        let path = self.path(name);
+        HostFile::new(options.open(&path)?, &path)
     }
 
     fn open(&self, name: &str) -> io::Result<HostFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(self.path(name))?;
+        let path = self.path(name);
+        let file = options.open(&path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        Ok(HostFile::new(file))
+        HostFile::new(file, &path)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -158,10 +180,13 @@ impl StorageRing for HostRing {
     }
 
     fn set_file(&mut self, index: FileIndex, file: Option<&HostFile>) -> io::Result<()> {
-        let file = file.map(|file| RingFile {
-            fd: file.file.as_fd(),
-            direct_alignment: None,
-            in_place: file.in_place,
+        let file = file.map(|file| match &file.direct {
+            Some((direct, alignment)) => RingFile {
+                fd: direct.as_fd(),
+                direct_alignment: Some(*alignment),
+                in_place: InPlace::default(),
+            },
+            None => RingFile { fd: file.file.as_fd(), direct_alignment: None, in_place: file.in_place },
         });
         self.0.set_file(index, file)
     }
