@@ -263,6 +263,9 @@ impl Ring {
 
     /// A call that has ended, if any has; arms the event when there is none.
     pub(crate) fn next(&mut self) -> Option<Ended> {
+        // The kernel's flag that work waits for this thread may stay when the work is done: the two are set by two threads, one after the
+        // other. So the kernel is asked once, and again only after it gave something, or after arming, when an event would be missed.
+        let mut has_asked = false;
         loop {
             if let Some(ended) = self.done_in_place.pop_front() {
                 return Some(ended);
@@ -270,16 +273,18 @@ impl Ring {
             let arrival = self.uring.completion().next();
             if let Some(arrival) = arrival {
                 self.with_kernel -= 1;
+                has_asked = false;
                 let index = u32::try_from(arrival.user_data()).expect("we set it to an index");
                 if let Some(result) = self.arrived(index, arrival.result()) {
                     return Some(self.end(index, result));
                 }
                 continue;
             }
-            let wants_entry = self.uring.submission().taskrun();
+            let wants_entry = self.with_kernel > 0 && !has_asked && self.uring.submission().taskrun();
             let has_room = self.with_kernel < self.with_kernel_max;
             let may_submit = !self.in_place.is_empty() || (!self.ready.is_empty() && has_room);
             if wants_entry || may_submit {
+                has_asked = true;
                 let entered = if may_submit { self.submit() } else { self.enter(0) };
                 if entered.is_err() {
                     // The kernel is short of something: come back instead of spinning here.
@@ -291,6 +296,7 @@ impl Ring {
                 return None;
             } else {
                 self.arm();
+                has_asked = false;
             }
         }
     }
