@@ -4,8 +4,10 @@ mod buffer;
 mod file;
 mod ring;
 mod setup;
+mod socket;
 
 pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};
 pub(crate) use file::{direct_alignment, transfers_in_place, zeroed_words};
 pub(crate) use ring::{Call, Ended, FileIndex, InPlace, Ring, RingFile};
+pub(crate) use socket::{Waiting, receive, send};
