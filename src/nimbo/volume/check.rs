@@ -52,7 +52,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(DAMAGED));
     }
     println!(
-        "{}: sound, {} layers, {} blocks of data",
+        "{}: sound; layers: {}, blocks of data: {}",
         args.folder.display(),
         report.layers,
         report.data_blocks

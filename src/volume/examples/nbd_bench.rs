@@ -1,12 +1,15 @@
-//! Measures what an NBD server does, at depth: `nbd_bench SOCKET EXPORT WORK COUNT [SEED]`, with the work `read`, `write` or `flush`. The
-//! blocks are 4 KiB, each in random order once before one comes again. Prints seconds, for `flush` the median of one write with its flush.
+//! Measures what an NBD server does: `nbd_bench SOCKET EXPORT WORK COUNT [SEED]`, with the work `read`, `write` or `flush`. The
+//! blocks are 4 KiB, each in random order once before one comes again. Prints seconds: for `flush`, the median of one after the write of a
+//! block. `nbd_bench seal FOLDER` seals the top layer of a volume, so that the next writes are the first of their blocks.
 //!
 //! It sends as many requests in one call as have become possible, and reads as many replies, so that the server is what is measured.
 
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use volume::Volume;
 use volume::nbd::client::{Client, command};
 
 const BLOCK: u32 = 4096;
@@ -76,15 +79,15 @@ fn transfer(stream: &UnixStream, blocks: &mut Blocks, count: usize, writes: bool
     Ok(started.elapsed())
 }
 
-/// The median time of a write and the flush after it.
+/// The median time of a flush after the write of a block.
 fn flushes(client: &mut Client<UnixStream>, blocks: &mut Blocks, count: usize) -> io::Result<Duration> {
     let data = vec![0xa5; BLOCK as usize];
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let offset = blocks.next() * u64::from(BLOCK);
-        let started = Instant::now();
         client.send(command::WRITE, 0, 1, offset, BLOCK, &data)?;
         client.reply()?.result.map_err(|error| io::Error::other(format!("a write failed: {error}")))?;
+        let started = Instant::now();
         client.send(command::FLUSH, 0, 2, 0, 0, &[])?;
         client.reply()?.result.map_err(|error| io::Error::other(format!("a flush failed: {error}")))?;
         times.push(started.elapsed());
@@ -95,7 +98,13 @@ fn flushes(client: &mut Client<UnixStream>, blocks: &mut Blocks, count: usize) -
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let usage = "usage: nbd_bench SOCKET EXPORT read|write|flush COUNT [SEED]";
+    let usage = "usage: nbd_bench SOCKET EXPORT read|write|flush COUNT [SEED], or nbd_bench seal FOLDER";
+    if let [_, seal, folder] = &arguments[..]
+        && seal == "seal"
+    {
+        let volume = Volume::open(Path::new(folder)).map_err(io::Error::other)?;
+        return volume.seal().map(drop).map_err(io::Error::other);
+    }
     let [_, socket, export, work, count, rest @ ..] = &arguments[..] else { panic!("{usage}") };
     let count: usize = count.parse().expect(usage);
     let seed = rest.first().map_or(1, |seed| seed.parse().expect(usage));
