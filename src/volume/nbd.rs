@@ -10,7 +10,7 @@
 //! [`DEPTH`] requests in flight, and use several connections, whose flushes cover each other's writes.
 //!
 //! Whatever a client sends is answered with an error of the protocol or by closing its connection. A connection takes memory for what was
-//! sent or is read, never for what a client says that it will send, and at most [`pool::BYTES`]; a client that does not read its replies stops
+//! sent or is read, never for what a client says that it will send, and at most 40 MiB; a client that does not read its replies stops
 //! being read from, and keeps nobody else waiting.
 //!
 //! **What is not here.** TLS and any other protection: whoever can connect can read and write. Contexts of metadata

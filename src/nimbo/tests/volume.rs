@@ -342,6 +342,37 @@ fn a_server_survives_its_clients_and_a_volume_its_server() {
     serving.stop(Signal::SIGINT);
 }
 
+/// Memory is taken for what was sent, not for what was said to come.
+#[test]
+fn clients_that_claim_much_cost_little() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "1G"]);
+    let serving = Serving::start(&folder, &["volume"], &["--nbd", "unix:socket"]);
+    let resident_kib = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = resident_kib();
+    let clients: Vec<UnixStream> = (0..50)
+        .map(|_| {
+            let mut stream = UnixStream::connect(folder.path("socket")).unwrap();
+            stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x06volume").unwrap();
+            stream.read_exact(&mut [0; 18 + 10]).unwrap();
+            // A flush, which is answered; then a write of 32 MiB, of which nothing comes.
+            let flush = b"\x25\x60\x95\x13\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+            let write = b"\x25\x60\x95\x13\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\0\0\0";
+            stream.write_all(&[&flush[..], write].concat()).unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            stream
+        })
+        .collect();
+    let each_kib = (resident_kib() - before) / clients.len() as u64;
+    assert!(each_kib < 256, "{each_kib} KiB for a client");
+    drop(clients);
+    serving.stop(Signal::SIGTERM);
+}
+
 #[test]
 fn an_import_that_is_interrupted_leaves_nothing() {
     let folder = Folder::new();

@@ -3,24 +3,29 @@
 //! Untouched pieces are no memory yet, since the kernel gives pages on first touch; the last one that was given back is the next one that is
 //! taken, so a client of small requests stays within the processor's cache.
 
+use std::io;
+use std::num::NonZeroUsize;
+
 use super::{DEPTH, TRANSFER_BYTES_MAX};
-use crate::sys::{AlignedMemory, IoBuffer};
+use crate::sys::{Arena, IoBuffer};
 
 /// Small enough for the list of the largest request to fit into one system call, large enough for most requests to be one piece.
 const PIECE_BYTES: usize = 64 << 10;
 /// The largest request always finds room when nothing else does, and as many small ones as are in flight.
 const PIECES: usize = TRANSFER_BYTES_MAX as usize / PIECE_BYTES + DEPTH as usize;
 /// The most memory that the data of one connection takes.
-pub(super) const BYTES: usize = PIECES * PIECE_BYTES;
+pub(super) const BYTES: NonZeroUsize = NonZeroUsize::new(PIECES * PIECE_BYTES).expect("there are pieces");
 
 pub(super) struct Pool {
-    memory: AlignedMemory,
+    memory: Arena,
     free: Vec<usize>,
 }
 
 impl Pool {
-    pub(super) fn new() -> Self {
-        Self { memory: AlignedMemory::zeroed(BYTES), free: (0..PIECES).rev().collect() }
+    /// # Errors
+    /// When there is no room for so many addresses.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { memory: Arena::new(BYTES)?, free: (0..PIECES).rev().collect() })
     }
 
     /// Fills an empty list with pieces of `len` bytes together; false when there is not enough, and then the list stays empty.
@@ -52,7 +57,7 @@ mod tests {
 
     #[test]
     fn the_largest_request_fits_beside_as_many_small_ones_as_there_may_be() {
-        let mut pool = Pool::new();
+        let mut pool = Pool::new().unwrap();
         let mut lists = vec![Vec::new(); usize::from(DEPTH)];
         assert!(pool.take(TRANSFER_BYTES_MAX, &mut lists[0]));
         assert!(lists.iter_mut().skip(1).all(|list| pool.take(4096, list)));
@@ -61,7 +66,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_are_whole_and_nobody_elses(lens in prop::collection::vec((0u32..=TRANSFER_BYTES_MAX, any::<bool>()), 1..40)) {
-            let mut pool = Pool::new();
+            let mut pool = Pool::new().unwrap();
             let mut lists: Vec<Vec<IoBuffer>> = Vec::new();
             for (len, gives_back) in lens {
                 let mut list = Vec::new();

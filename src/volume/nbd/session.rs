@@ -14,6 +14,7 @@
 //! the queue. The queue ends before the memory does.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -24,10 +25,10 @@ use super::protocol::{
 };
 use super::{DEPTH, Export, TRANSFER_BYTES_MAX};
 use crate::backend::{BlockQueue, BlockRequest, SECTOR_BYTES};
-use crate::sys::{AlignedMemory, IoBuffer, Waiting, receive, send};
+use crate::sys::{AlignedMemory, Arena, IoBuffer, Waiting, receive, send};
 
 /// Room for the requests and small writes that arrive together.
-const RECEIVED_BYTES: usize = 256 << 10;
+const RECEIVED_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 10).expect("it is not zero");
 const SLOTS: usize = DEPTH as usize;
 /// How many buffers that were sent may stand before those that were not.
 const OUTGOING_KEPT: usize = 1024;
@@ -111,7 +112,7 @@ struct Session<'a> {
     pool: Pool,
     reply_headers: AlignedMemory,
 
-    received: AlignedMemory,
+    received: Arena,
     /// What of `received` was not looked at yet.
     from: usize,
     to: usize,
@@ -152,9 +153,9 @@ impl<'a> Session<'a> {
             is_writable: true,
             slots: (0..SLOTS).map(|_| slot()).collect(),
             free: (0..SLOTS).rev().collect(),
-            pool: Pool::new(),
+            pool: Pool::new().map_err(SessionError::Open)?,
             reply_headers: AlignedMemory::zeroed(SLOTS * REPLY_BYTES_MAX),
-            received: AlignedMemory::zeroed(RECEIVED_BYTES),
+            received: Arena::new(RECEIVED_BYTES).map_err(SessionError::Open)?,
             from: 0,
             to: 0,
             receiving: Receiving::Header,
@@ -252,8 +253,8 @@ impl Session<'_> {
             data_left = slot.len as usize - done;
             skip(&slot.pieces, done, &mut self.scratch);
         }
-        self.scratch.push(self.received.buffer().part(self.to, RECEIVED_BYTES));
-        let room = data_left + RECEIVED_BYTES - self.to;
+        self.scratch.push(self.received.buffer().part(self.to, RECEIVED_BYTES.get()));
+        let room = data_left + RECEIVED_BYTES.get() - self.to;
         let count = match receive(self.socket, &self.scratch, waiting) {
             Ok(0) => {
                 self.receiving = Receiving::Ended;
