@@ -5,6 +5,7 @@
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
+//! | `nimbo volume` | volumes made, checked, copied, and served to other programs |
 //! | `nimbo vmm` | the process of one microVM; others start it |
 
 #![deny(unsafe_code)]
@@ -17,9 +18,11 @@ mod failure;
 mod image;
 mod progress;
 mod run;
+mod socket;
 #[allow(unsafe_code)]
 mod sys;
 mod vmm_process;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -54,6 +57,8 @@ enum Command {
     Doctor(doctor::Args),
     #[command(subcommand)]
     Image(image::Command),
+    #[command(subcommand)]
+    Volume(volume::Command),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +79,7 @@ fn main() -> ExitCode {
             Command::Run(args) => run::main(&args),
             Command::Doctor(args) => doctor::main(&args),
             Command::Image(command) => image::main(&command),
+            Command::Volume(command) => volume::main(&command),
         }
     };
     outcome.unwrap_or_else(|error| {

@@ -16,8 +16,9 @@ impl Progress {
     /// Announces the job, for instance `converting debian.qcow2`.
     pub(crate) fn start(what: String) -> Self {
         let bar = if io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{msg} {wide_bar} {percent}% {bytes}/{total_bytes} {eta}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(0).with_style(style).with_message(what.clone())
         } else {
             eprintln!("nimbo: {what}");

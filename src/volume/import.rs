@@ -1,33 +1,38 @@
-//! Making a raw disk of an image in another format, once, so that a running machine never decodes.
+//! Making a raw disk or a volume of an image in another format, once, so that a running machine never decodes; and a raw disk of
+//! a volume.
 //!
-//! The new file is sparse: what the image does not hold, and what is only zeroes, takes no space. It
+//! What is made is sparse: what the image does not hold, and what is only zeroes, takes no space. It
 //! gets its name when it is whole and on stable storage; a failure leaves nothing behind, nor does a
-//! SIGKILL where the file system has files without a name (`O_TMPFILE`).
+//! SIGKILL where the file system has files without a name (`O_TMPFILE`); of a volume it leaves a folder `….partial-N`.
 //!
 //! A small image can declare a huge disk, and point at one cluster from all over it. So what it maps is
 //! added up first, and an image that may not fit into the free space is refused before a byte is written.
 
+mod new_volume;
+mod target;
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::statvfs::fstatvfs;
-use nix::unistd::linkat;
-
-use crate::SECTOR_BYTES;
+use crate::backend::BlockBackend;
+use crate::layered::VolumeError;
 use crate::qcow2::Qcow2;
 use crate::raw::read_to_end;
+use crate::{SECTOR_BYTES, Volume};
+use new_volume::NewVolume;
+use target::{Partial, Target, folder, free_bytes};
 
 /// What a thread takes on at a time.
 const UNIT_BYTES: u64 = 4 << 20;
-/// What is looked at for zeroes, and left out if it has no other bytes.
-const HOLE_BYTES: usize = 4096;
 const THREADS_MAX: usize = 8;
+/// What the size of a volume is a multiple of.
+const VOLUME_UNIT_BYTES: u64 = 4096;
 /// No file system of ours has larger files.
 const SIZE_BYTES_MAX: u64 = 1 << 46;
 
@@ -74,6 +79,14 @@ pub enum ImportError {
     Write { path: PathBuf, offset: u64, source: io::Error },
     #[error("cannot put the disk {path} on stable storage")]
     Finish { path: PathBuf, source: io::Error },
+    #[error("there is something at {path} already; choose another name for the new volume")]
+    Exists { path: PathBuf },
+    #[error("cannot make the volume {path}")]
+    Volume { path: PathBuf, source: VolumeError },
+    #[error("the image {path} has {image_bytes} bytes, and a volume of {wanted_bytes} is too small for it")]
+    TooSmall { path: PathBuf, image_bytes: u64, wanted_bytes: u64 },
+    #[error("it was stopped, and nothing is left of it")]
+    Stopped,
 }
 
 /// An image that is being read, with its name for messages.
@@ -166,128 +179,97 @@ pub fn import(
     target: &Path,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Imported, ImportError> {
+    let (content, format) = open(source)?;
+    let size_bytes = content.size_bytes();
+    let partial = Partial::create(target)?;
+    let create_failed = |source| ImportError::Create { path: target.to_owned(), source };
+    check_room(&content, source, target, free_bytes(&partial.file).map_err(create_failed)?)?;
+    partial.file.set_len(size_bytes).map_err(create_failed)?;
+    copy_all(&content, &partial, progress, &|| false)?;
+    partial.finish()?;
+    Ok(Imported { format, size_bytes })
+}
+
+/// Makes a volume in the new folder `target` of the image at `source`, as [`import`] makes a raw disk: of `size_bytes`, or as large as
+/// the image. Ends early when `stop` says so.
+///
+/// # Errors
+/// [`ImportError`]; then there is no `target`.
+pub fn import_volume(
+    source: &Path,
+    target: &Path,
+    size_bytes: Option<u64>,
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Imported, ImportError> {
+    let (content, format) = open(source)?;
+    let image_bytes = content.size_bytes();
+    let size_bytes = size_bytes.unwrap_or(image_bytes.next_multiple_of(VOLUME_UNIT_BYTES));
+    if size_bytes < image_bytes {
+        let path = source.to_owned();
+        return Err(ImportError::TooSmall { path, image_bytes, wanted_bytes: size_bytes });
+    }
+    let volume = NewVolume::create(target, size_bytes)?;
+    check_room(&content, source, target, volume.free_bytes()?)?;
+    copy_all(&content, &volume, progress, stop)?;
+    volume.finish()?;
+    Ok(Imported { format, size_bytes })
+}
+
+/// Makes the raw disk `target` of a volume, which `name` names in messages. Nobody should write to it meanwhile. Ends early when `stop`
+/// says so.
+///
+/// # Errors
+/// [`ImportError`]; then there is no new `target`.
+pub fn export(
+    volume: &Volume,
+    name: &Path,
+    target: &Path,
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<(), ImportError> {
+    let partial = Partial::create(target)?;
+    let set = partial.file.set_len(volume.size_bytes());
+    set.map_err(|source| ImportError::Create { path: target.to_owned(), source })?;
+    copy_all(&Content::Volume { volume, name }, &partial, progress, stop)?;
+    partial.finish()
+}
+
+fn open(source: &Path) -> Result<(Content<'static>, Format), ImportError> {
     let image = Image::open(source)?;
     let format = detect_image(&image)?;
     let content = match format {
         Format::Raw => Content::Raw(Raw::new(image)?),
         Format::Qcow2 => Content::Qcow2(Qcow2::open(image)?),
     };
-    let size_bytes = content.size_bytes();
-    let partial = Partial::create(target)?;
-    let create_failed = |source| ImportError::Create { path: target.to_owned(), source };
-    let free_bytes = free_bytes(&partial.file).map_err(create_failed)?;
+    Ok((content, format))
+}
+
+fn check_room(
+    content: &Content<'_>,
+    source: &Path,
+    target: &Path,
+    free_bytes: u64,
+) -> Result<(), ImportError> {
     if content.holds_more_than(free_bytes)? {
         let (path, folder) = (source.to_owned(), folder(target).to_owned());
         return Err(ImportError::NoSpace { path, folder, free_bytes });
     }
-    partial.file.set_len(size_bytes).map_err(create_failed)?;
-    copy_all(&content, &partial, progress)?;
-    partial.finish()?;
-    Ok(Imported { format, size_bytes })
+    Ok(())
 }
 
-/// What the file system of `file` has left for us.
-fn free_bytes(file: &File) -> io::Result<u64> {
-    let space = fstatvfs(file)?;
-    Ok(space.blocks_available().saturating_mul(space.fragment_size()))
-}
-
-fn folder(target: &Path) -> &Path {
-    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// The disk while it is incomplete: without a name, or where the file system has no such files under
-/// another one, which is removed unless it is finished.
-struct Partial {
-    file: File,
-    is_named: bool,
-    path: PathBuf,
-    target: PathBuf,
-}
-
-impl Partial {
-    fn create(target: &Path) -> Result<Self, ImportError> {
-        let mut name = target.as_os_str().to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
-        let (path, target) = (PathBuf::from(name), target.to_owned());
-        let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder(&target));
-        if let Ok(file) = unnamed {
-            return Ok(Self { file, is_named: false, path, target });
-        }
-        match OpenOptions::new().write(true).create(true).truncate(true).open(&path) {
-            Ok(file) => Ok(Self { file, is_named: true, path, target }),
-            Err(source) => Err(ImportError::Create { path: target, source }),
-        }
-    }
-
-    /// Writes what of `bytes` is not zeroes.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), ImportError> {
-        let mut at = 0;
-        while at < bytes.len() {
-            let rest = &bytes[at..];
-            let zeroes = rest.chunks(HOLE_BYTES).take_while(|part| is_zero(part)).count() * HOLE_BYTES;
-            at += zeroes.min(rest.len());
-            let rest = &bytes[at..];
-            let data = rest.chunks(HOLE_BYTES).take_while(|part| !is_zero(part)).count() * HOLE_BYTES;
-            let data = data.min(rest.len());
-            let position = offset + at as u64;
-            self.file.write_all_at(&rest[..data], position).map_err(|source| ImportError::Write {
-                path: self.target.clone(),
-                offset: position,
-                source,
-            })?;
-            at += data;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), ImportError> {
-        let done = self.file.sync_all().and_then(|()| {
-            self.link()?;
-            std::fs::rename(&self.path, &self.target)
-        });
-        done.map_err(|source| ImportError::Finish { path: self.target.clone(), source })?;
-        self.is_named = false;
-        Ok(())
-    }
-
-    /// Gives the file its name for the time before the final one, which may be another file's now: a link
-    /// replaces nothing.
-    fn link(&mut self) -> io::Result<()> {
-        if !self.is_named {
-            let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)?;
-            self.is_named = true;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if self.is_named {
-            // The error that led here is the one to tell.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().fold(0, |or, word| or | u128::from_ne_bytes(*word)) == 0
-        && rest.iter().all(|byte| *byte == 0)
-}
-
-enum Content {
+enum Content<'a> {
     Raw(Raw),
     Qcow2(Qcow2),
+    Volume { volume: &'a Volume, name: &'a Path },
 }
 
-impl Content {
+impl Content<'_> {
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Raw(raw) => raw.size_bytes,
             Self::Qcow2(qcow2) => qcow2.size_bytes(),
+            Self::Volume { volume, .. } => volume.size_bytes(),
         }
     }
 
@@ -296,6 +278,8 @@ impl Content {
         match self {
             Self::Raw(raw) => Ok(raw.allocated_bytes > limit_bytes),
             Self::Qcow2(qcow2) => qcow2.maps_more_than(limit_bytes),
+            // Its layers may hold a block more than once.
+            Self::Volume { .. } => Ok(false),
         }
     }
 }
@@ -329,22 +313,24 @@ pub(crate) fn check_size(image: &Image, size_bytes: u64) -> Result<(), ImportErr
     }
 }
 
-/// Copies unit by unit on as many threads as there are processors; the first error ends it.
+/// Copies unit by unit on as many threads as there are processors; the first error ends it, and so does `stop`.
 fn copy_all(
-    content: &Content,
-    target: &Partial,
+    content: &Content<'_>,
+    target: &dyn Target,
     progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), ImportError> {
     let total_bytes = content.size_bytes();
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (is_over, failure) = (AtomicBool::new(false), Mutex::new(None));
+    let (has_failed, failure) = (AtomicBool::new(false), Mutex::new(None));
     let work = || {
+        let is_over = || has_failed.load(Ordering::Relaxed) || stop();
         let outcome = copy_units(content, target, &next, &is_over, |bytes| {
             let done_bytes = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             progress(Progress { done_bytes, total_bytes });
         });
         if let Err(error) = outcome {
-            is_over.store(true, Ordering::Relaxed);
+            has_failed.store(true, Ordering::Relaxed);
             failure.lock().expect("nobody panics with it").get_or_insert(error);
         }
     };
@@ -355,36 +341,46 @@ fn copy_all(
         }
         work();
     });
-    failure.into_inner().expect("nobody panics with it").map_or(Ok(()), Err)
+    match failure.into_inner().expect("nobody panics with it") {
+        Some(error) => Err(error),
+        None if done.into_inner() < total_bytes => Err(ImportError::Stopped),
+        None => Ok(()),
+    }
 }
 
 fn copy_units(
-    content: &Content,
-    target: &Partial,
+    content: &Content<'_>,
+    target: &dyn Target,
     next: &AtomicU64,
-    is_over: &AtomicBool,
+    is_over: &dyn Fn() -> bool,
     done: impl Fn(u64),
 ) -> Result<(), ImportError> {
     let total = content.size_bytes();
     let mut buffer = vec![0; usize::try_from(UNIT_BYTES).expect("a few megabytes")];
+    let mut writer = target.writer()?;
     let mut reader = match content {
         Content::Qcow2(qcow2) => Some(qcow2.reader()),
-        Content::Raw(_) => None,
+        Content::Raw(_) | Content::Volume { .. } => None,
     };
-    while !is_over.load(Ordering::Relaxed) {
+    while !is_over() {
         let offset = next.fetch_add(UNIT_BYTES, Ordering::Relaxed);
         if offset >= total {
             break;
         }
         let len = UNIT_BYTES.min(total - offset);
+        let part = &mut buffer[..usize::try_from(len).expect("a few megabytes")];
         match (content, &mut reader) {
             (Content::Raw(raw), _) => {
-                let part = &mut buffer[..usize::try_from(len).expect("a few megabytes")];
                 raw.read(offset, part)?;
-                target.write(offset, part)?;
+                writer.write(offset, part)?;
+            }
+            (Content::Volume { volume, name }, _) => {
+                let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
+                volume.read_at(offset, part).map_err(failed)?;
+                writer.write(offset, part)?;
             }
             (Content::Qcow2(_), Some(reader)) => {
-                reader.copy(offset, len, &mut buffer, &mut |at, bytes| target.write(at, bytes))?;
+                reader.copy(offset, len, part, &mut |at, bytes| writer.write(at, bytes))?;
             }
             (Content::Qcow2(_), None) => unreachable!("a qcow2 has a reader"),
         }

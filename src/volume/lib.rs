@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod import;
 pub mod layered;
+pub mod nbd;
 pub mod overlay;
 mod qcow2;
 mod queue;

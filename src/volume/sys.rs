@@ -1,11 +1,15 @@
 //! The unsafe ground of this crate: memory that others change meanwhile, and io_uring.
 
+mod arena;
 mod buffer;
 mod file;
 mod ring;
 mod setup;
+mod socket;
 
+pub(crate) use arena::Arena;
 pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};
 pub(crate) use file::{direct_alignment, transfers_in_place, zeroed_words};
 pub(crate) use ring::{Call, Ended, FileIndex, InPlace, Ring, RingFile};
+pub(crate) use socket::{Waiting, receive, send};

@@ -42,6 +42,7 @@ macro_rules! for_targets {
             dns,
             imds,
             kernel,
+            nbd,
             pci,
             platform,
             qcow2,

@@ -24,10 +24,10 @@ use vmm::control::client::{Client, ClientError};
 
 use super::args::Args;
 use super::network::{INSTANCE_TYPE, Network};
-use super::socket::SocketPath;
 use super::terminal::relay;
 use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
+use crate::socket::SocketPath;
 use crate::vmm_process::{self, BootSpec, DiskSpec, InterfaceSpec, ProcessSpec, VsockSpec};
 use crate::{cache, sys};
 

@@ -18,7 +18,6 @@ mod lab;
 mod machine;
 mod network;
 mod signals;
-mod socket;
 mod terminal;
 mod vsock;
 

@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use vmm::descriptors::{self, Received};
 
-use super::socket::SocketPath;
+use crate::socket::SocketPath;
 use crate::sys;
 
 /// `sun_path` of unix(7), with the zero that ends it.

@@ -64,6 +64,14 @@ impl IoBuffer {
         len
     }
 
+    /// Copies as many bytes as both hold into another one, and says how many.
+    pub(crate) fn copy_to_buffer(&self, target: &IoBuffer) -> usize {
+        let len = self.len().min(target.len());
+        // SAFETY: `new`'s contract makes both ranges usable for `len` bytes; they may overlap.
+        unsafe { ptr::copy(self.start(), target.start(), len) };
+        len
+    }
+
     /// Makes all of it zeroes.
     pub fn fill_with_zeroes(&self) {
         // SAFETY: `new`'s contract makes the whole range writable.

@@ -4,6 +4,7 @@ pub mod disk_boot;
 pub mod dns;
 pub mod imds;
 pub mod kernel;
+pub mod nbd;
 pub mod pci;
 pub mod platform;
 pub mod qcow2;

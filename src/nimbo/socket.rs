@@ -1,4 +1,4 @@
-//! A listening Unix socket with a path, for as long as the guest runs.
+//! A listening Unix socket with a path, for as long as somebody answers there.
 
 use std::fs;
 use std::io;
@@ -9,17 +9,17 @@ use anyhow::anyhow;
 
 /// The path of a socket that listens. Dropping it removes the socket.
 #[derive(Debug)]
-pub(super) struct SocketPath(PathBuf);
+pub(crate) struct SocketPath(PathBuf);
 
 impl SocketPath {
     /// Makes the socket, which is `what`. A file that is there already is left alone.
     ///
     /// # Errors
     /// When there is such a file, or the socket cannot be made.
-    pub(super) fn listen(path: &Path, what: &str) -> anyhow::Result<(Self, UnixListener)> {
+    pub(crate) fn listen(path: &Path, what: &str) -> anyhow::Result<(Self, UnixListener)> {
         let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => anyhow!(
-                "there is a file already where {what} should be, {}: another nimbo run may use it, or one that was \
+                "there is a file already where {what} should be, {}: another nimbo may use it, or one that was \
                  killed has left it; then remove it",
                 path.display()
             ),
@@ -28,7 +28,7 @@ impl SocketPath {
         Ok((Self(path.to_owned()), listener))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

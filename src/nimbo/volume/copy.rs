@@ -1,0 +1,89 @@
+//! `nimbo volume import` and `nimbo volume export`: whole disks in and out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use types::ByteSize;
+
+use super::stop::StopSignals;
+use crate::progress::Progress;
+
+const IMPORT_EXAMPLES: &str = "\
+What the image does not hold, and what is only zeroes, takes no space in the volume either. The folder gets its name
+when all of it is there; nothing is left of an import that failed or was stopped by Ctrl-C.
+
+Exit status:
+  0  the volume is there
+  1  it is not; a message tells why
+
+Examples:
+  nimbo volume import /srv/volumes/web debian-12-genericcloud-amd64.qcow2 --size 20G
+  nimbo volume import old-disk disk.raw";
+
+/// Makes a volume of a disk image, raw or qcow2
+#[derive(Debug, clap::Args)]
+#[command(after_help = IMPORT_EXAMPLES)]
+pub(crate) struct ImportArgs {
+    /// The folder that becomes the volume; it must be new, or empty
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// The image, which is only read
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+    /// Make the volume larger than the image
+    #[arg(long, value_name = "SIZE")]
+    size: Option<ByteSize>,
+}
+
+pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+    let stop = StopSignals::catch()?.into_flag()?;
+    let progress = Progress::start(format!("importing {}", args.image.display()));
+    ::volume::import::import_volume(
+        &args.image,
+        &args.folder,
+        args.size.map(ByteSize::bytes),
+        &|reached| progress.reach(reached.done_bytes, reached.total_bytes),
+        &|| stop.is_up(),
+    )?;
+    progress.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+const EXPORT_EXAMPLES: &str = "\
+The file is sparse: what is only zeroes takes no space. It gets its name when all of it is there. For another format,
+serve the volume and let qemu-img convert it, which also works while others use it.
+
+Exit status:
+  0  the file is there
+  1  it is not; a message tells why
+
+Examples:
+  nimbo volume export /srv/volumes/web web.raw
+  nimbo volume serve /srv/volumes/web --read-only --nbd unix:/tmp/web.sock &
+  qemu-img convert -p -O qcow2 'nbd+unix:///web?socket=/tmp/web.sock' web.qcow2";
+
+/// Makes a raw disk image of a volume
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXPORT_EXAMPLES)]
+pub(crate) struct ExportArgs {
+    /// The volume, which nobody else uses meanwhile
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// The image to make; it must not be there yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let stop = StopSignals::catch()?.into_flag()?;
+    let volume = super::open(&args.folder)?;
+    if args.file.symlink_metadata().is_ok() {
+        bail!("there is a file {} already; remove it, or choose another name", args.file.display());
+    }
+    let progress = Progress::start(format!("exporting {}", args.folder.display()));
+    let tell = |reached: ::volume::import::Progress| progress.reach(reached.done_bytes, reached.total_bytes);
+    ::volume::import::export(&volume, &args.folder, &args.file, &tell, &|| stop.is_up())?;
+    progress.finish();
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,242 @@
+//! `nimbo volume serve`: volumes as network block devices, until a signal ends it.
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{self, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ::volume::nbd::{Export, Listener, Server};
+use ::volume::{BlockBackend, BlockRequest, Volume};
+use anyhow::{Context as _, anyhow, bail};
+
+use super::stop::StopSignals;
+use crate::socket::SocketPath;
+
+const EXAMPLES: &str = "\
+The addresses by which clients reach the volumes are printed once they can be reached: one line for each, with its NBD
+URL. A volume's name is that of its folder, unless NAME= stands before it. A client that dies takes nothing with it.
+
+NBD knows no passwords: whoever can connect can read and write. A Unix socket can be used by its owner alone; on TCP,
+listen on addresses that only your own machines can reach.
+
+Ctrl-C, or SIGTERM, ends it: what has arrived is carried out, everything is flushed, connections are closed.
+
+Exit status:
+  0  it was asked to end, and everything is on stable storage
+  1  it could not serve, or the last flush failed; a message tells why
+
+Examples:
+  nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock
+  nimbo volume serve /srv/volumes/web db=/srv/volumes/postgres --nbd 127.0.0.1:10809
+  qemu-img info nbd://127.0.0.1/db
+  nbd-client -unix /run/data.sock -N data /dev/nbd0";
+
+/// Serves volumes to other programs as network block devices (NBD)
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The volumes
+    #[arg(value_name = "[NAME=]FOLDER", required = true)]
+    volumes: Vec<Served>,
+    /// Where to listen
+    #[arg(long, value_name = "unix:PATH | HOST:PORT", default_value = "127.0.0.1:10809")]
+    nbd: Address,
+    /// Refuse writes
+    #[arg(long)]
+    read_only: bool,
+}
+
+/// A volume and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Served {
+    name: Option<String>,
+    folder: PathBuf,
+}
+
+impl FromStr for Served {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            // A path may have the sign in it, but not before its first slash, unless that stands for a name.
+            Some((name, folder)) if !name.contains('/') => {
+                if name.is_empty() || name.len() > 255 {
+                    return Err("a name has 1 to 255 bytes".to_owned());
+                }
+                Ok(Self { name: Some(name.to_owned()), folder: folder.into() })
+            }
+            _ => Ok(Self { name: None, folder: text.into() }),
+        }
+    }
+}
+
+impl Served {
+    fn name(&self) -> anyhow::Result<String> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let folder = self.folder.canonicalize();
+        let folder = folder.with_context(|| format!("cannot find the volume {}", self.folder.display()))?;
+        let name = folder.file_name().and_then(|name| name.to_str());
+        name.map(str::to_owned)
+            .ok_or_else(|| anyhow!("{} gives no name; put one before it: NAME={0}", self.folder.display()))
+    }
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = || "expected unix:PATH or HOST:PORT".to_owned();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(expected()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(expected());
+        }
+        Ok(Self::Tcp(text.to_owned()))
+    }
+}
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let stop = StopSignals::catch()?;
+    let mut exports = Vec::new();
+    let mut volumes = Vec::new();
+    let mut names = HashSet::new();
+    for served in &args.volumes {
+        let name = served.name()?;
+        if !names.insert(name.clone()) {
+            bail!(
+                "two volumes would be called {name}; put another name before one: NAME={}",
+                served.folder.display()
+            );
+        }
+        let volume = Arc::new(super::open(&served.folder)?);
+        exports.push(Export {
+            name,
+            disk: Arc::clone(&volume) as Arc<dyn BlockBackend>,
+            read_only: args.read_only,
+        });
+        volumes.push((&served.folder, volume));
+    }
+    let names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+    let (listener, base, _socket) = listen(&args.nbd)?;
+    let server = Server::start(listener, exports).context("cannot start the server")?;
+    for name in names {
+        println!("{name}: {}", base.url(&name));
+    }
+    stop.wait()?;
+    drop(server);
+    for (folder, volume) in volumes {
+        flush(&volume).with_context(|| format!("cannot flush the volume {}", folder.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the URLs of exports have in common.
+enum UrlBase {
+    Unix(PathBuf),
+    Tcp(std::net::SocketAddr),
+}
+
+impl UrlBase {
+    /// As the NBD URL specification has it.
+    fn url(&self, name: &str) -> String {
+        let name = percent_encoded(name.as_bytes());
+        match self {
+            UrlBase::Unix(path) => {
+                let path = percent_encoded(path.as_os_str().as_encoded_bytes());
+                format!("nbd+unix:///{name}?socket={path}")
+            }
+            UrlBase::Tcp(address) => format!("nbd://{address}/{name}"),
+        }
+    }
+}
+
+/// RFC 3986, section 2.3; slashes stay, as they may in a query.
+fn percent_encoded(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+            text + &char::from(*byte).to_string()
+        }
+        _ => format!("{text}%{byte:02X}"),
+    })
+}
+
+fn listen(address: &Address) -> anyhow::Result<(Listener, UrlBase, Option<SocketPath>)> {
+    match address {
+        Address::Unix(path) => {
+            let absolute = path::absolute(path).context("cannot find the current folder")?;
+            let (socket, listener) = SocketPath::listen(path, "the NBD socket")?;
+            // Whatever the umask is.
+            fs::set_permissions(path, Permissions::from_mode(0o600))
+                .with_context(|| format!("cannot protect the socket {}", path.display()))?;
+            Ok((Listener::Unix(listener), UrlBase::Unix(absolute), Some(socket)))
+        }
+        Address::Tcp(address) => {
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+            let local = listener.local_addr().with_context(|| format!("cannot listen on {address}"))?;
+            if !local.ip().is_loopback() {
+                eprintln!("nimbo: whoever can reach {local} can read and write what is served there");
+            }
+            Ok((Listener::Tcp(listener), UrlBase::Tcp(local), None))
+        }
+    }
+}
+
+fn flush(volume: &Volume) -> std::io::Result<()> {
+    let mut queue = volume.open_queue(1)?;
+    queue.push(0, BlockRequest::Flush).map_err(std::io::Error::other)?;
+    queue.wait()?;
+    queue.next_completion().map_or(Ok(()), |completion| completion.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_may_have_a_name_of_its_own() {
+        let served = |text: &str| text.parse::<Served>().unwrap();
+        let named = |name: Option<&str>, folder: &str| Served {
+            name: name.map(str::to_owned),
+            folder: folder.into(),
+        };
+        assert_eq!(served("/srv/data"), named(None, "/srv/data"));
+        assert_eq!(served("db=/srv/data"), named(Some("db"), "/srv/data"));
+        assert_eq!(served("./a=b"), named(None, "./a=b"));
+        assert!("=/srv/data".parse::<Served>().is_err());
+    }
+
+    #[test]
+    fn an_address_is_a_path_or_a_host_with_a_port() {
+        assert_eq!("unix:/run/a b".parse(), Ok(Address::Unix("/run/a b".into())));
+        for good in ["localhost:0", "[::1]:10809", "0.0.0.0:1"] {
+            assert_eq!(good.parse(), Ok(Address::Tcp(good.to_owned())));
+        }
+        for bad in ["", "unix:", "localhost", ":1", "localhost:70000", "/run/socket"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn urls_are_what_clients_take() {
+        let unix = UrlBase::Unix("/run/a b.sock".into());
+        assert_eq!(unix.url("größe"), "nbd+unix:///gr%C3%B6%C3%9Fe?socket=/run/a%20b.sock");
+        let tcp = UrlBase::Tcp("[::1]:10809".parse().unwrap());
+        assert_eq!(tcp.url("data"), "nbd://[::1]:10809/data");
+    }
+}

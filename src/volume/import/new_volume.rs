@@ -1,0 +1,128 @@
+//! A volume that is being made of an image: in a folder of another name until it is whole.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::target::{Target, Writer, data_runs, folder, free_bytes, partial_name};
+use super::{ImportError, UNIT_BYTES};
+use crate::Volume;
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, SECTOR_BYTES};
+use crate::layered::VolumeError;
+use crate::sys::AlignedMemory;
+
+/// How many writes a thread has in flight.
+const DEPTH: u16 = 32;
+
+pub(super) struct NewVolume {
+    /// Closed before the folder gets its name or is removed.
+    volume: Option<Volume>,
+    path: PathBuf,
+    target: PathBuf,
+    is_whole: bool,
+}
+
+impl NewVolume {
+    pub(super) fn create(target: &Path, size_bytes: u64) -> Result<Self, ImportError> {
+        let is_taken = target.read_dir().map_or(target.exists(), |mut files| files.next().is_some());
+        if is_taken {
+            return Err(ImportError::Exists { path: target.to_owned() });
+        }
+        let failed = |source: VolumeError| ImportError::Volume { path: target.to_owned(), source };
+        let path = partial_name(target);
+        // From here on there may be something to remove.
+        let mut this = Self { volume: None, path, target: target.to_owned(), is_whole: false };
+        Volume::create(&this.path, size_bytes).map_err(failed)?;
+        this.volume = Some(Volume::open(&this.path).map_err(failed)?);
+        Ok(this)
+    }
+
+    pub(super) fn free_bytes(&self) -> Result<u64, ImportError> {
+        let free = File::open(&self.path).and_then(|folder| free_bytes(&folder));
+        free.map_err(|source| ImportError::Create { path: self.target.clone(), source })
+    }
+
+    fn volume(&self) -> &Volume {
+        self.volume.as_ref().expect("it is open until it is finished")
+    }
+
+    /// Gives the volume its name, once all that was written is on stable storage.
+    pub(super) fn finish(mut self) -> Result<(), ImportError> {
+        let done = self.flush().and_then(|()| {
+            self.volume = None;
+            std::fs::rename(&self.path, &self.target)?;
+            self.is_whole = true;
+            File::open(folder(&self.target))?.sync_all()
+        });
+        done.map_err(|source| ImportError::Finish { path: self.target.clone(), source })
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut queue = self.volume().open_queue(1)?;
+        queue.push(0, BlockRequest::Flush).map_err(io::Error::other)?;
+        queue.wait()?;
+        queue.next_completion().map_or(Ok(()), |completion| completion.result)
+    }
+}
+
+impl Drop for NewVolume {
+    fn drop(&mut self) {
+        self.volume = None;
+        if !self.is_whole {
+            // The error that led here is the one to tell.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Target for NewVolume {
+    fn writer(&self) -> Result<Box<dyn Writer + '_>, ImportError> {
+        let failed = |source| ImportError::Create { path: self.target.clone(), source };
+        let memory = AlignedMemory::zeroed(usize::try_from(UNIT_BYTES).expect("a few megabytes"));
+        Ok(Box::new(VolumeWriter {
+            queue: self.volume().open_queue(DEPTH).map_err(failed)?,
+            memory,
+            target: &self.target,
+        }))
+    }
+}
+
+struct VolumeWriter<'a> {
+    // The first to be dropped: that waits until nothing of the memory is with the kernel.
+    queue: Box<dyn BlockQueue>,
+    memory: AlignedMemory,
+    target: &'a Path,
+}
+
+impl VolumeWriter<'_> {
+    /// Takes the end of one write, and returns once there is room for another, or nothing is in flight.
+    fn take_completions(&mut self, until_idle: bool) -> Result<(), ImportError> {
+        let failed = |offset, source| ImportError::Write { path: self.target.to_owned(), offset, source };
+        while self.queue.in_flight() >= if until_idle { 1 } else { usize::from(DEPTH) } {
+            self.queue.wait().map_err(|source| failed(0, source))?;
+            while let Some(completion) = self.queue.next_completion() {
+                completion.result.map_err(|source| failed(completion.token, source))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writer for VolumeWriter<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ImportError> {
+        let memory = self.memory.buffer();
+        memory.copy_from(bytes);
+        for (start, data) in data_runs(bytes) {
+            self.take_completions(false)?;
+            // The end of a disk may be within a sector.
+            let len = data.len().next_multiple_of(usize::try_from(SECTOR_BYTES).expect("a sector"));
+            memory.part(start + data.len(), len - data.len()).fill_with_zeroes();
+            let offset = offset + start as u64;
+            let buffers = &[memory.part(start, len)];
+            self.queue
+                .push(offset, BlockRequest::Write { offset, buffers })
+                .expect("there is room for another");
+        }
+        self.take_completions(true)
+    }
+}
