@@ -160,10 +160,11 @@ impl<F: StorageFile> State<F> {
             return Admission::Refuse;
         }
         let in_top = Location::Layer(self.top.layer.id);
-        let mut is_in_place = writes && !self.top.has_new(&blocks);
-        if is_in_place {
+        let mut is_in_place = writes;
+        if writes {
             map.for_runs(blocks.start, blocks.end, |_, _, location| is_in_place &= location == in_top);
         }
+        is_in_place = is_in_place && !self.top.has_new(&blocks);
         let access = if is_in_place { Access::Shared } else { Access::Alone };
         let is_unconfirmed = self.top.has_unconfirmed(&blocks);
         let is_too_much = !is_in_place && self.top.len() >= self.new_blocks_max();

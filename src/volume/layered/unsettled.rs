@@ -7,11 +7,12 @@
 //! After a commit by a checked record its blocks are *unconfirmed*: their data must stay as it is, for after a crash it is compared
 //! with the checksum. The next record that is durable confirms them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::format::{BlockState, ENTRIES_MAX, Entry, MapPage, RecordKind};
+use super::format::{self, BlockState, ENTRIES_MAX, MapPage, RecordKind};
 use super::in_flight::InFlight;
 use super::layer::Layer;
 use super::storage::StorageFile;
@@ -45,7 +46,7 @@ pub(crate) struct Work<F> {
     pub(crate) layer: Arc<Layer<F>>,
     pub(crate) dirty: u64,
     pub(crate) kind: RecordKind,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<format::Entry>,
     pub(crate) confirms: bool,
 }
 
@@ -101,15 +102,19 @@ impl<F: StorageFile> Unsettled<F> {
 
     /// Takes note that a block of state `current` is of state `now`.
     pub(crate) fn change(&mut self, block: u64, current: BlockState, now: BlockState, checksum: Option<u32>) {
-        let was = match (self.new.get(&block), self.committing.get(&block)) {
-            (Some(change), _) => change.was,
-            (None, Some(change)) => change.now,
-            (None, None) => current,
-        };
-        if was == now {
-            self.new.remove(&block);
-        } else {
-            self.new.insert(block, Change { was, now, checksum });
+        let committing = &self.committing;
+        match self.new.entry(block) {
+            Entry::Occupied(entry) if entry.get().was == now => drop(entry.remove()),
+            Entry::Occupied(mut entry) => {
+                let was = entry.get().was;
+                entry.insert(Change { was, now, checksum });
+            }
+            Entry::Vacant(entry) => {
+                let was = committing.get(&block).map_or(current, |change| change.now);
+                if was != now {
+                    entry.insert(Change { was, now, checksum });
+                }
+            }
         }
     }
 
@@ -141,18 +146,18 @@ impl<F: StorageFile> Unsettled<F> {
         Some(Work { layer: Arc::clone(&self.layer), dirty, kind, entries: self.entries(kind), confirms })
     }
 
-    fn entries(&self, kind: RecordKind) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn entries(&self, kind: RecordKind) -> Vec<format::Entry> {
+        let mut entries: Vec<format::Entry> = Vec::new();
         for (block, change) in &self.committing {
             let is_alone = kind == RecordKind::Checked && change.now == BlockState::Data;
-            let goes_on = |entry: &&mut Entry| {
+            let goes_on = |entry: &&mut format::Entry| {
                 !is_alone && entry.state == change.now && entry.first + u64::from(entry.count) == *block
             };
             if let Some(entry) = entries.last_mut().filter(goes_on) {
                 entry.count += 1;
             } else {
                 let checksum = change.checksum.filter(|_| is_alone).unwrap_or(0);
-                entries.push(Entry { first: *block, count: 1, state: change.now, checksum });
+                entries.push(format::Entry { first: *block, count: 1, state: change.now, checksum });
             }
         }
         entries
