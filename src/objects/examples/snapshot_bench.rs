@@ -55,7 +55,7 @@ fn main() {
     let folder = tempfile::tempdir_in(parent).expect("a folder");
     let objects: Arc<dyn ObjectStore> =
         Arc::new(Objects::folder(&folder.path().join("objects")).expect("a store"));
-    // A GiB that is full, and 64 times as much with a block in each chunk: its table is full.
+    // A GiB that is full, and 64 times as much with a block in every eighth chunk: each page of its table is there.
     let volumes = [GIB, 64 * GIB].map(|size| {
         let path = folder.path().join(format!("volume-{size}"));
         Volume::create(&path, size).expect("a volume");
@@ -65,7 +65,7 @@ fn main() {
         } else {
             let mut queue = volume.open_queue(64).expect("a queue");
             let memory = Memory::from_bytes(&noise(size, 4096));
-            for offset in (0..size).step_by(512 << 10) {
+            for offset in (0..size).step_by(4 << 20) {
                 execute(&mut *queue, BlockRequest::Write { offset, buffers: &[memory.all()] })
                     .expect("a write");
             }

@@ -289,3 +289,6 @@ impl Snapshots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

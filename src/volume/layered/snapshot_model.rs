@@ -197,7 +197,10 @@ impl World {
             Step::Upload { stop } => self.upload(stop),
             Step::Cancel => {
                 self.engine().cancel_snapshot(&Snapshots::new(shared(&self.store))).unwrap();
-                self.pending = None;
+                // It can have been complete.
+                if let Some((name, _)) = self.pending.take() {
+                    self.complete.remove(&name);
+                }
             }
             Step::Delete { which, stop } => self.delete(which, stop),
             Step::Restore { which, more } => self.restore(which, more),
@@ -274,8 +277,8 @@ impl World {
     }
 
     fn restore(&mut self, which: usize, more: u64) {
-        let Some(snapshot) = self.nth(which) else { return };
         self.step(&Step::Cancel);
+        let Some(snapshot) = self.nth(which) else { return };
         let content = self.complete[&snapshot].clone();
         let blocks = content.len() as u64 / 8;
         let origin = Origin { volume: self.unique(), snapshot, blocks };
