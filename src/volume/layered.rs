@@ -19,14 +19,15 @@
 //! to it later. What is damaged is told by file and offset and refused, never read as zeroes. A full disk fails the write that would
 //! need more, and changes nothing else.
 //!
-//! **What is not here.** Snapshots in an object store, encryption, limits: they build on sealed layers, on the blocks' places and on the
-//! queue.
+//! **What is not here.** How snapshots lie in a store ([`crate::snapshot`]); encryption and limits, which build on the blocks' places and on
+//! the queue.
 
+mod base;
 mod books;
 mod check;
 mod engine;
 mod error;
-mod format;
+pub(crate) mod format;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
 mod grow;
@@ -41,6 +42,9 @@ mod model;
 mod queue;
 mod recovery;
 mod seal;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_model;
 mod state;
 mod storage;
 #[cfg(test)]
@@ -49,6 +53,7 @@ mod unsettled;
 mod volume;
 
 pub use check::{Finding, Report};
+pub(crate) use engine::checked_blocks;
 pub use error::VolumeError;
 pub use map::LayerId;
 pub use volume::Volume;

@@ -17,6 +17,7 @@ pub mod overlay;
 mod qcow2;
 mod queue;
 pub mod raw;
+pub mod snapshot;
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(any(test, feature = "testing"))]

@@ -15,10 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 
+use super::base::{FetchedFrom, chunks_in};
 use super::books::Books;
 use super::error::{VolumeError, io_error};
 use super::format::{
-    BLOCK_BYTES, BLOCKS_MAX, BlockState, ENTRIES_MAX, LayerEntry, Manifest, RecordKind, Uuid,
+    BLOCK_BYTES, BLOCKS_MAX, Base, BlockState, Covered, ENTRIES_MAX, Header, LayerEntry, Manifest, MapPage,
+    RecordKind, Uuid,
 };
 use super::layer::{Geometry, Layer};
 use super::map::{LayerId, Location, Map};
@@ -26,6 +28,8 @@ use super::recovery::{read_map, replay};
 use super::state::{State, map_page};
 use super::storage::{Storage, StorageFile};
 use super::unsettled::{Unsettled, Work};
+use crate::snapshot::format::CHUNK_BLOCKS;
+use crate::snapshot::{ObjectStore, Snapshot, SnapshotName};
 
 const MANIFEST: &str = "volume";
 const NEW_MANIFEST: &str = "volume.new";
@@ -54,6 +58,17 @@ pub(crate) struct Engine<S: Storage> {
     blocks: AtomicU64,
     /// Something happened that the committer, or who seals, may wait for.
     news: Condvar,
+    /// Where snapshots are, if that was said.
+    pub(crate) objects: Option<Arc<dyn ObjectStore>>,
+    /// See [`base`](Engine::base).
+    pub(crate) base: Option<FetchedFrom<S::File>>,
+}
+
+/// What a new volume is made from.
+pub(crate) struct Origin {
+    pub(crate) volume: Uuid,
+    pub(crate) snapshot: SnapshotName,
+    pub(crate) blocks: u64,
 }
 
 /// A panic while one is held has left nothing that can be relied on.
@@ -68,16 +83,58 @@ pub(crate) fn create<S: Storage>(
     size_bytes: u64,
     geometry: Geometry,
 ) -> Result<(), VolumeError> {
+    create_from(storage, size_bytes, geometry, None)
+}
+
+/// Makes a volume of what a snapshot holds, or of nothing.
+///
+/// # Errors
+/// As for [`create`].
+pub(crate) fn create_from<S: Storage>(
+    storage: &S,
+    size_bytes: u64,
+    geometry: Geometry,
+    origin: Option<&Origin>,
+) -> Result<(), VolumeError> {
     let blocks = checked_blocks(size_bytes)?;
     if storage.open(MANIFEST).is_ok() {
         return Err(VolumeError::Exists { file: MANIFEST.to_owned() });
     }
     remove_orphans(storage, &[])?;
-    let (layer, _) = Layer::create(storage, LayerId(1), blocks, geometry)?;
     let volume = Uuid(storage.unique().map_err(io_error("choose a name for", MANIFEST))?);
-    let layers = vec![LayerEntry { id: 1, uuid: layer.uuid }];
-    prepare_manifest(storage, &Manifest { volume, blocks, next_layer: 2, layers })?;
+    let mut manifest = Manifest {
+        volume,
+        blocks,
+        lineage: volume,
+        last: None,
+        pending: None,
+        base: None,
+        next_layer: 1,
+        layers: Vec::new(),
+    };
+    if let Some(origin) = origin {
+        (manifest.volume, manifest.lineage) = (origin.volume, origin.snapshot.lineage);
+        manifest.base = Some(Base { snapshot: origin.snapshot.id, blocks: origin.blocks });
+        manifest.last = Some(Covered { snapshot: origin.snapshot.id, layer: 1, created_s: 0 });
+        // Nothing but checkpoints is ever written to its log.
+        add_layer(storage, &mut manifest, Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry })?;
+    }
+    add_layer(storage, &mut manifest, geometry)?;
+    prepare_manifest(storage, &manifest)?;
     put_manifest(storage)
+}
+
+/// Makes an empty layer on top, for a manifest that is not written yet.
+fn add_layer<S: Storage>(
+    storage: &S,
+    manifest: &mut Manifest,
+    geometry: Geometry,
+) -> Result<(), VolumeError> {
+    let id = LayerId(manifest.next_layer);
+    let (layer, _) = Layer::create(storage, id, manifest.blocks, geometry)?;
+    manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });
+    manifest.next_layer += 1;
+    Ok(())
 }
 
 pub(crate) fn checked_blocks(size_bytes: u64) -> Result<u64, VolumeError> {
@@ -143,27 +200,53 @@ impl<S: Storage> Engine<S> {
     /// # Errors
     /// [`VolumeError::Damaged`] when anything is not as it was written, or when the storage fails.
     pub(crate) fn open(storage: S) -> Result<Self, VolumeError> {
+        Self::open_with(storage, None)
+    }
+
+    /// As [`open`](Self::open), with the store that has the volume's snapshots.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); [`VolumeError::NeedsStore`] and [`VolumeError::Fetch`] for a volume that lacks something of the one it
+    /// was made from.
+    pub(crate) fn open_with(storage: S, objects: Option<Arc<dyn ObjectStore>>) -> Result<Self, VolumeError> {
         let manifest = read_manifest(&storage)?;
+        let mut lowest = None;
+        let source = open_source(&manifest, objects.as_ref())?;
         remove_orphans(&storage, &manifest.layers)?;
         let map = Map::new();
         let mut stack = Vec::new();
         let mut books = None;
         for (index, entry) in manifest.layers.iter().enumerate() {
             let is_top = index + 1 == manifest.layers.len();
-            let (layer, layer_books) = open_layer(&storage, *entry, &map, is_top)?;
+            let mut chunks = BTreeMap::new();
+            let (layer, layer_books) = open_layer(&storage, *entry, &map, is_top, |page| {
+                if index == 0 && source.is_some() {
+                    chunks.insert(page.index, chunks_in(page));
+                }
+            })?;
             if is_top && layer.blocks < manifest.blocks {
                 let (file, what) = (layer.name(0), "the top layer is smaller than the volume");
                 return Err(VolumeError::Damaged { file, offset: 40, what });
             }
             stack.push(Arc::new(layer));
-            books = Some(layer_books);
+            if index == 0 && source.is_some() {
+                lowest = Some((Arc::clone(&stack[0]), layer_books, chunks));
+            } else {
+                books = Some(layer_books);
+            }
         }
+        let source_blocks = manifest.base.map_or(0, |base| base.blocks);
+        let base = source.zip(lowest).map(|(source, (layer, books, chunks))| {
+            FetchedFrom::new(source, layer, source_blocks, books, chunks)
+        });
         let (top, books) = stack.last().cloned().zip(books).expect("a manifest has at least one layer");
         let mut unsettled = Unsettled::new(Arc::clone(&top), books.pages.keys().copied().collect());
         // What an earlier process wrote may be in the page cache alone, and is seen as if it were there to stay.
         unsettled.touch(&(0..top.blocks));
         Ok(Self {
-            state: Mutex::new(State::new(unsettled, stack.len() == 1)),
+            state: Mutex::new(State::new(unsettled, stack.len() == 1, base.is_some())),
+            objects,
+            base,
             blocks: AtomicU64::new(manifest.blocks),
             turn: Mutex::new(Turn { manifest, books: BTreeMap::from([(top.id, books)]) }),
             structure: Mutex::new(()),
@@ -339,6 +422,14 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
+    /// Changes what the manifest says of snapshots.
+    pub(crate) fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<(), VolumeError> {
+        let mut turn = self.turn();
+        let mut manifest = turn.manifest.clone();
+        change(&mut manifest);
+        self.write_manifest(&mut turn, manifest)
+    }
+
     /// Fills the buffer from `offset`; the range is within the volume.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), VolumeError> {
         let (mut at, mut rest) = (offset, buffer);
@@ -348,6 +439,11 @@ impl<S: Storage> Engine<S> {
             let blocks = (within + rest.len() as u64).div_ceil(BLOCK_BYTES);
             let (location, run) = self.map.run(block, blocks);
             let layer = match location {
+                Location::Absent if self.lacks(block) => {
+                    let fetched = self.fetch(block / CHUNK_BLOCKS);
+                    fetched.map_err(|source| VolumeError::Fetch { source: source.into() })?;
+                    continue;
+                }
                 Location::Absent | Location::Zero => None,
                 // It can have been merged into another since the map was asked; that says so by now.
                 Location::Layer(id) => match self.stack().iter().find(|layer| layer.id == id) {
@@ -372,6 +468,18 @@ impl<S: Storage> Engine<S> {
     }
 }
 
+/// Opens the snapshot that a volume lacks something of.
+fn open_source(
+    manifest: &Manifest,
+    objects: Option<&Arc<dyn ObjectStore>>,
+) -> Result<Option<Snapshot>, VolumeError> {
+    let Some(base) = manifest.base.filter(|base| base.blocks > 0) else { return Ok(None) };
+    let snapshot = SnapshotName { lineage: manifest.lineage, id: base.snapshot };
+    let objects = objects.ok_or(VolumeError::NeedsStore { snapshot })?;
+    let source = Snapshot::open_pinned(Arc::clone(objects), snapshot);
+    source.map(Some).map_err(|source| VolumeError::Fetch { source: source.into() })
+}
+
 /// Opens one layer and adds what it holds to the map, which has those below. Its log is emptied if there is anything in it, so that
 /// nothing of a time before is looked up in it ever again; a layer that was being sealed is sealed.
 fn open_layer<S: Storage>(
@@ -379,6 +487,7 @@ fn open_layer<S: Storage>(
     entry: LayerEntry,
     map: &Map,
     is_top: bool,
+    mut each: impl FnMut(&MapPage),
 ) -> Result<(Layer<S::File>, Books), VolumeError> {
     let (layer, header) = Layer::open(storage, entry)?;
     let put = |first, count, state| {
@@ -390,7 +499,8 @@ fn open_layer<S: Storage>(
         map.set(first, count, location);
     };
     let mut books = read_map(&layer, header, |page| {
-        page.runs().for_each(|(first, count, state)| put(first, count, state))
+        page.runs().for_each(|(first, count, state)| put(first, count, state));
+        each(page);
     })?;
     replay(&layer, &mut books, |entry| put(entry.first, u64::from(entry.count), entry.state))?;
     let must_seal = !is_top && !header.sealed;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::snapshot::SnapshotName;
+
 /// Why a volume cannot be made, opened or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -27,6 +29,14 @@ pub enum VolumeError {
     TooManyLayers { layers: usize },
     #[error("there are no two neighbouring sealed layers {lower} and {upper}, so they cannot be merged")]
     NotMergeable { lower: u32, upper: u32 },
+    #[error("a snapshot needs layers {lower} and {upper} apart; merge them when it is complete")]
+    NeededApart { lower: u32, upper: u32 },
+    #[error(
+        "the volume was made from snapshot {snapshot}, and has not all of it yet: say which object store has it"
+    )]
+    NeedsStore { snapshot: SnapshotName },
+    #[error("cannot fetch from the snapshot that the volume was made from")]
+    Fetch { source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the volume stopped after an error of its storage; close it and open it again")]
     Stopped,
 }

@@ -12,7 +12,7 @@ mod map_page;
 mod record;
 
 pub(crate) use header::Header;
-pub(crate) use manifest::{LayerEntry, Manifest};
+pub(crate) use manifest::{Base, Covered, LayerEntry, Manifest};
 pub(crate) use map_page::MapPage;
 pub(crate) use record::{ENTRIES_MAX, Entry, Record, RecordKind};
 
@@ -30,8 +30,13 @@ const VERSION: u32 = 1;
 pub(crate) type Page = [u8; PAGE_LEN];
 
 /// What tells one layer, or one volume, from all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Uuid(pub(crate) [u8; 16]);
+
+impl Uuid {
+    /// Where it says that there is none.
+    pub(crate) const NONE: Uuid = Uuid([0; 16]);
+}
 
 /// What a layer says of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +59,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    fn at(offset: usize, what: &'static str) -> Self {
+    pub(crate) fn at(offset: usize, what: &'static str) -> Self {
         Self { offset: offset as u64, what }
     }
 }
@@ -79,26 +84,26 @@ impl BlockState {
 }
 
 /// Reads numbers at fixed places of bytes that are long enough.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
-    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+    pub(crate) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         self.0[at..at + N].try_into().expect("a range has its length")
     }
 
-    fn u32(&self, at: usize) -> u32 {
+    pub(crate) fn u32(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.array(at))
     }
 
-    fn u64(&self, at: usize) -> u64 {
+    pub(crate) fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.array(at))
     }
 
-    fn uuid(&self, at: usize) -> Uuid {
+    pub(crate) fn uuid(&self, at: usize) -> Uuid {
         Uuid(self.array(at))
     }
 
-    fn expect_zero(&self, from: usize, to: usize) -> Result<(), Damage> {
+    pub(crate) fn expect_zero(&self, from: usize, to: usize) -> Result<(), Damage> {
         match self.0[from..to].iter().position(|byte| *byte != 0) {
             Some(at) => Err(Damage::at(from + at, "a reserved byte is not zero")),
             None => Ok(()),
@@ -106,7 +111,7 @@ impl Fields<'_> {
     }
 }
 
-fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
 }
 
@@ -117,13 +122,13 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(without, &bytes[CHECKSUM_AT + 4..])
 }
 
-fn seal_with_checksum(bytes: &mut [u8]) {
+pub(crate) fn seal_with_checksum(bytes: &mut [u8]) {
     let sum = checksum(bytes);
     put(bytes, CHECKSUM_AT, sum.to_le_bytes());
 }
 
 /// Checks magic and checksum.
-fn open<'a>(bytes: &'a [u8], magic: &[u8; MAGIC_LEN]) -> Result<Fields<'a>, Damage> {
+pub(crate) fn open<'a>(bytes: &'a [u8], magic: &[u8; MAGIC_LEN]) -> Result<Fields<'a>, Damage> {
     if &bytes[..MAGIC_LEN] != magic {
         return Err(Damage::at(0, "the magic number is wrong"));
     }

@@ -1,7 +1,8 @@
 //! The decoders of what is on stable storage, for fuzzing: whatever the bytes are, they end with an error or with what was encoded.
 
 use super::format::{
-    BlockState, Entry, Header, LayerEntry, Manifest, MapPage, PAGE_LEN, Page, Record, RecordKind, Uuid,
+    Base, BlockState, Covered, Entry, Header, LayerEntry, Manifest, MapPage, PAGE_LEN, Page, Record,
+    RecordKind, Uuid,
 };
 
 const LAYER: Uuid = Uuid([3; 16]);
@@ -109,7 +110,18 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
 /// A manifest that can be decoded.
 pub fn manifest_seed() -> Vec<u8> {
     let layers = [1, 4].map(|id| LayerEntry { id, uuid: LAYER }).to_vec();
-    Manifest { volume: Uuid([9; 16]), blocks: 1 << 20, next_layer: 5, layers }.encode()
+    let covered = |layer| Some(Covered { snapshot: LAYER, layer, created_s: 9 });
+    let manifest = Manifest {
+        volume: Uuid([9; 16]),
+        blocks: 1 << 20,
+        lineage: LAYER,
+        last: covered(1),
+        pending: covered(4),
+        base: Some(Base { snapshot: LAYER, blocks: 1 << 19 }),
+        next_layer: 5,
+        layers,
+    };
+    manifest.encode()
 }
 
 #[cfg(test)]

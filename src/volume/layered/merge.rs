@@ -76,7 +76,11 @@ impl<S: Storage> Engine<S> {
         let sealing = self.state().sealing().map_or(0, |_| 1);
         let sealed = &stack[..stack.len() - 1 - sealing];
         let pair = sealed.windows(2).find(|pair| pair[0].id == lower && pair[1].id == upper);
-        let pair = pair.ok_or(VolumeError::NotMergeable { lower: lower.0, upper: upper.0 })?;
+        let not_mergeable = VolumeError::NotMergeable { lower: lower.0, upper: upper.0 };
+        let pair = pair.ok_or(not_mergeable)?;
+        if !self.turn().manifest.may_merge(lower.0, upper.0) {
+            return Err(VolumeError::NeededApart { lower: lower.0, upper: upper.0 });
+        }
         Ok((Arc::clone(&pair[0]), Arc::clone(&pair[1])))
     }
 
@@ -88,7 +92,11 @@ impl<S: Storage> Engine<S> {
         books: &Books,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<BTreeMap<u64, MapPage>>, VolumeError> {
-        let gone = if self.stack()[0].id == lower.id { BlockState::Absent } else { BlockState::Zero };
+        let gone = if self.stack()[0].id == lower.id && !self.has_base() {
+            BlockState::Absent
+        } else {
+            BlockState::Zero
+        };
         let upper_books = read_map(upper, upper.read_header()?, |_| {})?;
         let mut pages = BTreeMap::new();
         for index in upper_books.pages.keys() {
@@ -159,7 +167,11 @@ impl<S: Storage> Engine<S> {
 }
 
 /// A map page of a layer, as its books say.
-fn page_of<F: StorageFile>(layer: &Layer<F>, books: &Books, index: u64) -> Result<MapPage, VolumeError> {
+pub(super) fn page_of<F: StorageFile>(
+    layer: &Layer<F>,
+    books: &Books,
+    index: u64,
+) -> Result<MapPage, VolumeError> {
     let Some(slot) = books.pages.get(&index) else {
         return Ok(MapPage::new(layer.uuid, index, books.header.generation));
     };

@@ -34,6 +34,7 @@ use super::state::{Admission, Outcome, Waker};
 use super::storage::{Storage, StorageFile, StorageRing};
 use crate::backend::{BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull};
 use crate::queue::{Cursor, check, is_unsupported, total_len};
+use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::sys::{Call, zeroes};
 use files::Files;
 use request::{Request, Stage, Work};
@@ -150,6 +151,10 @@ impl<S: Storage> Queue<S> {
         }
         match request.work {
             Work::Read => {
+                let blocks = request.at / BLOCK_BYTES..request.end.div_ceil(BLOCK_BYTES);
+                if self.lacks(index, blocks) {
+                    return self.request(index).error.is_none();
+                }
                 self.read(index);
                 false
             }
@@ -175,6 +180,33 @@ impl<S: Storage> Queue<S> {
         let result = request.error.take().map_or(Ok(()), Err);
         self.ended.push_back(Completion { token: request.token, result });
         self.free.push(index);
+    }
+
+    /// Whether some of these blocks must be fetched first: then the request waits for that, or has failed.
+    fn lacks(&mut self, index: u32, blocks: Range<u64>) -> bool {
+        let request = &mut self.requests[index as usize];
+        let Some(base) = self.engine.base() else { return false };
+        let mut is_lacking = false;
+        let mut next = blocks.start;
+        while next < blocks.end {
+            let (location, run) = self.engine.map.run(next, blocks.end - next);
+            let end = next + run;
+            while location == Location::Absent && next < end && base.has(next) {
+                is_lacking = true;
+                let since = *request.waits_since.get_or_insert_with(|| base.clock());
+                let chunk = next / CHUNK_BLOCKS;
+                if base.want(chunk, since, &self.waker) {
+                    request.error.get_or_insert(io::Error::from_raw_os_error(libc::EIO));
+                    return true;
+                }
+                next = (chunk + 1) * CHUNK_BLOCKS;
+            }
+            next = next.max(end);
+        }
+        if is_lacking {
+            self.parked.push_back(index);
+        }
+        is_lacking
     }
 
     /// One call for each part that stands in one place.
@@ -238,6 +270,13 @@ impl<S: Storage> Queue<S> {
         let request = self.request(index);
         let (at, end) = (request.at, request.part_end);
         let blocks = at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        // What is written in part must be there first.
+        for offset in [at, end] {
+            let block = offset / BLOCK_BYTES;
+            if !offset.is_multiple_of(BLOCK_BYTES) && self.lacks(index, block..block + 1) {
+                return self.request(index).error.is_none();
+            }
+        }
         match self.admit(index, blocks, true) {
             None => self.request(index).error.is_none(),
             Some(Admission::InPlace(permit)) => {
@@ -288,7 +327,8 @@ impl<S: Storage> Queue<S> {
         }
         let (first, last) = (at / BLOCK_BYTES, end / BLOCK_BYTES);
         let (location, run) = self.engine.map.run(first, last - first);
-        if !matches!(location, Location::Layer(_)) {
+        let is_lacking = location == Location::Absent && self.engine.lacks(first);
+        if !matches!(location, Location::Layer(_)) && !is_lacking {
             self.request(index).part_end = (first + run) * BLOCK_BYTES;
             return self.part_done(index);
         }

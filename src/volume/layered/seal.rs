@@ -10,7 +10,7 @@
 //! A crash before 4 leaves a layer that is not sealed below another: opening the volume seals it. Nothing here takes longer with a larger
 //! volume or a longer history, and the writers never wait.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::books::Books;
 use super::engine::{self, Engine, Stack};
@@ -29,15 +29,32 @@ impl<S: Storage> Engine<S> {
     /// [`VolumeError::TooManyLayers`], or when the storage fails: without anything changed if it did before the new layer was in
     /// the manifest, otherwise the volume stopped.
     pub(crate) fn seal(&self) -> Result<LayerId, VolumeError> {
-        let _structure = self.structure();
-        let sealed = self.begin_seal()?;
+        self.seal_for(&self.structure(), |_, _| {})
+    }
+
+    /// As [`seal`](Self::seal), for who has the structure; `note` may write into the manifest what the sealed layer is for.
+    pub(crate) fn seal_for(
+        &self,
+        _structure: &MutexGuard<'_, ()>,
+        note: impl FnOnce(&mut Manifest, LayerId),
+    ) -> Result<LayerId, VolumeError> {
+        let sealed = self.begin_seal_for(note)?;
         self.wait_until(|state| !state.sealing().is_some_and(|(_, is_written)| is_written));
         self.finish_seal()?;
         Ok(sealed)
     }
 
     /// Steps 1 and 2.
+    #[cfg(test)]
     pub(crate) fn begin_seal(&self) -> Result<LayerId, VolumeError> {
+        self.begin_seal_for(|_, _| {})
+    }
+
+    /// Steps 1 and 2.
+    pub(crate) fn begin_seal_for(
+        &self,
+        note: impl FnOnce(&mut Manifest, LayerId),
+    ) -> Result<LayerId, VolumeError> {
         let mut turn = self.turn();
         if self.state().is_stopped() {
             return Err(VolumeError::Stopped);
@@ -54,6 +71,7 @@ impl<S: Storage> Engine<S> {
         let mut manifest = turn.manifest.clone();
         manifest.next_layer += 1;
         manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });
+        note(&mut manifest, old.id);
         self.write_manifest(&mut turn, manifest)?;
         turn.books.insert(id, Books::new(header));
         let layer = Arc::new(layer);

@@ -57,16 +57,16 @@ impl Waker {
 
 /// Queues that wait for something.
 #[derive(Default)]
-struct Waiting(Vec<Arc<Waker>>);
+pub(crate) struct Waiting(Vec<Arc<Waker>>);
 
 impl Waiting {
-    fn add(&mut self, waker: &Arc<Waker>) {
+    pub(crate) fn add(&mut self, waker: &Arc<Waker>) {
         if !self.0.iter().any(|other| Arc::ptr_eq(other, waker)) {
             self.0.push(Arc::clone(waker));
         }
     }
 
-    fn call(&mut self) {
+    pub(crate) fn call(&mut self) {
         self.0.drain(..).for_each(|waker| waker.call());
     }
 }
@@ -122,6 +122,8 @@ pub(crate) struct State<F> {
     sealing: Option<Sealing<F>>,
     /// Nothing is below the top.
     top_is_bottom: bool,
+    /// What no layer has may be in a snapshot.
+    has_base: bool,
     in_flight: InFlight,
     flushes_wanted: u64,
     flushes_done: u64,
@@ -133,11 +135,12 @@ pub(crate) struct State<F> {
 }
 
 impl<F: StorageFile> State<F> {
-    pub(crate) fn new(top: Unsettled<F>, top_is_bottom: bool) -> Self {
+    pub(crate) fn new(top: Unsettled<F>, top_is_bottom: bool, has_base: bool) -> Self {
         Self {
             top,
             sealing: None,
             top_is_bottom,
+            has_base,
             in_flight: InFlight::default(),
             flushes_wanted: 0,
             flushes_done: 0,
@@ -237,7 +240,7 @@ impl<F: StorageFile> State<F> {
         };
         let mut runs = Vec::new();
         map.for_runs(blocks.start, blocks.end, |first, count, location| {
-            if let Location::Layer(_) = location {
+            if matches!(location, Location::Layer(_)) || self.has_base && location == Location::Absent {
                 runs.push((first, count, location));
             }
         });
@@ -383,6 +386,11 @@ impl<F: StorageFile> State<F> {
     /// The layer that was being sealed is.
     pub(crate) fn sealed(&mut self) {
         self.sealing = None;
+    }
+
+    /// A snapshot is needed no more: what no layer has is zeroes.
+    pub(crate) fn filled(&mut self) {
+        self.has_base = false;
     }
 
     /// The top has room for more.

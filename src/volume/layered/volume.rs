@@ -7,18 +7,28 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::check::{self, Report};
-use super::engine::{self, Engine};
+use super::engine::{self, Engine, Origin};
 use super::error::{VolumeError, io_error};
+use super::format::BLOCK_BYTES;
 use super::layer::Geometry;
 use super::map::LayerId;
 use super::queue::Queue;
 use super::storage::host::HostFolder;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
 use crate::raw::{check_range, lock};
+use crate::snapshot::{
+    CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, now_s, pin,
+    release, unique,
+};
 
 const LOCK: &str = "lock";
+/// How many threads get what queues want of a snapshot.
+const FETCHERS: usize = 4;
+/// How often a fill that is ahead of its limit asks whether to go on.
+const PACE: Duration = Duration::from_millis(50);
 
 /// A volume: a folder with a manifest, the files of its layers, and a lock that is held for as long as the volume is open, so that there
 /// is one writer. A crash lets it go.
@@ -30,6 +40,8 @@ struct Open {
     engine: Arc<Engine<HostFolder>>,
     stop: Arc<AtomicBool>,
     committer: Option<JoinHandle<()>>,
+    /// They get what queues want of a snapshot.
+    fetchers: Vec<JoinHandle<()>>,
     _lock: File,
 }
 
@@ -51,20 +63,158 @@ impl Volume {
         engine::create(&HostFolder::new(folder), size_bytes, Geometry::default())
     }
 
+    /// Makes a volume in a folder of what a snapshot in a store holds, of its size or a larger one. It can be opened at once, with the
+    /// store; what is read is fetched then.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create), or when there is no such snapshot or it does not fit.
+    pub fn create_from(
+        folder: &Path,
+        objects: &Arc<dyn ObjectStore>,
+        snapshot: SnapshotName,
+        size_bytes: Option<u64>,
+    ) -> Result<(), SnapshotError> {
+        let holder = SnapshotName { id: unique()?, ..snapshot };
+        // First: from now on it may be deleted, and is not removed.
+        pin(&**objects, holder, snapshot.id)?;
+        let made = Self::make_from(folder, objects, snapshot, holder, size_bytes);
+        if made.is_err() {
+            // The first error is the one to tell.
+            let _ = release(&**objects, holder);
+        }
+        made
+    }
+
+    fn make_from(
+        folder: &Path,
+        objects: &Arc<dyn ObjectStore>,
+        name: SnapshotName,
+        holder: SnapshotName,
+        size_bytes: Option<u64>,
+    ) -> Result<(), SnapshotError> {
+        let snapshot = Snapshot::open(Arc::clone(objects), name)?;
+        let snapshot_bytes = snapshot.size_bytes();
+        let volume_bytes = size_bytes.unwrap_or(snapshot_bytes);
+        if volume_bytes < snapshot_bytes {
+            return Err(SnapshotError::TooSmall { snapshot_bytes, volume_bytes });
+        }
+        engine::checked_blocks(volume_bytes)?;
+        std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
+        let _lock = lock_folder(folder)?;
+        let origin = Origin { volume: holder.id, snapshot: name, blocks: snapshot_bytes / BLOCK_BYTES };
+        let geometry = Geometry::default();
+        Ok(engine::create_from(&HostFolder::new(folder), volume_bytes, geometry, Some(&origin))?)
+    }
+
     /// Opens the volume in a folder.
     ///
     /// # Errors
-    /// [`VolumeError`]: in use, damaged, or the host's refusal.
+    /// [`VolumeError`]: in use, damaged, or the host's refusal; [`VolumeError::NeedsStore`] when it was made from a snapshot and has not all
+    /// of it yet.
     pub fn open(folder: &Path) -> Result<Self, VolumeError> {
+        Self::open_with(folder, None)
+    }
+
+    /// Opens the volume in a folder, with the store that has its snapshots.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), and [`VolumeError::Fetch`] when it lacks something of a snapshot that cannot be read.
+    pub fn open_with(folder: &Path, objects: Option<Arc<dyn ObjectStore>>) -> Result<Self, VolumeError> {
         let lock = lock_folder(folder)?;
-        let engine = Arc::new(Engine::open(HostFolder::new(folder))?);
+        let engine = Arc::new(Engine::open_with(HostFolder::new(folder), objects)?);
         let stop = Arc::new(AtomicBool::new(false));
-        let committer = std::thread::Builder::new().name("volume-commit".to_owned()).spawn({
+        let committer = {
             let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
-            move || engine.serve(&|| stop.load(Ordering::Acquire))
-        });
-        let committer = Some(committer.map_err(io_error("start the thread that commits", "writes"))?);
-        Ok(Self(Arc::new(Open { engine, stop, committer, _lock: lock })))
+            spawn("volume-commit", move || engine.serve(&|| stop.load(Ordering::Acquire)))?
+        };
+        let mut open = Open { engine, stop, committer: Some(committer), fetchers: Vec::new(), _lock: lock };
+        for _ in 0..if open.engine.has_base() { FETCHERS } else { 0 } {
+            let engine = Arc::clone(&open.engine);
+            open.fetchers.push(spawn("volume-fetch", move || engine.serve_fetches())?);
+        }
+        Ok(Self(Arc::new(open)))
+    }
+
+    /// Begins a snapshot: seals what is in the volume now. If one was begun and not ended, it is that one. Writers go on.
+    ///
+    /// # Errors
+    /// As for [`seal`](Self::seal).
+    pub fn begin_snapshot(&self) -> Result<SnapshotName, SnapshotError> {
+        Ok(self.0.engine.begin_snapshot(unique()?, now_s())?)
+    }
+
+    /// The snapshot that was begun and has not ended, by this process or one before.
+    pub fn pending_snapshot(&self) -> Option<SnapshotName> {
+        self.0.engine.pending_snapshot()
+    }
+
+    /// Puts into the store what changed since the last snapshot, and so ends the one that was begun: it is complete when this returns.
+    /// `progress` is told of it by several threads, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Stopped`], or when the store or the host fails; called again it goes on where it was.
+    pub fn upload_snapshot(
+        &self,
+        objects: &Arc<dyn ObjectStore>,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<(), SnapshotError> {
+        self.0.engine.upload_snapshot(objects, progress)
+    }
+
+    /// Gives up the snapshot that was begun, and removes from the store what there is of it.
+    ///
+    /// # Errors
+    /// When the store or the host fails; called again it goes on.
+    pub fn cancel_snapshot(&self, snapshots: &Snapshots) -> Result<(), SnapshotError> {
+        self.0.engine.cancel_snapshot(snapshots)
+    }
+
+    /// Fetches all that the volume lacks of the snapshot that it was made from, at most so many bytes a second, and then needs it no more;
+    /// says whether it came to that. `progress` says whether to go on. Readers and writers go on meanwhile, and come first.
+    ///
+    /// # Errors
+    /// When the store or the host fails; called again it goes on.
+    pub fn fill(
+        &self,
+        bytes_per_second: Option<u64>,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<bool, SnapshotError> {
+        let started = Instant::now();
+        self.0.engine.fill(&|so_far| {
+            let Some(limit) = bytes_per_second else { return progress(so_far) };
+            let due = Duration::from_secs(so_far.done * CHUNK_BYTES)
+                / u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
+            loop {
+                if !progress(so_far) {
+                    return false;
+                }
+                match due.checked_sub(started.elapsed()) {
+                    None => return true,
+                    Some(left) => std::thread::sleep(left.min(PACE)),
+                }
+            }
+        })
+    }
+
+    /// Merges the layers that no snapshot needs apart, until `stop` says so.
+    ///
+    /// # Errors
+    /// As for [`merge`](Self::merge).
+    pub fn compact(&self, stop: &dyn Fn() -> bool) -> Result<(), VolumeError> {
+        let mut lower = 0;
+        loop {
+            let layers = self.layers();
+            let [first, second, ..] = layers[lower.min(layers.len() - 1)..] else { return Ok(()) };
+            if layers.len() < lower + 3 {
+                return Ok(());
+            }
+            match self.merge(first, second, stop) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(VolumeError::NeededApart { .. }) => lower += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Seals what is in the volume now: it stays as it is in the layers up to the one that is returned. Writers go on meanwhile.
@@ -117,6 +267,11 @@ impl Volume {
     }
 }
 
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, VolumeError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(io_error("start a thread", name))
+}
+
 fn lock_folder(folder: &Path) -> Result<File, VolumeError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
@@ -130,6 +285,12 @@ fn lock_folder(folder: &Path) -> Result<File, VolumeError> {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if let Some(base) = self.engine.base() {
+            base.stop();
+        }
+        // If one panicked, the requests that it owed have failed already.
+        self.fetchers.drain(..).for_each(|fetcher| drop(fetcher.join()));
+        self.engine.save_fetched();
         // Under the lock that the committer waits with, so that it does not miss it.
         self.engine.update(|_| self.stop.store(true, Ordering::Release));
         self.engine.notify();

@@ -1,9 +1,11 @@
 //! The manifest of a volume: its size and its layers.
 
-use super::{BLOCKS_MAX, Damage, Uuid, VERSION, open, put, seal_with_checksum};
+use super::{BLOCKS_MAX, Damage, Uuid, open, put, seal_with_checksum};
 
 const MAGIC: &[u8; 8] = b"NIMBOVOL";
-const LAYERS_AT: usize = 64;
+const LAYERS_AT: usize = 160;
+/// Of the manifest alone: version 1 knew nothing of snapshots.
+const VERSION: u32 = 2;
 const LAYER_LEN: usize = 32;
 
 /// One layer of the stack.
@@ -14,10 +16,35 @@ pub(crate) struct LayerEntry {
     pub(crate) uuid: Uuid,
 }
 
+/// A snapshot of the volume: what the layers up to one, and that one, held when it was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Covered {
+    pub(crate) snapshot: Uuid,
+    /// The layer, which may have been merged into a lower one since.
+    pub(crate) layer: u32,
+    /// When it was begun, in seconds since 1970.
+    pub(crate) created_s: u64,
+}
+
+/// The snapshot that the volume was made from. The lowest layer is what was fetched of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) snapshot: Uuid,
+    /// Its size; 0 when all of it was fetched, and its pin alone is left to be removed.
+    pub(crate) blocks: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) volume: Uuid,
     pub(crate) blocks: u64,
+    /// Of its snapshots.
+    pub(crate) lineage: Uuid,
+    /// The last snapshot that is complete.
+    pub(crate) last: Option<Covered>,
+    /// The one that is being made.
+    pub(crate) pending: Option<Covered>,
+    pub(crate) base: Option<Base>,
     /// The smallest id that no layer had yet.
     pub(crate) next_layer: u32,
     /// The layers, the lowest first; the last one is the top, which is written to. At least one.
@@ -39,6 +66,18 @@ impl Manifest {
         put(&mut bytes, 32, self.blocks.to_le_bytes());
         put(&mut bytes, 40, self.next_layer.to_le_bytes());
         put(&mut bytes, 44, count.to_le_bytes());
+        put(&mut bytes, 48, self.lineage.0);
+        for (at, covered) in [(64, self.last), (96, self.pending)] {
+            if let Some(covered) = covered {
+                put(&mut bytes, at, covered.snapshot.0);
+                put(&mut bytes, at + 16, covered.layer.to_le_bytes());
+                put(&mut bytes, at + 24, covered.created_s.to_le_bytes());
+            }
+        }
+        if let Some(base) = self.base {
+            put(&mut bytes, 128, base.snapshot.0);
+            put(&mut bytes, 144, base.blocks.to_le_bytes());
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let at = LAYERS_AT + index * LAYER_LEN;
             put(&mut bytes, at, layer.id.to_le_bytes());
@@ -64,8 +103,26 @@ impl Manifest {
         if !(1..=Self::LAYERS_MAX).contains(&count) || bytes.len() != LAYERS_AT + count * LAYER_LEN {
             return Err(Damage::at(44, "the number of layers is wrong"));
         }
-        fields.expect_zero(48, LAYERS_AT)?;
-        let (next_layer, mut layers, mut below) = (fields.u32(40), Vec::with_capacity(count), 0);
+        let next_layer = fields.u32(40);
+        let covered = |at: usize| {
+            let (snapshot, layer) = (fields.uuid(at), fields.u32(at + 16));
+            fields.expect_zero(at + 20, at + 24)?;
+            if snapshot == Uuid::NONE {
+                fields.expect_zero(at, at + 32)?;
+                return Ok(None);
+            }
+            if !(1..next_layer).contains(&layer) {
+                return Err(Damage::at(at + 16, "a snapshot is of a layer that there never was"));
+            }
+            Ok(Some(Covered { snapshot, layer, created_s: fields.u64(at + 24) }))
+        };
+        let base = Base { snapshot: fields.uuid(128), blocks: fields.u64(144) };
+        if base.blocks > blocks || base.snapshot == Uuid::NONE && base.blocks != 0 {
+            return Err(Damage::at(144, "the size of the snapshot that the volume was made from is wrong"));
+        }
+        let base = Some(base).filter(|base| base.snapshot != Uuid::NONE);
+        fields.expect_zero(152, LAYERS_AT)?;
+        let (mut layers, mut below) = (Vec::with_capacity(count), 0);
         for at in (LAYERS_AT..bytes.len()).step_by(LAYER_LEN) {
             let id = fields.u32(at);
             if id <= below || id >= next_layer {
@@ -76,7 +133,31 @@ impl Manifest {
             layers.push(LayerEntry { id, uuid: fields.uuid(at + 8) });
             below = id;
         }
-        Ok(Self { volume: fields.uuid(16), blocks, next_layer, layers })
+        if base.is_some_and(|base: Base| base.blocks > 0) && layers.len() < 2 {
+            return Err(Damage::at(144, "there is no layer for what is fetched from a snapshot"));
+        }
+        let (volume, lineage) = (fields.uuid(16), fields.uuid(48));
+        Ok(Self {
+            volume,
+            blocks,
+            lineage,
+            last: covered(64)?,
+            pending: covered(96)?,
+            base,
+            next_layer,
+            layers,
+        })
+    }
+
+    /// Whether two neighbouring sealed layers may become one. Not if one of them is part of a snapshot and the other is not: from that it
+    /// is known what changed. Not while a snapshot that has both is being made, for it would see what was hidden since as missing. And not
+    /// the lowest while it is being filled.
+    pub(crate) fn may_merge(&self, lower: u32, upper: u32) -> bool {
+        let is_between = |covered: Covered| (lower..upper).contains(&covered.layer);
+        let is_filled = self.base.is_none_or(|base| base.blocks == 0);
+        !self.last.is_some_and(is_between)
+            && self.pending.is_none_or(|pending| pending.layer < lower)
+            && (is_filled || self.layers.first().is_none_or(|lowest| lowest.id != lower))
     }
 }
 
@@ -90,6 +171,7 @@ mod tests {
         fn what_was_encoded_is_decoded_and_any_changed_bit_is_noticed(
             blocks in 1..=BLOCKS_MAX,
             steps in prop::collection::vec((1u32..1000, any::<[u8; 16]>()), 1..Manifest::LAYERS_MAX),
+            snapshots in any::<(Option<[u8; 16]>, Option<[u8; 16]>, Option<[u8; 16]>)>(),
             bit in any::<prop::sample::Index>(),
         ) {
             let mut next_layer = 0;
@@ -97,8 +179,22 @@ mod tests {
                 next_layer += step;
                 LayerEntry { id: next_layer, uuid: Uuid(uuid) }
             });
-            let layers = layers.collect();
-            let manifest = Manifest { volume: Uuid([9; 16]), blocks, next_layer: next_layer + 1, layers };
+            let layers: Vec<_> = layers.collect();
+            let uuid = |bytes: [u8; 16]| Uuid(bytes.map(|byte| byte | 1));
+            let covered = |bytes| Covered { snapshot: uuid(bytes), layer: next_layer, created_s: 77 };
+            let manifest = Manifest {
+                volume: Uuid([9; 16]),
+                blocks,
+                lineage: Uuid([8; 16]),
+                last: snapshots.0.map(covered),
+                pending: snapshots.1.map(covered),
+                base: snapshots.2.map(|bytes| Base {
+                    snapshot: uuid(bytes),
+                    blocks: if layers.len() < 2 { 0 } else { blocks / 2 },
+                }),
+                next_layer: next_layer + 1,
+                layers,
+            };
             let mut bytes = manifest.encode();
             prop_assert_eq!(Manifest::decode(&bytes), Ok(manifest));
             let bit = bit.index(8 * bytes.len());

@@ -40,6 +40,8 @@ pub(super) struct Request<F> {
     pub(super) calls: u32,
     pub(super) slots: Vec<u32>,
     pub(super) error: Option<io::Error>,
+    /// When it began to wait for chunks of a snapshot, by the clock of those.
+    pub(super) waits_since: Option<u64>,
     pub(super) permit: Option<Permit<F>>,
     /// Whole blocks that the guest's memory is only a part of, or that must not change while they are written.
     pub(super) bounce: AlignedMemory,
@@ -63,6 +65,7 @@ impl<F> Request<F> {
             calls: 0,
             slots: Vec::new(),
             error: None,
+            waits_since: None,
             permit: None,
             bounce: AlignedMemory::zeroed(0),
             has_checksums: false,
@@ -75,6 +78,7 @@ impl<F> Request<F> {
         self.token = token;
         self.stage = Stage::Begun;
         self.error = None;
+        self.waits_since = None;
     }
 
     pub(super) fn set(&mut self, work: Work, offset: u64, len: u64, buffers: &[IoBuffer]) {

@@ -1,0 +1,13 @@
+//! The manifest of a snapshot.
+
+use volume::snapshot::fuzzing;
+
+/// Decodes one.
+pub fn run(data: &[u8]) {
+    fuzzing::manifest(data);
+}
+
+/// One that can be decoded, or several.
+pub fn seeds() -> Vec<Vec<u8>> {
+    vec![fuzzing::manifest_seed()]
+}

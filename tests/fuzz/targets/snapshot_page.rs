@@ -1,0 +1,13 @@
+//! A page of the table of a snapshot.
+
+use volume::snapshot::fuzzing;
+
+/// Decodes one.
+pub fn run(data: &[u8]) {
+    fuzzing::page(data);
+}
+
+/// One that can be decoded, or several.
+pub fn seeds() -> Vec<Vec<u8>> {
+    vec![fuzzing::page_seed()]
+}
