@@ -21,6 +21,8 @@ const PAGE_BYTES: u64 = PAGE_LEN as u64;
 const LOG_AT: u64 = 64 << 10;
 const MAP_AT: u64 = 512 << 20;
 const DATA_AT: u64 = 16 << 30;
+/// How many pages of the log are read at a time.
+const LOG_PIECE_PAGES: usize = 64;
 
 /// What is chosen when a layer is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,6 +286,28 @@ impl<F: StorageFile> Layer<F> {
     /// Where a record of the log stands.
     pub(crate) fn log_offset(&self, sequence: u64) -> u64 {
         LOG_AT + sequence % u64::from(self.geometry.log_pages) * PAGE_BYTES
+    }
+
+    /// Calls `each` with the pages of the log in which there may be something, and where they stand.
+    pub(crate) fn for_log_pages(&self, mut each: impl FnMut(u64, &Page)) -> Result<(), VolumeError> {
+        let end = LOG_AT + u64::from(self.geometry.log_pages) * PAGE_BYTES;
+        let mut piece = vec![[0; PAGE_LEN]; LOG_PIECE_PAGES];
+        let mut next = LOG_AT;
+        loop {
+            let found =
+                self.main().next_data(next).map_err(io_error("look for the log of", &self.name(0)))?;
+            let Some(found) = found.filter(|found| *found < end) else { return Ok(()) };
+            next = found - found % PAGE_BYTES;
+            let pages = usize::try_from((end - next) / PAGE_BYTES)
+                .map_or(LOG_PIECE_PAGES, |left| left.min(LOG_PIECE_PAGES));
+            let piece = &mut piece[..pages];
+            let read = self.main().read_at(next, piece.as_flattened_mut());
+            read.map_err(io_error("read the log of", &self.name(0)))?;
+            for page in piece {
+                each(next, page);
+                next += PAGE_BYTES;
+            }
+        }
     }
 
     /// Where a slot of a map page stands.

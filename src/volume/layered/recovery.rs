@@ -111,14 +111,14 @@ fn damaged_record<F: StorageFile>(layer: &Layer<F>, sequence: u64, what: &'stati
 fn read_records<F: StorageFile>(layer: &Layer<F>, start: u64) -> Result<BTreeMap<u64, Record>, VolumeError> {
     let end = start + u64::from(layer.geometry.log_pages);
     let mut records = BTreeMap::new();
-    for sequence in start..end {
-        let page = layer.read_page(layer.log_offset(sequence))?;
-        if let Ok(record) = Record::decode(&page, layer.uuid)
-            && record.sequence == sequence
+    layer.for_log_pages(|offset, page| {
+        if let Ok(record) = Record::decode(page, layer.uuid)
+            && (start..end).contains(&record.sequence)
+            && layer.log_offset(record.sequence) == offset
         {
-            records.insert(sequence, record);
+            records.insert(record.sequence, record);
         }
-    }
+    })?;
     Ok(records)
 }
 
