@@ -4,7 +4,7 @@
 //! What happens to writes that are not flushed is [`model`](super::model)'s: here everything is flushed before something else is done.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ struct World {
     content: Content,
     pending: Option<(SnapshotName, Content)>,
     complete: BTreeMap<SnapshotName, Content>,
+    deleted: BTreeSet<SnapshotName>,
     numbers: Rc<RefCell<Numbers>>,
     next_id: u8,
 }
@@ -113,6 +114,7 @@ impl World {
             content: vec![0; sectors(BLOCKS)],
             pending: None,
             complete: BTreeMap::new(),
+            deleted: BTreeSet::new(),
             numbers: Rc::new(RefCell::new(Numbers::new(seed))),
             next_id: 1,
         };
@@ -253,7 +255,10 @@ impl World {
             self.complete.insert(name, content);
         }
         if self.engine().pending_snapshot().is_none() {
-            assert!(self.complete.contains_key(&name) || stop.is_none(), "it was deleted or is complete");
+            assert!(
+                self.complete.contains_key(&name) || self.deleted.contains(&name),
+                "{name} is neither complete nor deleted"
+            );
             self.pending = None;
         }
     }
@@ -269,6 +274,7 @@ impl World {
         self.store.heal();
         assert!(stop.is_some() || result.is_ok(), "{result:?}");
         self.complete.remove(&name);
+        self.deleted.insert(name);
         // One that was stopped early has left it as it was, or nearly.
         match Snapshots::new(shared(&self.store)).delete(name) {
             Ok(()) | Err(SnapshotError::NotFound { .. }) => {}

@@ -243,7 +243,8 @@ impl World {
 }
 
 fn is_chunk(key: &str) -> bool {
-    key.rsplit('/').next().is_some_and(|last| last.starts_with('c'))
+    // The keys of manifests and pins end with names in hexadecimal, which may begin with a c but hold no dash.
+    key.rsplit('/').next().is_some_and(|last| last.starts_with('c') && last.contains('-'))
 }
 
 fn make(parent: Option<usize>, changes: &[(usize, u8)]) -> Step {
