@@ -40,7 +40,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens the volume in `folder`.
-fn open(folder: &Path) -> anyhow::Result<Volume> {
+pub(crate) fn open(folder: &Path) -> anyhow::Result<Volume> {
     find(folder)?;
     Volume::open(folder).with_context(|| format!("cannot open the volume {}", folder.display()))
 }

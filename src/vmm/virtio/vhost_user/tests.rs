@@ -118,7 +118,7 @@ fn a_disk_that_is_served_elsewhere_keeps_what_is_written_by_each_queue() {
         assert_eq!(guest.read(1 - queue, sector), [7; 512]);
     }
     assert_eq!(guest.read(0, 100), [0; 512]);
-    assert_eq!(served.block.counters()["write"]["count"], 3);
+    assert_eq!(served.block.counters()["write"]["operations"], 3);
     drop(guest);
     served.end().unwrap();
 }
