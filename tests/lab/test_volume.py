@@ -86,7 +86,7 @@ def two_attachments(guest: Guest, path: Path) -> None:
 
 
 def a_backend_that_dies(guest: Guest, volume: Path) -> None:
-    """The guest gets errors and goes on; the volume can be attached again."""
+    """The guest's disk needs a reset; it is pulled, and the volume can be attached again."""
     path = volume.parent / "second"
     other = volume.parent / "other"
     subprocess.run([NIMBO, "volume", "create", str(other), "--size", "1G"], check=True)
@@ -94,7 +94,9 @@ def a_backend_that_dies(guest: Guest, volume: Path) -> None:
     process = subprocess.Popen(command)
     try:
         wait_until(path.exists, "the socket")
-        attach(guest, "dying", path)
+        disk = attach(guest, "dying", path)
+        # Nothing is under way any more when that has been read: requests in flight would never end.
+        guest.run(f"dd if=/dev/{disk} of=/dev/null bs=4096 count=10")
     finally:
         process.kill()
         process.wait()

@@ -181,7 +181,7 @@ const STATX_FLAGS: [u32; 3] = [
 ];
 
 /// What a disk that another process serves says to that process.
-const MESSAGES: &[Rule] = &[allow(SYS_recvmsg), allow(SYS_sendmsg)];
+const MESSAGES: &[Rule] = &[allow(SYS_recvmsg), allow(SYS_sendmsg), allow(SYS_shutdown)];
 
 const FRAMES: &[Rule] = &[allow(SYS_readv)];
 

@@ -156,7 +156,7 @@ fn what_one_kind_may_do_the_others_may_not() {
         ("fallocate", libc::SYS_fallocate, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block), Worker(Balloon)]),
         ("readv", libc::SYS_readv, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Net), Worker(Vsock)]),
         ("accept4", libc::SYS_accept4, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
-        ("recvmsg", libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
+        ("recvmsg", libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block), Worker(Vsock)]),
         ("a pair of streams", libc::SYS_socketpair, [1, 1, 0, 0, 0, 0], &[Main, Worker(Vsock)]),
         ("clone3", libc::SYS_clone3, [0; 6], &[Main]),
     ];

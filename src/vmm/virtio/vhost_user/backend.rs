@@ -1,5 +1,6 @@
 //! The disk's side: serves the queues of one guest.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -354,7 +355,13 @@ fn map(regions: &[Region], files: Vec<OwnedFd>) -> Result<Memory, BackendError> 
         }
         let memory = |reason: String| BackendError::Memory { guest: region.guest, reason };
         let bytes = usize::try_from(region.bytes).map_err(|error| memory(error.to_string()))?;
-        let place = FileOffset::new(file.into(), region.offset);
+        let file = File::from(file);
+        let length = file.metadata().map_err(|error| memory(error.to_string()))?.len();
+        // Whoever touches what is mapped beyond a file's end is ended by a signal.
+        if region.offset.checked_add(region.bytes).is_none_or(|end| end > length) {
+            return Err(memory(format!("its file has {length} bytes")));
+        }
+        let place = FileOffset::new(file, region.offset);
         let piece = GuestRegionMmap::from_range(GuestAddress(region.guest), bytes, Some(place));
         mapped.push(piece.map_err(|error| memory(error.to_string()))?);
     }

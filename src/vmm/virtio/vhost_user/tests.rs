@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use volume::{BlockBackend, Volume};
 
 use super::message::{Form, Region, Request, fuzz_request, receive, send};
@@ -231,6 +232,21 @@ fn memory_that_can_be_cut_short_is_refused() {
     let (number, body) = Request::SetMemory(vec![region]).encode();
     send(&stream, number, Form::Plain, &body, &[file.as_fd()]).unwrap();
     assert!(matches!(served.end(), Err(BackendError::NotSealed)));
+}
+
+#[test]
+fn memory_beyond_the_end_of_its_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let memory = shared_memory();
+    let file = memory.iter().find_map(|region| region.file_offset()).unwrap().file();
+    for (offset, bytes) in [(0, 33 << 20), (16 << 20, 17 << 20), (u64::MAX, 2), (1 << 40, 4096)] {
+        let path = folder.path().join(format!("{offset}-{bytes}"));
+        let (served, stream) = Served::start(volume(&path), 1);
+        let region = Region { guest: 0, bytes, frontend: 0, offset };
+        let (number, body) = Request::SetMemory(vec![region]).encode();
+        send(&stream, number, Form::Plain, &body, &[file.as_fd()]).unwrap();
+        assert!(matches!(served.end(), Err(BackendError::Memory { .. })), "{offset} {bytes}");
+    }
 }
 
 #[test]
