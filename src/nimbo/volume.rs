@@ -7,6 +7,7 @@ mod check;
 mod copy;
 mod create;
 mod info;
+mod key;
 mod serve;
 mod stop;
 
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Info(info::Args),
     Check(check::Args),
+    Key(key::Args),
 }
 
 /// Does what `command` says.
@@ -36,13 +38,15 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::main(args),
         Command::Info(args) => info::main(args),
         Command::Check(args) => check::main(args),
+        Command::Key(args) => key::main(args),
     }
 }
 
-/// Opens the volume in `folder`.
-fn open(folder: &Path) -> anyhow::Result<Volume> {
+/// Opens the volume in `folder`; if it is encrypted, with a key of these.
+fn open(folder: &Path, keys: &key::Keys) -> anyhow::Result<Volume> {
     find(folder)?;
-    Volume::open(folder).with_context(|| format!("cannot open the volume {}", folder.display()))
+    Volume::open_with(folder, keys.stores())
+        .with_context(|| format!("cannot open the volume {}", folder.display()))
 }
 
 /// Makes sure that there is a volume, before anything is made beside what else is there.

@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod crypt;
 pub mod import;
 pub mod layered;
 pub mod nbd;
@@ -30,6 +31,6 @@ pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
 pub use import::import;
-pub use layered::{LayerId, Volume, VolumeError};
+pub use layered::{LayerId, Stores, Volume, VolumeError};
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};

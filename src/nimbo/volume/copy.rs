@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use types::ByteSize;
 
+use super::key::Keys;
 use super::stop::StopSignals;
 use crate::progress::Progress;
 
@@ -73,11 +74,13 @@ pub(crate) struct ExportArgs {
     /// The image to make; it must not be there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    let volume = super::open(&args.folder)?;
+    let volume = super::open(&args.folder, &args.keys)?;
     if args.file.symlink_metadata().is_ok() {
         bail!("there is a file {} already; remove it, or choose another name", args.file.display());
     }

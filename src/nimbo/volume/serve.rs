@@ -13,6 +13,7 @@ use ::volume::nbd::{Export, Listener, Server};
 use ::volume::{BlockBackend, BlockRequest, Volume};
 use anyhow::{Context as _, anyhow, bail};
 
+use super::key::Keys;
 use super::stop::StopSignals;
 use crate::socket::SocketPath;
 
@@ -48,6 +49,8 @@ pub(crate) struct Args {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 /// A volume and what it is called.
@@ -123,7 +126,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 served.folder.display()
             );
         }
-        let volume = Arc::new(super::open(&served.folder)?);
+        let volume = Arc::new(super::open(&served.folder, &args.keys)?);
         exports.push(Export {
             name,
             disk: Arc::clone(&volume) as Arc<dyn BlockBackend>,
