@@ -8,6 +8,7 @@ mod copy;
 mod create;
 mod info;
 mod key;
+mod limits;
 mod serve;
 mod stop;
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
 use crate::crypt::OpenKeys;
+use crate::kind::{Allowance, Limits};
 use crate::testing::{FakeDisk, Memory, execute};
 use crate::{Overlay, RawError, RawFile, RawOptions, Stores, Volume};
 
@@ -37,17 +38,19 @@ enum Kind {
     Layered,
     /// The same with a key.
     Encrypted,
+    /// With so few operations a second that some are held.
+    Limited,
 }
 
 /// Every kind on every file system at hand: the machine's, tmpfs, and that of the test itself, which is
 /// the checkout's (9p in the lab). Direct I/O only where there is any.
 fn all() -> Vec<(Kind, PathBuf)> {
-    use Kind::{Direct, Encrypted, Fake, GrownOverlay, Layered, Overlay, OverlayOverDirect, Raw};
+    use Kind::{Direct, Encrypted, Fake, GrownOverlay, Layered, Limited, Overlay, OverlayOverDirect, Raw};
     let here = std::env::current_exe().unwrap();
     let mut all = vec![(Fake, "/".into())];
     for parent in [Path::new("/var/tmp"), Path::new("/dev/shm"), here.parent().unwrap()] {
         let direct = if has_direct(parent) { &[Direct, OverlayOverDirect][..] } else { &[] };
-        let kinds = [Raw, Overlay, GrownOverlay, Layered, Encrypted].iter().chain(direct);
+        let kinds = [Raw, Overlay, GrownOverlay, Layered, Encrypted, Limited].iter().chain(direct);
         all.extend(kinds.map(|kind| (*kind, parent.to_owned())));
     }
     all
@@ -84,12 +87,13 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
     let content = if matches!(kind, Kind::GrownOverlay) { &bytes[..half] } else { bytes };
     std::fs::write(&path, content).unwrap();
     let options = RawOptions {
-        read_only: !matches!(kind, Kind::Raw | Kind::Direct),
+        read_only: !matches!(kind, Kind::Raw | Kind::Direct | Kind::Limited),
         direct: matches!(kind, Kind::Direct | Kind::OverlayOverDirect),
     };
     let raw = RawFile::open(&path, options).unwrap();
     match kind {
         Kind::Raw | Kind::Direct => Box::new(raw),
+        Kind::Limited => Box::new(crate::Limited::new(Arc::new(raw), few()).unwrap()),
         Kind::Overlay | Kind::OverlayOverDirect => Box::new(Overlay::create(&raw, folder, None).unwrap()),
         Kind::GrownOverlay => {
             let overlay = Overlay::create(&raw, folder, Some(bytes.len() as u64)).unwrap();
@@ -100,6 +104,11 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
         }
         Kind::Fake | Kind::Layered | Kind::Encrypted => unreachable!("made elsewhere"),
     }
+}
+
+fn few() -> Limits {
+    let always = |rate| Allowance { base: rate, peak: rate, credits: 0 };
+    Limits { iops: always(5000), bytes: always(100 << 20), unit_bytes: 4096, whole_units: false }
 }
 
 fn layered(folder: &Path, bytes: &[u8], is_encrypted: bool) -> Box<dyn BlockBackend> {

@@ -417,3 +417,28 @@ fn an_encrypted_volume_is_opened_by_its_key_alone() {
     assert!(said.contains("chmod 600 keys"), "{said}");
     assert!(folder.nimbo(&["check", "db"]).contains("sound"), "a check needs no key");
 }
+
+#[test]
+fn a_volume_gives_no_more_than_its_type_does() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "64M"]);
+    let serve = ["serve", "volume", "--nbd", "unix:socket", "--enforce-limits", "--type"];
+    for (more, status, hint) in [
+        (&["gp3", "--iops", "2999"][..], 1, "has 3000 to 80000 IOPS, not 2999"),
+        (&["gp2", "--iops", "3000"], 1, "cannot be chosen"),
+        (&["st1"], 1, "has 125 to 16384 GiB, not 1"),
+        (&["gp4"], 2, "gp4"),
+    ] {
+        let said = folder.nimbo_fails(status, &[&serve[..], more].concat());
+        assert!(said.contains(hint), "{said}");
+    }
+    folder.image("image.raw");
+    let more = ["--nbd", "unix:socket", "--enforce-limits", "--type", "gp3"];
+    let serving = Serving::start(&folder, &["volume"], &more);
+    folder.tool("nbdcopy", &["image.raw", serving.url()]);
+    let started = std::time::Instant::now();
+    folder.tool("nbdcopy", &[serving.url(), "null:"]);
+    // 64 MiB at 125 MiB/s, and 1.25 that were saved up.
+    assert!(started.elapsed().as_secs_f64() > 0.49, "{:?}", started.elapsed());
+    serving.stop(Signal::SIGTERM);
+}

@@ -14,6 +14,7 @@ use ::volume::{BlockBackend, BlockRequest, Volume};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::key::Keys;
+use super::limits::LimitArgs;
 use super::stop::StopSignals;
 use crate::socket::SocketPath;
 
@@ -33,6 +34,7 @@ Exit status:
 Examples:
   nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock
   nimbo volume serve /srv/volumes/web db=/srv/volumes/postgres --nbd 127.0.0.1:10809
+  nimbo volume serve /srv/volumes/web --enforce-limits --type gp3 --iops 6000
   qemu-img info nbd://127.0.0.1/db
   nbd-client -unix /run/data.sock -N data /dev/nbd0";
 
@@ -51,6 +53,8 @@ pub(crate) struct Args {
     read_only: bool,
     #[command(flatten)]
     keys: Keys,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// A volume and what it is called.
@@ -129,7 +133,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         let volume = Arc::new(super::open(&served.folder, &args.keys)?);
         exports.push(Export {
             name,
-            disk: Arc::clone(&volume) as Arc<dyn BlockBackend>,
+            disk: args.limits.apply(Arc::clone(&volume) as _)?,
             read_only: args.read_only,
         });
         volumes.push((&served.folder, volume));
