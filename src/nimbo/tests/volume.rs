@@ -412,6 +412,9 @@ fn an_encrypted_volume_is_opened_by_its_key_alone() {
     folder.nimbo(&["export", "db", "copy.raw", "--keys", "keys"]);
     assert_eq!(fs::read(folder.path("copy.raw")).unwrap(), fs::read(folder.path("image.raw")).unwrap());
     assert!(folder.nimbo(&["info", "db", "--keys", "keys"]).contains("encrypted   with the key web"));
+    folder.nimbo(&["import", "imported", "image.raw", "--encrypt-with", "web", "--keys", "keys"]);
+    folder.nimbo(&["export", "imported", "again.raw", "--keys", "keys"]);
+    assert_eq!(fs::read(folder.path("again.raw")).unwrap(), fs::read(folder.path("image.raw")).unwrap());
     fs::set_permissions(folder.path("keys"), fs::Permissions::from_mode(0o644)).unwrap();
     let said = folder.nimbo_fails(1, &["info", "db", "--keys", "keys"]);
     assert!(said.contains("chmod 600 keys"), "{said}");
