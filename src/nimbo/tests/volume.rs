@@ -415,6 +415,9 @@ fn an_encrypted_volume_is_opened_by_its_key_alone() {
     folder.nimbo(&["import", "imported", "image.raw", "--encrypt-with", "web", "--keys", "keys"]);
     folder.nimbo(&["export", "imported", "again.raw", "--keys", "keys"]);
     assert_eq!(fs::read(folder.path("again.raw")).unwrap(), fs::read(folder.path("image.raw")).unwrap());
+    folder.nimbo(&["key", "new", "web-2027", "--keys", "keys"]);
+    folder.nimbo(&["key", "change", "db", "web-2027", "--keys", "keys"]);
+    assert!(folder.nimbo(&["info", "db", "--keys", "keys"]).contains("with the key web-2027"));
     fs::set_permissions(folder.path("keys"), fs::Permissions::from_mode(0o644)).unwrap();
     let said = folder.nimbo_fails(1, &["info", "db", "--keys", "keys"]);
     assert!(said.contains("chmod 600 keys"), "{said}");

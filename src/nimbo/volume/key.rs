@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::volume::Stores;
 use ::volume::crypt::{KeyFile, KeyName};
+use ::volume::{Stores, Volume};
 use anyhow::{Context as _, bail};
 
 const EXAMPLES: &str = "\
@@ -16,14 +16,15 @@ A key has a name, by which volumes are made with it and remember it. It never le
 read (mode 0600). Keep a copy of that file elsewhere: without the key, nobody can read the volumes that were made with it.
 
 Exit status:
-  0  added
-  1  not added, and the file is as it was; a message tells why
+  0  done
+  1  nothing was changed; a message tells why
 
 Examples:
   nimbo volume key new web
-  nimbo volume create /srv/volumes/web --size 10G --encrypt-with web";
+  nimbo volume create /srv/volumes/web --size 10G --encrypt-with web
+  nimbo volume key change /srv/volumes/web web-2027";
 
-/// Makes keys that volumes can be encrypted with
+/// Makes keys that volumes can be encrypted with, and changes which one a volume needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -34,6 +35,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     New(NewArgs),
+    Change(ChangeArgs),
 }
 
 /// Adds a new key to the key file, which is made if there is none
@@ -41,6 +43,20 @@ enum Command {
 #[command(after_help = EXAMPLES)]
 struct NewArgs {
     /// What to call it: letters, digits and . _ : / -
+    #[arg(value_name = "NAME")]
+    name: KeyName,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// Changes which key a volume needs; its data stay as they are, and its snapshots need the keys that they had
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct ChangeArgs {
+    /// The volume, which nobody uses meanwhile
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// The key that it is to need, of the same key file as the one that it needs now
     #[arg(value_name = "NAME")]
     name: KeyName,
     #[command(flatten)]
@@ -80,7 +96,20 @@ impl Keys {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let Command::New(args) = &args.command;
+    match &args.command {
+        Command::New(args) => new(args),
+        Command::Change(args) => change(args),
+    }
+}
+
+fn change(args: &ChangeArgs) -> anyhow::Result<ExitCode> {
+    super::find(&args.folder)?;
+    Volume::change_key(&args.folder, &args.keys.open()?, &args.name)
+        .with_context(|| format!("cannot change the key of the volume {}", args.folder.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let path = args.keys.path()?;
     if let (None, Some(folder)) = (&args.keys.keys, path.parent()) {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);

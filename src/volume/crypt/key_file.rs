@@ -48,6 +48,25 @@ impl KeyFile {
     /// # Errors
     /// [`KeyError`]: the name is taken, the file is not one to be trusted, or cannot be written; then it is as it was.
     pub fn add(&self, name: &KeyName) -> Result<(), KeyError> {
+        let mut new = self.0.clone().into_os_string();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        // Before anything is read: who adds a key meanwhile would replace it by a file without this one.
+        let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new);
+        let file = file.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyError::Busy { path: self.0.clone(), new: new.clone() },
+            _ => file_error("create", &new, source),
+        })?;
+        let added = self.with_key(name).and_then(|text| self.replace(file, &new, text.as_bytes()));
+        if added.is_err() {
+            // The first error is the one to tell; if it has the right name by now, there is nothing to remove.
+            let _ = fs::remove_file(&new);
+        }
+        added
+    }
+
+    /// What the file is to hold with a new key.
+    fn with_key(&self, name: &KeyName) -> Result<Zeroizing<String>, KeyError> {
         let mut text = match self.read() {
             Ok(text) => text,
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -71,29 +90,19 @@ impl KeyFile {
         longer.push(' ');
         key.iter().for_each(|byte| push_hex(&mut longer, *byte));
         longer.push('\n');
-        self.replace(longer.as_bytes())
+        Ok(longer)
     }
 
-    /// Puts other bytes in place of the file, in one step.
-    fn replace(&self, bytes: &[u8]) -> Result<(), KeyError> {
-        let mut name = self.0.clone().into_os_string();
-        name.push(".new");
-        let new = PathBuf::from(name);
-        // Whoever else adds a key now fails, and this one does if that was first.
-        let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new);
-        let mut file = file.map_err(|source| file_error("create", &new, source))?;
+    /// Puts a new file in place of the one that is there, in one step.
+    fn replace(&self, mut file: File, new: &Path, bytes: &[u8]) -> Result<(), KeyError> {
         let mut put = || {
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&new, &self.0)?;
+            fs::rename(new, &self.0)?;
             let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty());
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
-        put().map_err(|source| {
-            // The first error is the one to tell; if it has the right name by now, there is nothing to remove.
-            let _ = fs::remove_file(&new);
-            file_error("write", &self.0, source)
-        })
+        put().map_err(|source| file_error("write", &self.0, source))
     }
 
     /// What the file holds, if it is one to be trusted.
@@ -260,6 +269,12 @@ mod tests {
         assert!(matches!(file.add(&name("one")), Err(KeyError::Exists { .. })));
         assert_eq!(fs::metadata(&file.0).unwrap().mode() & 0o7777, MODE);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        // Somebody else is at it.
+        let new = folder.path().join("keys.new");
+        fs::write(&new, "").unwrap();
+        let before = fs::read_to_string(&file.0).unwrap();
+        assert!(matches!(file.add(&name("three")), Err(KeyError::Busy { .. })));
+        assert!(new.exists() && fs::read_to_string(&file.0).unwrap() == before);
         let error = file.wrap(&name("three"), b"", &DataKey::random().unwrap()).unwrap_err();
         assert!(matches!(error, KeyError::Unknown { .. }), "{error}");
     }

@@ -145,6 +145,8 @@ pub enum KeyError {
          volume has of it is damaged or another volume's"
     )]
     Rejected { name: KeyName },
+    #[error("somebody is adding a key to {path}, or was killed while doing so; if nobody is, remove {new}")]
+    Busy { path: PathBuf, new: PathBuf },
     #[error("cannot {operation} the key file {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
     #[error(

@@ -31,8 +31,24 @@ impl Numbers {
 
 /// Keeps [`DEPTH`] requests in flight until all blocks were asked for.
 fn transfer(queue: &mut dyn BlockQueue, blocks: &[u64], writes: bool) -> Duration {
-    let memories: Vec<Memory> = (0..DEPTH).map(|_| Memory::from_bytes(&[0x5a; 4096])).collect();
-    let mut free: Vec<usize> = (0..DEPTH).collect();
+    transfer_pieces(queue, blocks, 4096, DEPTH, writes)
+}
+
+/// All of a disk, in requests of 1 MiB.
+fn stream(queue: &mut dyn BlockQueue, writes: bool) -> Duration {
+    let blocks: Vec<u64> = (0..SIZE / BLOCK).step_by(256).collect();
+    transfer_pieces(queue, &blocks, 1 << 20, 4, writes)
+}
+
+fn transfer_pieces(
+    queue: &mut dyn BlockQueue,
+    blocks: &[u64],
+    len: usize,
+    depth: usize,
+    writes: bool,
+) -> Duration {
+    let memories: Vec<Memory> = (0..depth).map(|_| Memory::from_bytes(&vec![0x5a; len])).collect();
+    let mut free: Vec<usize> = (0..depth).collect();
     let mut blocks = blocks.iter();
     let started = Instant::now();
     loop {
@@ -178,6 +194,11 @@ fn main() {
             transfer(&mut *single, &blocks, false)
         });
         note("encrypted_randread", ours, plain_time);
+        for (metric, writes) in [("encrypted_read", false), ("encrypted_rewrite", true)] {
+            let (ours, plain_time) =
+                in_turns(&mut || stream(&mut *sealed, writes), &mut || stream(&mut *single, writes));
+            note(metric, ours, plain_time);
+        }
         let (ours, raw_time) = in_turns(&mut || transfer(&mut *queue, &blocks, false), &mut || {
             transfer(&mut *full_raw, &blocks, false)
         });

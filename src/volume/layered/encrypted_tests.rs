@@ -183,6 +183,27 @@ fn a_key_that_does_not_fit_is_named() {
 }
 
 #[test]
+fn the_key_of_a_volume_can_be_changed_and_its_data_stay() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let keys = keys(folder.path());
+    let path = folder.path().join("volume");
+    Volume::create_encrypted(&path, SIZE, &keys, &name("web")).unwrap();
+    let volume = Volume::open_with(&path, with_keys(&keys, None)).unwrap();
+    write(&volume, 512, &secret(9216));
+    assert!(matches!(Volume::change_key(&path, &keys, &name("other")), Err(VolumeError::InUse)));
+    drop(volume);
+    let unknown = Volume::change_key(&path, &keys, &name("nobody")).unwrap_err();
+    assert!(matches!(unknown, VolumeError::Key(KeyError::Unknown { .. })), "{unknown}");
+    Volume::change_key(&path, &keys, &name("other")).unwrap();
+    let volume = Volume::open_with(&path, with_keys(&keys, None)).unwrap();
+    assert_eq!(volume.key(), Some(name("other")));
+    assert!(read(&volume, 512, 9216) == secret(9216));
+    let plain = folder.path().join("plain");
+    Volume::create(&plain, SIZE).unwrap();
+    assert!(matches!(Volume::change_key(&plain, &keys, &name("web")), Err(VolumeError::NotEncrypted)));
+}
+
+#[test]
 fn a_snapshot_is_read_and_written_by_block_with_its_key_alone() {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let keys = keys(folder.path());

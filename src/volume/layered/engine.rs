@@ -151,8 +151,7 @@ fn make<S: Storage>(
         add_layer(storage, &mut manifest, Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry })?;
     }
     add_layer(storage, &mut manifest, geometry)?;
-    prepare_manifest(storage, &manifest)?;
-    put_manifest(storage)
+    replace_manifest(storage, &manifest)
 }
 
 /// Makes an empty layer on top, for a manifest that is not written yet.
@@ -186,6 +185,12 @@ pub(crate) fn read_manifest<S: Storage>(storage: &S) -> Result<Manifest, VolumeE
         offset: damage.offset,
         what: damage.what,
     })
+}
+
+/// Replaces the manifest of a volume that is not open, in one step.
+pub(crate) fn replace_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<(), VolumeError> {
+    prepare_manifest(storage, manifest)?;
+    put_manifest(storage)
 }
 
 /// Writes a manifest beside the one that counts. What was named before is durable with it.

@@ -38,6 +38,8 @@ pub enum VolumeError {
     NeedsStore { snapshot: SnapshotName },
     #[error("the volume is encrypted with the key {key}: say which key file has it")]
     NeedsKey { key: KeyName },
+    #[error("the volume is not encrypted, so it has no key that could be changed")]
+    NotEncrypted,
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("cannot fetch from the snapshot that the volume was made from")]

@@ -3,11 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use super::engine::{read_manifest, replace_manifest};
 use super::error::VolumeError;
 use super::format::Manifest;
-use super::storage::StorageFile;
+use super::storage::{Storage, StorageFile};
 use crate::backend::SECTOR_BYTES;
-use crate::crypt::{Cipher, KeyError, KeyStore};
+use crate::crypt::{Cipher, KeyError, KeyName, KeyStore, WrappedKey};
 use crate::snapshot::ObjectStore;
 
 /// What is outside of a volume's folder.
@@ -34,6 +35,23 @@ impl Stores {
         let key = wrapped.unwrap(&**keys, &manifest.lineage.0)?;
         Ok(Some(Cipher::new(&key).map_err(|source| KeyError::NoMemory { source })?))
     }
+}
+
+/// Has a volume's data key wrapped by another key from now on; the data key and the data are the same.
+///
+/// # Errors
+/// [`VolumeError::NotEncrypted`], [`VolumeError::Key`], or when the storage fails; then the volume is as it was.
+pub(super) fn change_key<S: Storage>(
+    storage: &S,
+    keys: &dyn KeyStore,
+    name: &KeyName,
+) -> Result<(), VolumeError> {
+    let mut manifest = read_manifest(storage)?;
+    let lineage = manifest.lineage.0;
+    let wrapped = manifest.key.as_ref().ok_or(VolumeError::NotEncrypted)?;
+    let key = wrapped.unwrap(keys, &lineage)?;
+    manifest.key = Some(WrappedKey::new(keys, name, &lineage, &key)?);
+    replace_manifest(storage, &manifest)
 }
 
 /// Reads what stands at `place` of a file and at `offset` of the volume, in sectors or parts of them.

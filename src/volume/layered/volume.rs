@@ -17,7 +17,7 @@ use super::layer::Geometry;
 use super::map::LayerId;
 use super::queue::Queue;
 use super::storage::host::HostFolder;
-use super::stores::Stores;
+use super::stores::{self, Stores};
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
 use crate::crypt::{DataKey, KeyName, KeyStore, WrappedKey};
 use crate::raw::{check_range, lock};
@@ -273,6 +273,16 @@ impl Volume {
     /// [`VolumeError::CannotShrink`], [`VolumeError::BadSize`], or when the host fails.
     pub fn grow(&self, size_bytes: u64) -> Result<(), VolumeError> {
         self.0.engine.grow(size_bytes)
+    }
+
+    /// Has the data key of an encrypted volume, which nobody has open, wrapped by the key `name` instead of the one that it was. The data
+    /// stays as it is, and snapshots that were made keep their key.
+    ///
+    /// # Errors
+    /// [`VolumeError::InUse`], [`VolumeError::NotEncrypted`], [`VolumeError::Key`], or the host's refusal; then the volume is as it was.
+    pub fn change_key(folder: &Path, keys: &dyn KeyStore, name: &KeyName) -> Result<(), VolumeError> {
+        let _lock = lock_folder(folder)?;
+        stores::change_key(&HostFolder::new(folder), keys, name)
     }
 
     /// Verifies the metadata of a volume that nobody has open, and repairs what a crash may leave, if `repair` says so.
