@@ -7,6 +7,8 @@ mod check;
 mod copy;
 mod create;
 mod info;
+mod key;
+mod limits;
 mod serve;
 mod stop;
 
@@ -15,6 +17,7 @@ use std::process::ExitCode;
 
 use ::volume::Volume;
 use anyhow::{Context as _, bail};
+pub(crate) use key::Keys;
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof
 #[derive(Debug, clap::Subcommand)]
@@ -25,6 +28,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Info(info::Args),
     Check(check::Args),
+    Key(key::Args),
 }
 
 /// Does what `command` says.
@@ -36,13 +40,15 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::main(args),
         Command::Info(args) => info::main(args),
         Command::Check(args) => check::main(args),
+        Command::Key(args) => key::main(args),
     }
 }
 
-/// Opens the volume in `folder`.
-pub(crate) fn open(folder: &Path) -> anyhow::Result<Volume> {
+/// Opens the volume in `folder`; if it is encrypted, with a key of these.
+pub(crate) fn open(folder: &Path, keys: &Keys) -> anyhow::Result<Volume> {
     find(folder)?;
-    Volume::open(folder).with_context(|| format!("cannot open the volume {}", folder.display()))
+    Volume::open_with(folder, keys.stores())
+        .with_context(|| format!("cannot open the volume {}", folder.display()))
 }
 
 /// Makes sure that there is a volume, before anything is made beside what else is there.

@@ -84,7 +84,8 @@ pub trait BlockBackend: Send + Sync {
 pub trait BlockQueue: Send {
     /// Readable when something ended. It is armed by a [`next_completion`](Self::next_completion) that
     /// returns `None`, and may stay silent until then: so take completions until there is none, after
-    /// each `submit` too, and wait only then. Watched edge-triggered it need never be read.
+    /// each `submit` too, and wait only then. Watched edge-triggered it need never be read. It is an eventfd: whoever wants the queue's
+    /// owner to look may write to it.
     fn completion_event(&self) -> BorrowedFd<'_>;
 
     /// Takes a request; the kernel sees it at the next [`submit`](Self::submit). `token` comes back

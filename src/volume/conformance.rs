@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
+use crate::crypt::OpenKeys;
+use crate::kind::{Allowance, Limits};
 use crate::testing::{FakeDisk, Memory, execute};
-use crate::{Overlay, RawError, RawFile, RawOptions, Volume};
+use crate::{Overlay, RawError, RawFile, RawOptions, Stores, Volume};
 
 const SECTORS: usize = 64;
 const SECTOR: usize = 512;
@@ -33,17 +36,21 @@ enum Kind {
     GrownOverlay,
     /// With a layer below the top that holds half of it.
     Layered,
+    /// The same with a key.
+    Encrypted,
+    /// With so few operations a second that some are held.
+    Limited,
 }
 
 /// Every kind on every file system at hand: the machine's, tmpfs, and that of the test itself, which is
 /// the checkout's (9p in the lab). Direct I/O only where there is any.
 fn all() -> Vec<(Kind, PathBuf)> {
-    use Kind::{Direct, Fake, GrownOverlay, Layered, Overlay, OverlayOverDirect, Raw};
+    use Kind::{Direct, Encrypted, Fake, GrownOverlay, Layered, Limited, Overlay, OverlayOverDirect, Raw};
     let here = std::env::current_exe().unwrap();
     let mut all = vec![(Fake, "/".into())];
     for parent in [Path::new("/var/tmp"), Path::new("/dev/shm"), here.parent().unwrap()] {
         let direct = if has_direct(parent) { &[Direct, OverlayOverDirect][..] } else { &[] };
-        let kinds = [Raw, Overlay, GrownOverlay, Layered].iter().chain(direct);
+        let kinds = [Raw, Overlay, GrownOverlay, Layered, Encrypted, Limited].iter().chain(direct);
         all.extend(kinds.map(|kind| (*kind, parent.to_owned())));
     }
     all
@@ -72,20 +79,21 @@ fn disk(kind: Kind, parent: &Path, bytes: &[u8]) -> Disk {
 }
 
 fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend> {
-    if matches!(kind, Kind::Layered) {
-        return layered(folder, bytes);
+    if matches!(kind, Kind::Layered | Kind::Encrypted) {
+        return layered(folder, bytes, matches!(kind, Kind::Encrypted));
     }
     let path = folder.join("disk");
     let half = bytes.len() / 2;
     let content = if matches!(kind, Kind::GrownOverlay) { &bytes[..half] } else { bytes };
     std::fs::write(&path, content).unwrap();
     let options = RawOptions {
-        read_only: !matches!(kind, Kind::Raw | Kind::Direct),
+        read_only: !matches!(kind, Kind::Raw | Kind::Direct | Kind::Limited),
         direct: matches!(kind, Kind::Direct | Kind::OverlayOverDirect),
     };
     let raw = RawFile::open(&path, options).unwrap();
     match kind {
         Kind::Raw | Kind::Direct => Box::new(raw),
+        Kind::Limited => Box::new(crate::Limited::new(Arc::new(raw), few()).unwrap()),
         Kind::Overlay | Kind::OverlayOverDirect => Box::new(Overlay::create(&raw, folder, None).unwrap()),
         Kind::GrownOverlay => {
             let overlay = Overlay::create(&raw, folder, Some(bytes.len() as u64)).unwrap();
@@ -94,13 +102,24 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
             execute(&mut *overlay.open_queue(1).unwrap(), request).unwrap();
             Box::new(overlay)
         }
-        Kind::Fake | Kind::Layered => unreachable!("made elsewhere"),
+        Kind::Fake | Kind::Layered | Kind::Encrypted => unreachable!("made elsewhere"),
     }
 }
 
-fn layered(folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend> {
-    Volume::create(folder, bytes.len() as u64).unwrap();
-    let volume = Volume::open(folder).unwrap();
+fn few() -> Limits {
+    let always = |rate| Allowance { base: rate, peak: rate, credits: 0 };
+    Limits { iops: always(5000), bytes: always(100 << 20), unit_bytes: 4096, whole_units: false }
+}
+
+fn layered(folder: &Path, bytes: &[u8], is_encrypted: bool) -> Box<dyn BlockBackend> {
+    let size = bytes.len() as u64;
+    let volume = if is_encrypted {
+        Volume::create_encrypted(folder, size, &OpenKeys, &"key".parse().unwrap()).unwrap();
+        Volume::open_with(folder, Stores { keys: Some(Arc::new(OpenKeys)), objects: None }).unwrap()
+    } else {
+        Volume::create(folder, size).unwrap();
+        Volume::open(folder).unwrap()
+    };
     let mut queue = volume.open_queue(1).unwrap();
     let memory = Memory::from_bytes(bytes);
     execute(&mut *queue, BlockRequest::Write { offset: 0, buffers: &[memory.all()] }).unwrap();

@@ -17,15 +17,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::backend::BlockBackend;
+use crate::crypt::{KeyName, KeyStore};
 use crate::layered::VolumeError;
 use crate::qcow2::Qcow2;
 use crate::raw::read_to_end;
 use crate::{SECTOR_BYTES, Volume};
-use new_volume::NewVolume;
+use new_volume::{Key, NewVolume};
 use target::{Partial, Target, folder, free_bytes};
 
 /// What a thread takes on at a time.
@@ -202,6 +203,32 @@ pub fn import_volume(
     progress: &(dyn Fn(Progress) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Imported, ImportError> {
+    import_to(source, target, size_bytes, None, progress, stop)
+}
+
+/// As [`import_volume`], but the volume is encrypted by a new data key that the key `name` wraps.
+///
+/// # Errors
+/// [`ImportError`]; then there is no new `target`.
+pub fn import_encrypted_volume(
+    source: &Path,
+    target: &Path,
+    size_bytes: Option<u64>,
+    (keys, name): (&Arc<dyn KeyStore>, &KeyName),
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Imported, ImportError> {
+    import_to(source, target, size_bytes, Some((keys, name)), progress, stop)
+}
+
+fn import_to(
+    source: &Path,
+    target: &Path,
+    size_bytes: Option<u64>,
+    key: Option<Key<'_>>,
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Imported, ImportError> {
     let (content, format) = open(source)?;
     let image_bytes = content.size_bytes();
     let size_bytes = size_bytes.unwrap_or(image_bytes.next_multiple_of(VOLUME_UNIT_BYTES));
@@ -209,7 +236,7 @@ pub fn import_volume(
         let path = source.to_owned();
         return Err(ImportError::TooSmall { path, image_bytes, wanted_bytes: size_bytes });
     }
-    let volume = NewVolume::create(target, size_bytes)?;
+    let volume = NewVolume::create(target, size_bytes, key)?;
     check_room(&content, source, target, volume.free_bytes()?)?;
     copy_all(&content, &volume, progress, stop)?;
     volume.finish()?;

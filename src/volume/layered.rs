@@ -19,12 +19,16 @@
 //! to it later. What is damaged is told by file and offset and refused, never read as zeroes. A full disk fails the write that would
 //! need more, and changes nothing else.
 //!
-//! **What is not here.** How snapshots lie in a store ([`crate::snapshot`]); encryption and limits, which build on the blocks' places and on
-//! the queue.
+//! **Encryption** ([`crate::crypt`]) is the queues' business, and that of who reads without one: what they write is encrypted before anything
+//! else sees it, so checksums are of ciphertext, and all that moves blocks from place to place moves them as they are.
+//!
+//! **What is not here.** How snapshots lie in a store ([`crate::snapshot`]); limits ([`crate::limits`]).
 
 mod base;
 mod books;
 mod check;
+#[cfg(test)]
+mod encrypted_tests;
 mod engine;
 mod error;
 pub(crate) mod format;
@@ -47,6 +51,7 @@ mod snapshot;
 mod snapshot_model;
 mod state;
 mod storage;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod unsettled;
@@ -56,4 +61,5 @@ pub use check::{Finding, Report};
 pub(crate) use engine::checked_blocks;
 pub use error::VolumeError;
 pub use map::LayerId;
+pub use stores::Stores;
 pub use volume::Volume;

@@ -10,8 +10,11 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod crypt;
 pub mod import;
+pub mod kind;
 pub mod layered;
+pub mod limits;
 pub mod nbd;
 pub mod overlay;
 mod qcow2;
@@ -31,7 +34,9 @@ pub use backend::{
     BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
 };
 pub use import::import;
-pub use layered::{LayerId, Volume, VolumeError};
+pub use kind::{Limits, VolumeKind, VolumeSpec};
+pub use layered::{LayerId, Stores, Volume, VolumeError};
+pub use limits::Limited;
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};
 pub use read_only::ReadOnly;

@@ -353,6 +353,11 @@ impl<'a> Cursor<'a> {
         Self { buffers, first_done: 0 }
     }
 
+    /// Leaves out the next `len` bytes.
+    pub(crate) fn skip(&mut self, len: u64) {
+        self.take(len).for_each(drop);
+    }
+
     /// The next `len` bytes.
     pub(crate) fn take(&mut self, len: u64) -> impl Iterator<Item = IoBuffer> {
         let mut left = usize::try_from(len).unwrap_or(usize::MAX);

@@ -4,6 +4,7 @@ mod arena;
 mod buffer;
 mod file;
 mod ring;
+mod secret;
 mod setup;
 mod socket;
 
@@ -12,4 +13,5 @@ pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};
 pub(crate) use file::{direct_alignment, transfers_in_place, zeroed_words};
 pub(crate) use ring::{Call, Ended, FileIndex, InPlace, Ring, RingFile};
+pub(crate) use secret::Secret;
 pub(crate) use socket::{Waiting, receive, send};

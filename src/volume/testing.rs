@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES};
+use crate::crypt::{Cipher, DataKey};
 use crate::sys::AlignedMemory;
 
 /// Page-aligned memory that requests can use. It must outlive them.
@@ -42,6 +43,27 @@ impl Memory {
         let mut bytes = vec![0; self.1];
         self.all().copy_to(&mut bytes);
         bytes
+    }
+}
+
+/// The cipher of encrypted volumes by itself, to be measured.
+pub struct BareCipher(Cipher);
+
+impl BareCipher {
+    /// # Panics
+    /// If there is no memory for the key.
+    pub fn new(key: &DataKey) -> Self {
+        Self(Cipher::new(key).expect("memory for a key"))
+    }
+
+    /// Encrypts whole sectors that stand at `offset`.
+    pub fn encrypt(&self, offset: u64, sectors: &mut [u8]) {
+        self.0.encrypt(offset, sectors);
+    }
+
+    /// Decrypts whole sectors that stand at `offset`.
+    pub fn decrypt(&self, offset: u64, sectors: &mut [u8]) {
+        self.0.decrypt(offset, sectors);
     }
 }
 

@@ -15,6 +15,7 @@ use super::args::{Args, Disk};
 use crate::cache;
 use crate::vhost_user::Connection;
 use crate::vmm_process::DiskSpec;
+use crate::volume::Keys;
 
 /// In the order in which the guest sees them.
 pub(super) struct Disks(Vec<Opened>);
@@ -48,7 +49,8 @@ impl Disks {
         }
         for disk in &args.disk {
             disks.push(
-                open_disk(disk).with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
+                open_disk(disk, &args.keys)
+                    .with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
             );
         }
         Ok(Self(disks))
@@ -74,7 +76,7 @@ impl Disks {
     }
 }
 
-fn open_disk(disk: &Disk) -> anyhow::Result<Opened> {
+fn open_disk(disk: &Disk, keys: &Keys) -> anyhow::Result<Opened> {
     let Disk { file: path, read_only } = disk;
     let kind = fs::metadata(path)?.file_type();
     if kind.is_socket() {
@@ -84,7 +86,7 @@ fn open_disk(disk: &Disk) -> anyhow::Result<Opened> {
         return Ok(Opened::Elsewhere(UnixStream::connect(path).context("nobody listens there")?));
     }
     if kind.is_dir() {
-        let volume = Arc::new(crate::volume::open(path)?);
+        let volume = Arc::new(crate::volume::open(path, keys)?);
         let disk: Arc<dyn BlockBackend> = if *read_only { Arc::new(ReadOnly(volume)) } else { volume };
         let serial = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -390,4 +390,61 @@ fn an_import_that_is_interrupted_leaves_nothing() {
     stderr.read_to_string(&mut said).unwrap();
     assert!(said.contains("it was stopped"), "{said}");
     assert_eq!(folder.names(), ["disk.raw"]);
+}
+
+#[test]
+fn an_encrypted_volume_is_opened_by_its_key_alone() {
+    let folder = Folder::new();
+    folder.nimbo(&["key", "new", "web", "--keys", "keys"]);
+    assert_eq!(fs::metadata(folder.path("keys")).unwrap().mode() & 0o777, 0o600);
+    let said = folder.nimbo_fails(1, &["key", "new", "web", "--keys", "keys"]);
+    assert!(said.contains("there is a key web in keys already"), "{said}");
+    let said =
+        folder.nimbo_fails(1, &["create", "db", "--size", "64M", "--encrypt-with", "db", "--keys", "keys"]);
+    assert!(said.contains("there is no key db in keys"), "{said}");
+    folder.nimbo(&["create", "db", "--size", "64M", "--encrypt-with", "web", "--keys", "keys"]);
+    folder.image("image.raw");
+    let serving = Serving::start(&folder, &["db"], &["--nbd", "unix:socket", "--keys", "keys"]);
+    folder.tool("nbdcopy", &["image.raw", serving.url()]);
+    serving.stop(Signal::SIGTERM);
+    let said = folder.nimbo_fails(1, &["export", "db", "copy.raw", "--keys", "nothing"]);
+    assert!(said.contains("cannot open the key file nothing"), "{said}");
+    folder.nimbo(&["export", "db", "copy.raw", "--keys", "keys"]);
+    assert_eq!(fs::read(folder.path("copy.raw")).unwrap(), fs::read(folder.path("image.raw")).unwrap());
+    assert!(folder.nimbo(&["info", "db", "--keys", "keys"]).contains("encrypted   with the key web"));
+    folder.nimbo(&["import", "imported", "image.raw", "--encrypt-with", "web", "--keys", "keys"]);
+    folder.nimbo(&["export", "imported", "again.raw", "--keys", "keys"]);
+    assert_eq!(fs::read(folder.path("again.raw")).unwrap(), fs::read(folder.path("image.raw")).unwrap());
+    folder.nimbo(&["key", "new", "web-2027", "--keys", "keys"]);
+    folder.nimbo(&["key", "change", "db", "web-2027", "--keys", "keys"]);
+    assert!(folder.nimbo(&["info", "db", "--keys", "keys"]).contains("with the key web-2027"));
+    fs::set_permissions(folder.path("keys"), fs::Permissions::from_mode(0o644)).unwrap();
+    let said = folder.nimbo_fails(1, &["info", "db", "--keys", "keys"]);
+    assert!(said.contains("chmod 600 keys"), "{said}");
+    assert!(folder.nimbo(&["check", "db"]).contains("sound"), "a check needs no key");
+}
+
+#[test]
+fn a_volume_gives_no_more_than_its_type_does() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "64M"]);
+    let serve = ["serve", "volume", "--nbd", "unix:socket", "--enforce-limits", "--type"];
+    for (more, status, hint) in [
+        (&["gp3", "--iops", "2999"][..], 1, "has 3000 to 80000 IOPS, not 2999"),
+        (&["gp2", "--iops", "3000"], 1, "cannot be chosen"),
+        (&["st1"], 1, "has 125 to 16384 GiB, not 1"),
+        (&["gp4"], 2, "gp4"),
+    ] {
+        let said = folder.nimbo_fails(status, &[&serve[..], more].concat());
+        assert!(said.contains(hint), "{said}");
+    }
+    folder.image("image.raw");
+    let more = ["--nbd", "unix:socket", "--enforce-limits", "--type", "gp3"];
+    let serving = Serving::start(&folder, &["volume"], &more);
+    folder.tool("nbdcopy", &["image.raw", serving.url()]);
+    let started = std::time::Instant::now();
+    folder.tool("nbdcopy", &[serving.url(), "null:"]);
+    // 64 MiB at 125 MiB/s, and 1.25 that were saved up.
+    assert!(started.elapsed().as_secs_f64() > 0.49, "{:?}", started.elapsed());
+    serving.stop(Signal::SIGTERM);
 }

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use ::volume::crypt::{KeyName, KeyStore};
+use ::volume::import::{Progress as Reached, import_encrypted_volume, import_volume};
 use anyhow::bail;
 use types::ByteSize;
 
+use super::key::Keys;
 use super::stop::StopSignals;
 use crate::progress::Progress;
 
@@ -19,7 +23,8 @@ Exit status:
 
 Examples:
   nimbo volume import /srv/volumes/web debian-12-genericcloud-amd64.qcow2 --size 20G
-  nimbo volume import old-disk disk.raw";
+  nimbo volume import old-disk disk.raw
+  nimbo volume import db disk.raw --encrypt-with web";
 
 /// Makes a volume of a disk image, raw or qcow2
 #[derive(Debug, clap::Args)]
@@ -34,18 +39,25 @@ pub(crate) struct ImportArgs {
     /// Make the volume larger than the image
     #[arg(long, value_name = "SIZE")]
     size: Option<ByteSize>,
+    /// Encrypt the volume by this key of the key file; see nimbo volume key
+    #[arg(long, value_name = "KEY")]
+    encrypt_with: Option<KeyName>,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
     let progress = Progress::start(format!("importing {}", args.image.display()));
-    ::volume::import::import_volume(
-        &args.image,
-        &args.folder,
-        args.size.map(ByteSize::bytes),
-        &|reached| progress.reach(reached.done_bytes, reached.total_bytes),
-        &|| stop.is_up(),
-    )?;
+    let (image, folder, size) = (&args.image, &args.folder, args.size.map(ByteSize::bytes));
+    let tell = |reached: Reached| progress.reach(reached.done_bytes, reached.total_bytes);
+    match &args.encrypt_with {
+        None => import_volume(image, folder, size, &tell, &|| stop.is_up())?,
+        Some(name) => {
+            let keys: Arc<dyn KeyStore> = Arc::new(args.keys.open()?);
+            import_encrypted_volume(image, folder, size, (&keys, name), &tell, &|| stop.is_up())?
+        }
+    };
     progress.finish();
     Ok(ExitCode::SUCCESS)
 }
@@ -73,16 +85,18 @@ pub(crate) struct ExportArgs {
     /// The image to make; it must not be there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    let volume = super::open(&args.folder)?;
+    let volume = super::open(&args.folder, &args.keys)?;
     if args.file.symlink_metadata().is_ok() {
         bail!("there is a file {} already; remove it, or choose another name", args.file.display());
     }
     let progress = Progress::start(format!("exporting {}", args.folder.display()));
-    let tell = |reached: ::volume::import::Progress| progress.reach(reached.done_bytes, reached.total_bytes);
+    let tell = |reached: Reached| progress.reach(reached.done_bytes, reached.total_bytes);
     ::volume::import::export(&volume, &args.folder, &args.file, &tell, &|| stop.is_up())?;
     progress.finish();
     Ok(ExitCode::SUCCESS)

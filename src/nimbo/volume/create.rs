@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ::volume::Volume;
+use ::volume::crypt::KeyName;
 use anyhow::Context as _;
 use types::ByteSize;
+
+use super::key::Keys;
 
 const EXAMPLES: &str = "\
 The volume takes next to no space until it is written to, whatever its size, and reads as zeroes. To make one that
@@ -17,6 +20,7 @@ Exit status:
 
 Examples:
   nimbo volume create /srv/volumes/data --size 10G
+  nimbo volume create /srv/volumes/web --size 10G --encrypt-with web
   nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock";
 
 /// Makes an empty volume
@@ -29,10 +33,19 @@ pub(crate) struct Args {
     /// How large the disk is: a whole number and K, M, G or T, at most 64T
     #[arg(long, value_name = "SIZE")]
     size: ByteSize,
+    /// Encrypt what is written to it, by this key of the key file; see nimbo volume key
+    #[arg(long, value_name = "KEY")]
+    encrypt_with: Option<KeyName>,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    Volume::create(&args.folder, args.size.bytes())
-        .with_context(|| format!("cannot make the volume {}", args.folder.display()))?;
+    let (folder, size) = (&args.folder, args.size.bytes());
+    let made = match &args.encrypt_with {
+        None => Volume::create(folder, size),
+        Some(key) => Volume::create_encrypted(folder, size, &args.keys.open()?, key),
+    };
+    made.with_context(|| format!("cannot make the volume {}", args.folder.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,8 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use types::ByteSize;
 
+use super::key::Keys;
+
 const EXAMPLES: &str = "\
 A volume that is being served cannot be looked at meanwhile: one process at a time has it open.
 
@@ -32,11 +34,16 @@ pub(crate) struct Args {
     /// For programs: one JSON object, amounts in bytes
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 #[derive(Debug, Serialize)]
 struct Info {
     size_bytes: u64,
+    /// The key that it is encrypted with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     layers: usize,
     /// What the files of the folder take on their file system.
     disk_bytes: u64,
@@ -45,9 +52,10 @@ struct Info {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let volume = super::open(&args.folder)?;
+    let volume = super::open(&args.folder, &args.keys)?;
     let info = Info {
         size_bytes: volume.size_bytes(),
+        key: volume.key().map(|key| key.to_string()),
         layers: volume.layers().len(),
         disk_bytes: disk_bytes(&args.folder)
             .with_context(|| format!("cannot look into {}", args.folder.display()))?,
@@ -57,6 +65,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string(&info)?);
     } else {
         println!("size        {}", ByteSize::from_bytes(info.size_bytes));
+        if let Some(key) = &info.key {
+            println!("encrypted   with the key {key}");
+        }
         println!("layers      {}", info.layers);
         println!("disk space  {}", HumanBytes(info.disk_bytes));
         println!("map         {} of memory while it is open", HumanBytes(info.map_bytes as u64));

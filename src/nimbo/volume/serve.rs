@@ -13,6 +13,8 @@ use ::volume::nbd::{Export, Listener, Server};
 use ::volume::{BlockBackend, BlockRequest, ReadOnly, Volume};
 use anyhow::{Context as _, anyhow, bail};
 
+use super::key::Keys;
+use super::limits::LimitArgs;
 use super::stop::StopSignals;
 use crate::socket::SocketPath;
 use crate::vhost_user;
@@ -36,6 +38,7 @@ Exit status:
 Examples:
   nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock
   nimbo volume serve /srv/volumes/web db=/srv/volumes/postgres --nbd 127.0.0.1:10809
+  nimbo volume serve /srv/volumes/web --enforce-limits --type gp3 --iops 6000
   qemu-img info nbd://127.0.0.1/db
   nimbo volume serve /srv/volumes/data --vhost-user /run/data.sock & nimbo run --image tiny.raw --disk /run/data.sock
   nbd-client -unix /run/data.sock -N data /dev/nbd0";
@@ -56,6 +59,10 @@ pub(crate) struct Args {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    keys: Keys,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// A volume and what it is called.
@@ -131,10 +138,10 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 served.folder.display()
             );
         }
-        let volume = Arc::new(super::open(&served.folder)?);
+        let volume = Arc::new(super::open(&served.folder, &args.keys)?);
         exports.push(Export {
             name,
-            disk: Arc::clone(&volume) as Arc<dyn BlockBackend>,
+            disk: args.limits.apply(Arc::clone(&volume) as _)?,
             read_only: args.read_only,
         });
         volumes.push((&served.folder, volume));

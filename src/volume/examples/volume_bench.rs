@@ -1,11 +1,13 @@
-//! A layered volume beside a raw file, in one process and in turns: `cargo run --release --package volume --features testing --example
+//! A layered volume beside a raw file, and an encrypted one beside one that is not, in one process and in turns: `cargo run --release --package volume --features testing --example
 //! volume_bench [FOLDER]`. Prints for each metric the medians and their ratio.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use volume::testing::{Memory, execute};
-use volume::{BlockBackend, BlockQueue, BlockRequest, RawFile, RawOptions, Volume};
+use volume::crypt::{DataKey, KeyFile};
+use volume::testing::{BareCipher, Memory, execute};
+use volume::{BlockBackend, BlockQueue, BlockRequest, RawFile, RawOptions, Stores, Volume};
 
 const SIZE: u64 = 1 << 30;
 const BLOCK: u64 = 4096;
@@ -29,8 +31,24 @@ impl Numbers {
 
 /// Keeps [`DEPTH`] requests in flight until all blocks were asked for.
 fn transfer(queue: &mut dyn BlockQueue, blocks: &[u64], writes: bool) -> Duration {
-    let memories: Vec<Memory> = (0..DEPTH).map(|_| Memory::from_bytes(&[0x5a; 4096])).collect();
-    let mut free: Vec<usize> = (0..DEPTH).collect();
+    transfer_pieces(queue, blocks, 4096, DEPTH, writes)
+}
+
+/// All of a disk, in requests of 1 MiB.
+fn stream(queue: &mut dyn BlockQueue, writes: bool) -> Duration {
+    let blocks: Vec<u64> = (0..SIZE / BLOCK).step_by(256).collect();
+    transfer_pieces(queue, &blocks, 1 << 20, 4, writes)
+}
+
+fn transfer_pieces(
+    queue: &mut dyn BlockQueue,
+    blocks: &[u64],
+    len: usize,
+    depth: usize,
+    writes: bool,
+) -> Duration {
+    let memories: Vec<Memory> = (0..depth).map(|_| Memory::from_bytes(&vec![0x5a; len])).collect();
+    let mut free: Vec<usize> = (0..depth).collect();
     let mut blocks = blocks.iter();
     let started = Instant::now();
     loop {
@@ -91,6 +109,37 @@ fn layered(folder: &Path, name: &str) -> Volume {
     Volume::open(&path).expect("a volume")
 }
 
+fn encrypted(folder: &Path, name: &str) -> Volume {
+    let path = folder.join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    let keys = KeyFile::new(folder.join("keys"));
+    let key = "bench".parse().expect("a good name");
+    let _ = keys.add(&key);
+    Volume::create_encrypted(&path, SIZE, &keys, &key).expect("a new volume");
+    let stores = Stores { keys: Some(Arc::new(keys)), ..Stores::default() };
+    Volume::open_with(&path, stores).expect("a volume")
+}
+
+/// What one thread encrypts and decrypts in blocks of 4 KiB, in GiB a second.
+fn cipher_rates() -> (f64, f64) {
+    let cipher = BareCipher::new(&DataKey::random().expect("random bytes"));
+    let mut bytes = vec![0x5a; 1 << 20];
+    let mut rate = |work: &dyn Fn(u64, &mut [u8])| {
+        let mut times: Vec<Duration> = (0..ROUNDS)
+            .map(|_| {
+                let started = Instant::now();
+                for offset in (0..SIZE / 4).step_by(bytes.len()) {
+                    let blocks = bytes.chunks_mut(4096).zip((offset..).step_by(4096));
+                    blocks.for_each(|(block, offset)| work(offset, block));
+                }
+                started.elapsed()
+            })
+            .collect();
+        0.25 / median(&mut times).as_secs_f64()
+    };
+    (rate(&|at, block| cipher.encrypt(at, block)), rate(&|at, block| cipher.decrypt(at, block)))
+}
+
 fn fill(queue: &mut dyn BlockQueue) {
     let memory = Memory::from_bytes(&vec![1; 1 << 20]);
     for offset in (0..SIZE).step_by(1 << 20) {
@@ -121,6 +170,9 @@ fn main() {
     let single = layered(folder, "single");
     let mut single = single.open_queue(64).expect("a queue");
     fill(&mut *single);
+    let sealed = encrypted(folder, "encrypted");
+    let mut sealed = sealed.open_queue(64).expect("a queue");
+    fill(&mut *sealed);
     // Half of the blocks in a layer above another. Its pages come to the page cache one by one, and not in large folios as the others.
     full.seal().expect("a sealed layer");
     let every_other: Vec<u64> = (0..SIZE / BLOCK).step_by(2).collect();
@@ -138,6 +190,15 @@ fn main() {
             transfer(&mut *full_raw, &blocks, false)
         });
         note("randread", ours, raw_time);
+        let (ours, plain_time) = in_turns(&mut || transfer(&mut *sealed, &blocks, false), &mut || {
+            transfer(&mut *single, &blocks, false)
+        });
+        note("encrypted_randread", ours, plain_time);
+        for (metric, writes) in [("encrypted_read", false), ("encrypted_rewrite", true)] {
+            let (ours, plain_time) =
+                in_turns(&mut || stream(&mut *sealed, writes), &mut || stream(&mut *single, writes));
+            note(metric, ours, plain_time);
+        }
         let (ours, raw_time) = in_turns(&mut || transfer(&mut *queue, &blocks, false), &mut || {
             transfer(&mut *full_raw, &blocks, false)
         });
@@ -154,6 +215,13 @@ fn main() {
             transfer(&mut *new_raw, &first, true)
         });
         note("firstwrite", ours, raw_time);
+        let (new_plain, new_sealed) = (layered(folder, "new-plain"), encrypted(folder, "new-encrypted"));
+        let mut new_plain = new_plain.open_queue(64).expect("a queue");
+        let mut new_sealed = new_sealed.open_queue(64).expect("a queue");
+        let (ours, plain_time) = in_turns(&mut || transfer(&mut *new_sealed, &first, true), &mut || {
+            transfer(&mut *new_plain, &first, true)
+        });
+        note("encrypted_firstwrite", ours, plain_time);
         let (ours, raw_time) = in_turns(
             &mut || {
                 execute(&mut *new_queue, BlockRequest::Flush).expect("the disk works");
@@ -166,11 +234,15 @@ fn main() {
         );
         note("flush_of_new_block", ours, raw_time);
     }
-    println!("{:<22} {:>12} {:>12} {:>7}", "metric", "ours", "raw", "ratio");
+    println!("{:<22} {:>12} {:>12} {:>7}", "metric", "ours", "peer", "ratio");
     for (metric, mut ours, mut raw) in times {
         let (ours, raw) = (median(&mut ours), median(&mut raw));
         println!("{metric:<22} {ours:>12.1?} {raw:>12.1?} {:>7.2}", ours.as_secs_f64() / raw.as_secs_f64());
     }
+    let (encrypt, decrypt) = cipher_rates();
+    println!(
+        "xts: {encrypt:.2} GiB/s encrypted, {decrypt:.2} GiB/s decrypted by one thread, 4 KiB at a time"
+    );
 }
 
 /// Blocks that the first writes have left out.

@@ -3,16 +3,21 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::target::{Target, Writer, data_runs, folder, free_bytes, partial_name};
 use super::{ImportError, UNIT_BYTES};
-use crate::Volume;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, SECTOR_BYTES};
+use crate::crypt::{KeyName, KeyStore};
 use crate::layered::VolumeError;
 use crate::sys::AlignedMemory;
+use crate::{Stores, Volume};
 
 /// How many writes a thread has in flight.
 const DEPTH: u16 = 32;
+
+/// Who has the key of an encrypted volume, and its name.
+pub(super) type Key<'a> = (&'a Arc<dyn KeyStore>, &'a KeyName);
 
 pub(super) struct NewVolume {
     /// Closed before the folder gets its name or is removed.
@@ -23,7 +28,7 @@ pub(super) struct NewVolume {
 }
 
 impl NewVolume {
-    pub(super) fn create(target: &Path, size_bytes: u64) -> Result<Self, ImportError> {
+    pub(super) fn create(target: &Path, size_bytes: u64, key: Option<Key<'_>>) -> Result<Self, ImportError> {
         let is_taken = target.read_dir().map_or(target.exists(), |mut files| files.next().is_some());
         if is_taken {
             return Err(ImportError::Exists { path: target.to_owned() });
@@ -32,9 +37,17 @@ impl NewVolume {
         let path = partial_name(target);
         // From here on there may be something to remove.
         let mut this = Self { volume: None, path, target: target.to_owned(), is_whole: false };
-        Volume::create(&this.path, size_bytes).map_err(failed)?;
-        this.volume = Some(Volume::open(&this.path).map_err(failed)?);
+        this.volume = Some(this.make(size_bytes, key).map_err(failed)?);
         Ok(this)
+    }
+
+    fn make(&self, size_bytes: u64, key: Option<Key<'_>>) -> Result<Volume, VolumeError> {
+        let Some((keys, name)) = key else {
+            Volume::create(&self.path, size_bytes)?;
+            return Volume::open(&self.path);
+        };
+        Volume::create_encrypted(&self.path, size_bytes, &**keys, name)?;
+        Volume::open_with(&self.path, Stores { keys: Some(Arc::clone(keys)), objects: None })
     }
 
     pub(super) fn free_bytes(&self) -> Result<u64, ImportError> {

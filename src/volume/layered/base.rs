@@ -309,7 +309,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn fetch_from(&self, base: &FetchedFrom<S::File>, chunk: u64) -> Result<(), SnapshotError> {
-        let bytes = base.source.chunk(chunk)?;
+        let bytes = base.source.stored_chunk(chunk)?;
         let mut local = base.local();
         base.keep(&mut local, chunk, bytes.as_deref())?;
         let (index, _) = place(chunk);

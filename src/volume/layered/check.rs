@@ -84,7 +84,7 @@ pub(crate) fn check<S: Storage + Clone>(storage: &S, repair: bool) -> Result<Rep
             clear_leftovers(storage, &manifest, index)?;
         }
         // Opening it settles the rest.
-        drop(Engine::open(storage.clone())?);
+        Engine::repair(storage.clone())?;
         report.repaired = true;
     }
     Ok(report)

@@ -27,7 +27,9 @@ use super::map::{LayerId, Location, Map};
 use super::recovery::{read_map, replay};
 use super::state::{State, map_page};
 use super::storage::{Storage, StorageFile};
+use super::stores::{Stores, read_decrypted};
 use super::unsettled::{Unsettled, Work};
+use crate::crypt::{Cipher, KeyError, WrappedKey};
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::snapshot::{ObjectStore, Snapshot, SnapshotName};
 
@@ -49,6 +51,8 @@ pub(crate) struct Turn {
 pub(crate) struct Engine<S: Storage> {
     pub(crate) storage: S,
     pub(crate) map: Map,
+    /// Of an encrypted volume.
+    pub(crate) cipher: Option<Cipher>,
     state: Mutex<State<S::File>>,
     turn: Mutex<Turn>,
     /// Held while layers come and go.
@@ -69,6 +73,8 @@ pub(crate) struct Origin {
     pub(crate) volume: Uuid,
     pub(crate) snapshot: SnapshotName,
     pub(crate) blocks: u64,
+    /// As the snapshot has it.
+    pub(crate) key: Option<WrappedKey>,
 }
 
 /// A panic while one is held has left nothing that can be relied on.
@@ -86,6 +92,19 @@ pub(crate) fn create<S: Storage>(
     create_from(storage, size_bytes, geometry, None)
 }
 
+/// Makes a volume of one empty layer, encrypted; `wrap` gives it a data key, which is of the lineage that it is told.
+///
+/// # Errors
+/// As for [`create`], or what `wrap` says.
+pub(crate) fn create_encrypted<S: Storage>(
+    storage: &S,
+    size_bytes: u64,
+    geometry: Geometry,
+    wrap: &dyn Fn(Uuid) -> Result<WrappedKey, KeyError>,
+) -> Result<(), VolumeError> {
+    make(storage, size_bytes, geometry, None, Some(wrap))
+}
+
 /// Makes a volume of what a snapshot holds, or of nothing.
 ///
 /// # Errors
@@ -95,6 +114,16 @@ pub(crate) fn create_from<S: Storage>(
     size_bytes: u64,
     geometry: Geometry,
     origin: Option<&Origin>,
+) -> Result<(), VolumeError> {
+    make(storage, size_bytes, geometry, origin, None)
+}
+
+fn make<S: Storage>(
+    storage: &S,
+    size_bytes: u64,
+    geometry: Geometry,
+    origin: Option<&Origin>,
+    wrap: Option<&dyn Fn(Uuid) -> Result<WrappedKey, KeyError>>,
 ) -> Result<(), VolumeError> {
     let blocks = checked_blocks(size_bytes)?;
     if storage.open(MANIFEST).is_ok() {
@@ -111,17 +140,18 @@ pub(crate) fn create_from<S: Storage>(
         base: None,
         next_layer: 1,
         layers: Vec::new(),
+        key: wrap.map(|wrap| wrap(volume)).transpose()?,
     };
     if let Some(origin) = origin {
         (manifest.volume, manifest.lineage) = (origin.volume, origin.snapshot.lineage);
         manifest.base = Some(Base { snapshot: origin.snapshot.id, blocks: origin.blocks });
+        manifest.key.clone_from(&origin.key);
         manifest.last = Some(Covered { snapshot: origin.snapshot.id, layer: 1, created_s: 0 });
         // Nothing but checkpoints is ever written to its log.
         add_layer(storage, &mut manifest, Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry })?;
     }
     add_layer(storage, &mut manifest, geometry)?;
-    prepare_manifest(storage, &manifest)?;
-    put_manifest(storage)
+    replace_manifest(storage, &manifest)
 }
 
 /// Makes an empty layer on top, for a manifest that is not written yet.
@@ -155,6 +185,12 @@ pub(crate) fn read_manifest<S: Storage>(storage: &S) -> Result<Manifest, VolumeE
         offset: damage.offset,
         what: damage.what,
     })
+}
+
+/// Replaces the manifest of a volume that is not open, in one step.
+pub(crate) fn replace_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<(), VolumeError> {
+    prepare_manifest(storage, manifest)?;
+    put_manifest(storage)
 }
 
 /// Writes a manifest beside the one that counts. What was named before is durable with it.
@@ -199,17 +235,38 @@ impl<S: Storage> Engine<S> {
     ///
     /// # Errors
     /// [`VolumeError::Damaged`] when anything is not as it was written, or when the storage fails.
+    #[cfg(test)]
     pub(crate) fn open(storage: S) -> Result<Self, VolumeError> {
-        Self::open_with(storage, None)
+        Self::open_with(storage, Stores::default())
     }
 
-    /// As [`open`](Self::open), with the store that has the volume's snapshots.
+    /// As [`open`](Self::open), with the stores that have the volume's snapshots and its key.
     ///
     /// # Errors
     /// As for [`open`](Self::open); [`VolumeError::NeedsStore`] and [`VolumeError::Fetch`] for a volume that lacks something of the one it
-    /// was made from.
-    pub(crate) fn open_with(storage: S, objects: Option<Arc<dyn ObjectStore>>) -> Result<Self, VolumeError> {
+    /// was made from; [`VolumeError::NeedsKey`] and [`VolumeError::Key`] for one that is encrypted.
+    pub(crate) fn open_with(storage: S, stores: impl Into<Stores>) -> Result<Self, VolumeError> {
+        let stores = stores.into();
         let manifest = read_manifest(&storage)?;
+        let cipher = stores.unlock(&manifest)?;
+        Self::settle(storage, manifest, stores.objects, cipher)
+    }
+
+    /// Settles what a crash left open, for which no key is needed.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub(crate) fn repair(storage: S) -> Result<(), VolumeError> {
+        let manifest = read_manifest(&storage)?;
+        Self::settle(storage, manifest, None, None).map(drop)
+    }
+
+    fn settle(
+        storage: S,
+        manifest: Manifest,
+        objects: Option<Arc<dyn ObjectStore>>,
+        cipher: Option<Cipher>,
+    ) -> Result<Self, VolumeError> {
         let mut lowest = None;
         let source = open_source(&manifest, objects.as_ref())?;
         remove_orphans(&storage, &manifest.layers)?;
@@ -255,6 +312,7 @@ impl<S: Storage> Engine<S> {
             news: Condvar::new(),
             storage,
             map,
+            cipher,
         })
     }
 
@@ -458,7 +516,11 @@ impl<S: Storage> Engine<S> {
                 None => part.fill(0),
                 Some(layer) => {
                     let place = layer.place(block);
-                    let read = layer.segment(place.segment).read_at(place.offset + within, part);
+                    let (file, from) = (&**layer.segment(place.segment), place.offset + within);
+                    let read = match &self.cipher {
+                        None => file.read_at(from, part),
+                        Some(cipher) => read_decrypted(cipher, file, from, at, part),
+                    };
                     read.map_err(io_error("read", &layer.name(place.segment)))?;
                 }
             }

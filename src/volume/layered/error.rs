@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::crypt::{KeyError, KeyName};
 use crate::snapshot::SnapshotName;
 
 /// Why a volume cannot be made, opened or changed.
@@ -35,6 +36,12 @@ pub enum VolumeError {
         "the volume was made from snapshot {snapshot}, and has not all of it yet: say which object store has it"
     )]
     NeedsStore { snapshot: SnapshotName },
+    #[error("the volume is encrypted with the key {key}: say which key file has it")]
+    NeedsKey { key: KeyName },
+    #[error("the volume is not encrypted, so it has no key that could be changed")]
+    NotEncrypted,
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("cannot fetch from the snapshot that the volume was made from")]
     Fetch { source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the volume stopped after an error of its storage; close it and open it again")]

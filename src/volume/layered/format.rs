@@ -7,11 +7,15 @@
 //! Numbers are little-endian. Checksums are CRC-32C over the whole page or file with the checksum's own four bytes zero.
 
 mod header;
+mod key;
 mod manifest;
 mod map_page;
 mod record;
 
 pub(crate) use header::Header;
+#[cfg(test)]
+pub(crate) use key::any_key;
+pub(crate) use key::{KEY_RECORD_LEN, decode_key, encode_key};
 pub(crate) use manifest::{Base, Covered, LayerEntry, Manifest};
 pub(crate) use map_page::MapPage;
 pub(crate) use record::{ENTRIES_MAX, Entry, Record, RecordKind};

@@ -4,6 +4,7 @@ use super::format::{
     Base, BlockState, Covered, Entry, Header, LayerEntry, Manifest, MapPage, PAGE_LEN, Page, Record,
     RecordKind, Uuid,
 };
+use crate::crypt::WrappedKey;
 
 const LAYER: Uuid = Uuid([3; 16]);
 const CHECKSUM: std::ops::Range<usize> = 8..12;
@@ -107,11 +108,15 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-/// A manifest that can be decoded.
-pub fn manifest_seed() -> Vec<u8> {
+pub(crate) fn key_seed() -> WrappedKey {
+    WrappedKey { name: "web".parse().expect("a good name"), bytes: vec![6; 92] }
+}
+
+/// Manifests that can be decoded: of an encrypted volume, and of another.
+pub fn manifest_seeds() -> Vec<Vec<u8>> {
     let layers = [1, 4].map(|id| LayerEntry { id, uuid: LAYER }).to_vec();
     let covered = |layer| Some(Covered { snapshot: LAYER, layer, created_s: 9 });
-    let manifest = Manifest {
+    let encrypted = Manifest {
         volume: Uuid([9; 16]),
         blocks: 1 << 20,
         lineage: LAYER,
@@ -120,8 +125,9 @@ pub fn manifest_seed() -> Vec<u8> {
         base: Some(Base { snapshot: LAYER, blocks: 1 << 19 }),
         next_layer: 5,
         layers,
+        key: Some(key_seed()),
     };
-    manifest.encode()
+    vec![Manifest { key: None, ..encrypted.clone() }.encode(), encrypted.encode()]
 }
 
 #[cfg(test)]
@@ -133,6 +139,6 @@ mod tests {
         assert!(Header::decode(&page(&header_seed())).is_ok());
         assert!(MapPage::decode(&page(&map_page_seed()), LAYER, 1).is_ok());
         assert!(record_seeds().iter().all(|seed| Record::decode(&page(seed), LAYER).is_ok()));
-        assert!(Manifest::decode(&manifest_seed()).is_ok());
+        assert!(manifest_seeds().iter().all(|seed| Manifest::decode(seed).is_ok()));
     }
 }

@@ -6,11 +6,13 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Volume;
 use super::storage::fake::Numbers;
+use super::{Stores, Volume};
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest};
+use crate::crypt::OpenKeys;
 use crate::testing::Memory;
 
 const FOLDER: &str = "NIMBO_KILLED_VOLUME";
@@ -42,12 +44,16 @@ fn content(number: u64, sector: usize) -> [u8; SECTOR] {
     bytes
 }
 
+fn open(folder: &Path) -> Volume {
+    Volume::open_with(folder, Stores { keys: Some(Arc::new(OpenKeys)), objects: None }).unwrap()
+}
+
 #[test]
 #[ignore = "the process that the test below kills"]
 fn writer() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let start: u64 = std::env::var(START).unwrap().parse().unwrap();
-    let volume = Volume::open(Path::new(&folder)).unwrap();
+    let volume = open(Path::new(&folder));
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
             let volume = &volume;
@@ -128,27 +134,40 @@ fn killed_writer(folder: &Path, start: u64, after: Duration) -> [u64; 2] {
     reader.join().unwrap()
 }
 
+const SIZE: u64 = (SECTORS * SECTOR) as u64;
+
 #[test]
 fn what_was_flushed_is_there_after_the_process_is_killed_at_any_moment() {
-    let rounds = std::env::var("NIMBO_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    Volume::create(folder.path(), (SECTORS * SECTOR) as u64).unwrap();
+    Volume::create(folder.path(), SIZE).unwrap();
+    kill_again_and_again(folder.path(), 200);
+}
+
+#[test]
+fn so_it_is_in_an_encrypted_volume() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    Volume::create_encrypted(folder.path(), SIZE, &OpenKeys, &"key".parse().unwrap()).unwrap();
+    kill_again_and_again(folder.path(), 100);
+}
+
+fn kill_again_and_again(folder: &Path, rounds: u64) {
+    let rounds = std::env::var("NIMBO_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(rounds);
     let mut numbers = Numbers::new(7);
     // What each sector had when it was looked at last, and from which number on the writer goes on.
     let (mut least, mut start) = (vec![0; SECTORS], 1);
     let mut flushes = 0;
     for round in 0..rounds {
         let after = Duration::from_micros(8_000 + 60 * numbers.below(500) as u64);
-        let flushed = killed_writer(folder.path(), start, after);
+        let flushed = killed_writer(folder, start, after);
         for (writer, flushed) in (0u64..).zip(flushed) {
             for number in start..flushed {
                 sectors(writer, number).for_each(|sector| least[sector] = number);
             }
             flushes += flushed.saturating_sub(start) / 7;
         }
-        let report = Volume::check(folder.path(), false).unwrap();
+        let report = Volume::check(folder, false).unwrap();
         assert!(report.is_sound(), "round {round}: {report:?}");
-        let volume = Volume::open(folder.path()).unwrap();
+        let volume = open(folder);
         let mut bytes = vec![0; SECTORS * SECTOR];
         volume.read_at(0, &mut bytes).unwrap();
         for (sector, bytes) in bytes.chunks(SECTOR).enumerate() {

@@ -9,11 +9,13 @@
 //!             admitted as tracked ─▶ copying up ─▶ writing ─▶ settled
 //!   zeroes    for each part: its partial blocks as writes; the others admitted ─▶ punching ─▶ settled
 //!   flush     asked for ─▶ told by the committer
+//!   encrypted volumes: reads and writes in parts, each through the request's bounce memory
 //!   each      to wait ─▶ parked ─▶ the waker is called ─▶ admitted anew
 //! ```
 //!
 //! Nothing is allocated for a request once the queue has warmed up.
 
+mod encrypted;
 mod files;
 mod request;
 mod tracked;
@@ -41,6 +43,8 @@ use request::{Request, Stage, Work};
 
 /// How much a discard makes absent at a time, so that its changes fit into the log.
 const ZERO_STEP_BLOCKS: u64 = 16_384;
+/// How much of a request goes through the bounce memory of an encrypted volume at a time, in bytes: whole blocks.
+const PART_BYTES: u64 = 256 << 10;
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
 pub(crate) struct Queue<S: Storage> {
@@ -121,7 +125,10 @@ impl<S: Storage> Queue<S> {
         while self.request(index).calls == 0 {
             let is_waiting = match self.request(index).stage {
                 Stage::Begun => self.begin(index),
-                Stage::Reading => self.part_done(index),
+                Stage::Reading => {
+                    self.decrypt(index);
+                    self.part_done(index)
+                }
                 Stage::InPlace => {
                     if let Some(permit) = self.request(index).permit.take() {
                         self.engine.update(|state| state.settle_in_place(&permit));
@@ -144,24 +151,24 @@ impl<S: Storage> Queue<S> {
 
     /// Begins what a request has to do next; says whether it waits.
     fn begin(&mut self, index: u32) -> bool {
+        let is_encrypted = self.engine.cipher.is_some();
         let request = self.request(index);
         if request.error.is_some() || request.at == request.end {
             request.stage = Stage::Ended;
             return false;
         }
+        let part_end = if is_encrypted { (request.at / PART_BYTES + 1) * PART_BYTES } else { request.end };
+        request.part_end = part_end.min(request.end);
         match request.work {
             Work::Read => {
-                let blocks = request.at / BLOCK_BYTES..request.end.div_ceil(BLOCK_BYTES);
+                let blocks = request.at / BLOCK_BYTES..request.part_end.div_ceil(BLOCK_BYTES);
                 if self.lacks(index, blocks) {
                     return self.request(index).error.is_none();
                 }
                 self.read(index);
                 false
             }
-            Work::Write => {
-                request.part_end = request.end;
-                self.write(index)
-            }
+            Work::Write => self.write(index),
             Work::Zero { punch } => self.zero(index, punch),
             Work::Flush => true,
         }
@@ -209,11 +216,17 @@ impl<S: Storage> Queue<S> {
         is_lacking
     }
 
-    /// One call for each part that stands in one place.
+    /// One call for each run that stands in one place.
     fn read(&mut self, index: u32) {
-        let buffers = std::mem::take(&mut self.request(index).buffers);
-        let (mut at, end) = (self.request(index).at, self.request(index).end);
+        let is_encrypted = self.engine.cipher.is_some();
+        let request = self.request(index);
+        let buffers = std::mem::take(&mut request.buffers);
+        let (mut at, end) = (request.at, request.part_end);
         let mut cursor = Cursor::new(&buffers);
+        if is_encrypted {
+            request.begin_bounced();
+            cursor.skip(at - request.start);
+        }
         while at < end {
             let (block, within) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
             let (location, run) = self.engine.map.run(block, end.div_ceil(BLOCK_BYTES) - block);
@@ -226,6 +239,9 @@ impl<S: Storage> Queue<S> {
                     let place = layer.place(block);
                     self.scratch.clear();
                     self.scratch.extend(cursor.take(len));
+                    if is_encrypted {
+                        self.requests[index as usize].bounce_run(at, len, &mut self.scratch);
+                    }
                     let offset = place.offset + within;
                     self.call(index, &layer, place.segment, |file| Call::Read { file, offset });
                 }
@@ -233,8 +249,7 @@ impl<S: Storage> Queue<S> {
             at += len;
         }
         let request = self.request(index);
-        request.buffers = buffers;
-        (request.part_end, request.stage) = (end, Stage::Reading);
+        (request.buffers, request.stage) = (buffers, Stage::Reading);
     }
 
     /// Asks for the right to change some blocks; `None` when the request waits, or is refused.
@@ -280,11 +295,19 @@ impl<S: Storage> Queue<S> {
         match self.admit(index, blocks, true) {
             None => self.request(index).error.is_none(),
             Some(Admission::InPlace(permit)) => {
-                let buffers = std::mem::take(&mut self.request(index).buffers);
                 let layer = Arc::clone(&permit.layer);
-                self.write_to(index, &layer, at, end, &buffers);
                 let request = self.request(index);
-                (request.buffers, request.permit, request.stage) = (buffers, Some(permit), Stage::InPlace);
+                (request.permit, request.stage) = (Some(permit), Stage::InPlace);
+                if self.engine.cipher.is_some() {
+                    self.encrypt(index);
+                    let list = std::mem::take(&mut self.request(index).list);
+                    self.write_to(index, &layer, at, end, &list);
+                    self.request(index).list = list;
+                } else {
+                    let buffers = std::mem::take(&mut self.request(index).buffers);
+                    self.write_to(index, &layer, at, end, &buffers);
+                    self.request(index).buffers = buffers;
+                }
                 false
             }
             Some(Admission::Tracked { permit, checksums }) => {
@@ -319,7 +342,7 @@ impl<S: Storage> Queue<S> {
         let (at, end) = (request.at, request.end);
         let next_block = (at / BLOCK_BYTES + 1) * BLOCK_BYTES;
         if !at.is_multiple_of(BLOCK_BYTES) || next_block > end {
-            request.part_end = next_block.min(end);
+            (request.start, request.part_end) = (at, next_block.min(end));
             let len = request.part_end - at;
             request.buffers.clear();
             request.buffers.extend(zeroes(len));

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Which chunks changed say the maps of the layers above the one that the last snapshot covers, up to the one that was sealed for this one.
-//! What they hold say the layers up to that one: the map in memory where it names one of those, their maps on stable storage where a later
+//! What they hold, which is ciphertext if the volume is encrypted and goes to the store as such, say the layers up to that one: the map in memory where it names one of those, their maps on stable storage where a later
 //! write hides them.
 //!
 //! If the last snapshot was deleted meanwhile, nobody knows what changed since another: then every chunk is read, and compared by its hash
@@ -116,7 +116,7 @@ impl<S: Storage> Upload<'_, S> {
             return Err(SnapshotError::Stopped);
         }
         parallel(&chunks, |index| {
-            writer.put_chunk(*index, &self.view.chunk(*index)?)?;
+            writer.put_stored_chunk(*index, &self.view.chunk(*index)?)?;
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             if progress(Progress { done, total }) { Ok(()) } else { Err(SnapshotError::Stopped) }
         })?;
@@ -129,8 +129,14 @@ impl<S: Storage> Upload<'_, S> {
         store: &Arc<dyn ObjectStore>,
     ) -> Result<Option<(SnapshotWriter, Option<u32>)>, SnapshotError> {
         let name = self.engine.name_of(self.pending.snapshot);
-        let plan =
-            |parent| Plan { name, parent, blocks: self.view.blocks(), created_s: self.pending.created_s };
+        let key = self.engine.turn().manifest.key.clone();
+        let plan = |parent| Plan {
+            name,
+            parent,
+            blocks: self.view.blocks(),
+            created_s: self.pending.created_s,
+            key: key.clone(),
+        };
         let resume = |parent: Uuid| SnapshotWriter::resume(Arc::clone(store), plan(parent));
         let since = |writer: Option<SnapshotWriter>, since| Ok(writer.map(|writer| (writer, since)));
         let Some(last) = self.last else { return since(resume(Uuid::NONE)?, Some(0)) };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::check::check;
+use super::encrypted_tests::{create_encrypted, stores};
 use super::engine::{self, Engine, Origin};
 use super::error::VolumeError;
 use super::format::{BLOCKS_MAX, Uuid};
@@ -18,6 +19,7 @@ use super::layer::Geometry;
 use super::queue::Queue;
 use super::storage::fake::{FakeStorage, Numbers, with_hook};
 use crate::backend::{BlockQueue, BlockRequest};
+use crate::crypt::OpenKeys;
 use crate::snapshot::store::memory::{Fault, MemoryStore};
 use crate::snapshot::{
     CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, pin,
@@ -103,9 +105,13 @@ fn shared(store: &MemoryStore) -> Arc<dyn ObjectStore> {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, is_encrypted: bool) -> Self {
         let storage = FakeStorage::new();
-        engine::create(&storage, BLOCKS * 4096, GEOMETRY).unwrap();
+        if is_encrypted {
+            create_encrypted(&storage, BLOCKS * 4096, GEOMETRY);
+        } else {
+            engine::create(&storage, BLOCKS * 4096, GEOMETRY).unwrap();
+        }
         let mut world = Self {
             storage,
             store: MemoryStore::new(),
@@ -124,7 +130,7 @@ impl World {
 
     fn open(&mut self) {
         (self.queue, self.engine) = (None, None);
-        let engine = Engine::open_with(self.storage.clone(), Some(shared(&self.store))).unwrap();
+        let engine = Engine::open_with(self.storage.clone(), stores(shared(&self.store))).unwrap();
         let engine = Arc::new(engine);
         self.queue = Some(Queue::new(Arc::clone(&engine), 8).unwrap());
         self.engine = Some(engine);
@@ -163,7 +169,7 @@ impl World {
             let left = storage.crash(&mut numbers.borrow_mut());
             let found = check(&left, false).unwrap();
             assert!(found.is_sound(), "{found:?}");
-            let engine = Engine::open_with(left, Some(shared(&store.copy()))).unwrap();
+            let engine = Engine::open_with(left, stores(shared(&store.copy()))).unwrap();
             let found = read(&engine);
             assert!(found.len() >= content.len() && found[..content.len()] == content, "after a crash");
         };
@@ -287,7 +293,8 @@ impl World {
         let Some(snapshot) = self.nth(which) else { return };
         let content = self.complete[&snapshot].clone();
         let blocks = content.len() as u64 / 8;
-        let origin = Origin { volume: self.unique(), snapshot, blocks };
+        let key = Snapshot::open(shared(&self.store), snapshot).unwrap().manifest().key.clone();
+        let origin = Origin { volume: self.unique(), snapshot, blocks, key };
         pin(&self.store, SnapshotName { id: origin.volume, ..snapshot }, snapshot.id).unwrap();
         self.storage = FakeStorage::new();
         engine::create_from(&self.storage, (blocks + more) * 4096, GEOMETRY, Some(&origin)).unwrap();
@@ -299,7 +306,8 @@ impl World {
     fn check(&self) {
         assert!(read(&self.engine()) == self.content, "what the volume is");
         for (name, content) in &self.complete {
-            let snapshot = Snapshot::open(shared(&self.store), *name).unwrap();
+            let mut snapshot = Snapshot::open(shared(&self.store), *name).unwrap();
+            snapshot.unlock(&OpenKeys).unwrap();
             assert_eq!(snapshot.size_bytes(), content.len() as u64 * SECTOR);
             for (index, expected) in content.chunks(1024).enumerate() {
                 let bytes = snapshot.chunk(index as u64).unwrap();
@@ -366,9 +374,10 @@ proptest! {
     #[test]
     fn any_history_of_snapshots_agrees_with_lists_of_bytes(
         seed in any::<u64>(),
+        is_encrypted in any::<bool>(),
         steps in prop::collection::vec(any_step(), 1..30),
     ) {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, is_encrypted);
         for step in &steps {
             world.step(step);
         }

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use super::check::{self, Report};
 use super::engine::{self, Engine, Origin};
 use super::error::{VolumeError, io_error};
-use super::format::BLOCK_BYTES;
+use super::format::{BLOCK_BYTES, Uuid};
 use super::layer::Geometry;
 use super::map::LayerId;
 use super::queue::Queue;
 use super::storage::host::HostFolder;
+use super::stores::{self, Stores};
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
+use crate::crypt::{DataKey, KeyName, KeyStore, WrappedKey};
 use crate::raw::{check_range, lock};
 use crate::snapshot::{
     CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, now_s, pin,
@@ -63,8 +65,28 @@ impl Volume {
         engine::create(&HostFolder::new(folder), size_bytes, Geometry::default())
     }
 
+    /// As [`create`](Self::create), but encrypted, by a new data key that the key `name` wraps.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create), or [`VolumeError::Key`]; then nothing was made.
+    pub fn create_encrypted(
+        folder: &Path,
+        size_bytes: u64,
+        keys: &dyn KeyStore,
+        name: &KeyName,
+    ) -> Result<(), VolumeError> {
+        engine::checked_blocks(size_bytes)?;
+        let key = DataKey::random()?;
+        // Before a folder is made: most likely to fail is that there is no such key.
+        WrappedKey::new(keys, name, &[], &key)?;
+        std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
+        let _lock = lock_folder(folder)?;
+        let wrap = |lineage: Uuid| WrappedKey::new(keys, name, &lineage.0, &key);
+        engine::create_encrypted(&HostFolder::new(folder), size_bytes, Geometry::default(), &wrap)
+    }
+
     /// Makes a volume in a folder of what a snapshot in a store holds, of its size or a larger one. It can be opened at once, with the
-    /// store; what is read is fetched then.
+    /// store; what is read is fetched then. Of an encrypted snapshot it has the data key, and needs the same key to be opened.
     ///
     /// # Errors
     /// As for [`create`](Self::create), or when there is no such snapshot or it does not fit.
@@ -101,7 +123,12 @@ impl Volume {
         engine::checked_blocks(volume_bytes)?;
         std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
         let _lock = lock_folder(folder)?;
-        let origin = Origin { volume: holder.id, snapshot: name, blocks: snapshot_bytes / BLOCK_BYTES };
+        let origin = Origin {
+            volume: holder.id,
+            snapshot: name,
+            blocks: snapshot_bytes / BLOCK_BYTES,
+            key: snapshot.manifest().key.clone(),
+        };
         let geometry = Geometry::default();
         Ok(engine::create_from(&HostFolder::new(folder), volume_bytes, geometry, Some(&origin))?)
     }
@@ -110,18 +137,19 @@ impl Volume {
     ///
     /// # Errors
     /// [`VolumeError`]: in use, damaged, or the host's refusal; [`VolumeError::NeedsStore`] when it was made from a snapshot and has not all
-    /// of it yet.
+    /// of it yet; [`VolumeError::NeedsKey`] when it is encrypted.
     pub fn open(folder: &Path) -> Result<Self, VolumeError> {
-        Self::open_with(folder, None)
+        Self::open_with(folder, Stores::default())
     }
 
-    /// Opens the volume in a folder, with the store that has its snapshots.
+    /// Opens the volume in a folder, with the stores that have its snapshots and its key.
     ///
     /// # Errors
-    /// As for [`open`](Self::open), and [`VolumeError::Fetch`] when it lacks something of a snapshot that cannot be read.
-    pub fn open_with(folder: &Path, objects: Option<Arc<dyn ObjectStore>>) -> Result<Self, VolumeError> {
+    /// As for [`open`](Self::open), [`VolumeError::Fetch`] when it lacks something of a snapshot that cannot be read, and
+    /// [`VolumeError::Key`] when its key cannot be used.
+    pub fn open_with(folder: &Path, stores: impl Into<Stores>) -> Result<Self, VolumeError> {
         let lock = lock_folder(folder)?;
-        let engine = Arc::new(Engine::open_with(HostFolder::new(folder), objects)?);
+        let engine = Arc::new(Engine::open_with(HostFolder::new(folder), stores)?);
         let stop = Arc::new(AtomicBool::new(false));
         let committer = {
             let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
@@ -247,6 +275,16 @@ impl Volume {
         self.0.engine.grow(size_bytes)
     }
 
+    /// Has the data key of an encrypted volume, which nobody has open, wrapped by the key `name` instead of the one that it was. The data
+    /// stays as it is, and snapshots that were made keep their key.
+    ///
+    /// # Errors
+    /// [`VolumeError::InUse`], [`VolumeError::NotEncrypted`], [`VolumeError::Key`], or the host's refusal; then the volume is as it was.
+    pub fn change_key(folder: &Path, keys: &dyn KeyStore, name: &KeyName) -> Result<(), VolumeError> {
+        let _lock = lock_folder(folder)?;
+        stores::change_key(&HostFolder::new(folder), keys, name)
+    }
+
     /// Verifies the metadata of a volume that nobody has open, and repairs what a crash may leave, if `repair` says so.
     ///
     /// # Errors
@@ -259,6 +297,11 @@ impl Volume {
     /// The layers, the lowest first; all but the last are sealed.
     pub fn layers(&self) -> Vec<LayerId> {
         self.0.engine.stack().iter().map(|layer| layer.id).collect()
+    }
+
+    /// The key that the data key of an encrypted volume is wrapped by.
+    pub fn key(&self) -> Option<KeyName> {
+        self.0.engine.turn().manifest.key.as_ref().map(|key| key.name.clone())
     }
 
     /// How many bytes of memory the map of the volume takes.

@@ -36,16 +36,18 @@ impl Snapshot {
             parent: parent.map_or(Uuid::NONE, |parent| parent.id),
             blocks: self.manifest().blocks,
             created_s: self.manifest().created_s,
+            key: self.manifest().key.clone(),
         };
+        let name = plan.name;
         let writer = SnapshotWriter::new(Arc::clone(store), plan)?;
         let copied = self.copy_chunks(&writer, progress).and_then(|()| writer.complete());
         if copied.is_err() {
             // The first error is the one to tell.
-            let _ = super::Snapshots::new(Arc::clone(store)).cancel(plan.name);
+            let _ = super::Snapshots::new(Arc::clone(store)).cancel(name);
         }
         copied?;
-        super::writer::release(&**store, plan.name)?;
-        Ok(plan.name)
+        super::writer::release(&**store, name)?;
+        Ok(name)
     }
 
     fn copy_chunks(
@@ -69,8 +71,8 @@ impl Snapshot {
                 let entry = self.entry(Place::Chunk(*index))?;
                 let there = writer.parent().map_or(Ok(None), |parent| parent.entry(Place::Chunk(*index)))?;
                 if entry.map(|entry| entry.name.hash) != there.map(|there| there.name.hash) {
-                    let bytes = if entry.is_some() { self.chunk(*index)? } else { None };
-                    writer.put_chunk(*index, &bytes.unwrap_or_else(|| vec![0; CHUNK_LEN]))?;
+                    let bytes = if entry.is_some() { self.stored_chunk(*index)? } else { None };
+                    writer.put_stored_chunk(*index, &bytes.unwrap_or_else(|| vec![0; CHUNK_LEN]))?;
                 }
                 let done = done.fetch_add(u64::from(entry.is_some()), Ordering::Relaxed) + 1;
                 if progress(Progress { done: done.min(total), total }) {

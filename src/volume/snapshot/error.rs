@@ -2,6 +2,7 @@
 
 use super::format::{Damage, SnapshotName};
 use super::store::StoreError;
+use crate::crypt::{KeyError, KeyName};
 use crate::layered::VolumeError;
 
 /// Why a snapshot cannot be made, read or removed.
@@ -23,6 +24,10 @@ pub enum SnapshotError {
     TooSmall { snapshot_bytes: u64, volume_bytes: u64 },
     #[error("block {index} is not in a snapshot of {size_bytes} bytes")]
     OutOfRange { index: u64, size_bytes: u64 },
+    #[error("the snapshot {name} is encrypted with the key {key}: say which key file has it")]
+    NeedsKey { name: SnapshotName, key: KeyName },
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("it was stopped; begun again, it goes on where it was")]
     Stopped,
     #[error("cannot choose a name for a snapshot")]

@@ -1,5 +1,7 @@
 //! The decoders of what comes from a store, for fuzzing: whatever the bytes are, they end with an error or with what was encoded.
 
+use crate::layered::fuzzing::key_seed;
+
 use super::format::{
     Entry, Kind, Level, Manifest, ObjectName, Page, Pin, SnapshotName, Uuid, decode, encode,
 };
@@ -65,12 +67,14 @@ pub fn object_seeds() -> Vec<Vec<u8>> {
     vec![encode(Kind::Chunk, &[7; 4096]), encode(Kind::Page, &page_seed()), encode(Kind::Pin, &pin_seed())]
 }
 
-/// A manifest that can be decoded.
-pub fn manifest_seed() -> Vec<u8> {
-    let (parent, nodes) = (Uuid([8; 16]), entries());
-    let manifest =
-        Manifest { name: NAME, parent, blocks: 1 << 30, created_s: 5, chunks: 9, own_bytes: 99, nodes };
-    manifest.encode()
+/// Manifests that can be decoded: of an encrypted snapshot, and of another.
+pub fn manifest_seeds() -> Vec<Vec<u8>> {
+    let encode = |key| {
+        let (name, parent, nodes) = (NAME, Uuid([8; 16]), entries());
+        Manifest { name, parent, blocks: 1 << 30, created_s: 5, chunks: 9, own_bytes: 99, nodes, key }
+            .encode()
+    };
+    vec![encode(None), encode(Some(key_seed()))]
 }
 
 /// A page that can be decoded.

@@ -9,6 +9,7 @@ use super::format::{
     SnapshotName, Uuid, decode,
 };
 use super::store::{self, ObjectStore};
+use crate::crypt::{Cipher, KeyError, KeyName, KeyStore};
 use crate::layered::format::BLOCK_BYTES;
 
 /// How often an object is fetched that is not as it was put, before it counts as damaged: it may have been the way here.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     store: Arc<dyn ObjectStore>,
     manifest: Manifest,
     pages: Mutex<Pages>,
+    /// Of an encrypted one that was unlocked.
+    cipher: Option<Cipher>,
 }
 
 /// Fetches an object and checks it, again if it is damaged.
@@ -113,7 +116,7 @@ impl Snapshot {
     }
 
     fn new(store: Arc<dyn ObjectStore>, manifest: Manifest) -> Self {
-        Self { store, manifest, pages: Mutex::default() }
+        Self { store, manifest, pages: Mutex::default(), cipher: None }
     }
 
     pub fn info(&self) -> SnapshotInfo {
@@ -180,11 +183,41 @@ impl Snapshot {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The key that an encrypted snapshot is unlocked with.
+    pub fn key(&self) -> Option<&KeyName> {
+        self.manifest.key.as_ref().map(|key| &key.name)
+    }
+
+    /// Makes the chunks of an encrypted snapshot readable; one that is not encrypted is as it was.
+    ///
+    /// # Errors
+    /// What the key store says.
+    pub fn unlock(&mut self, keys: &dyn KeyStore) -> Result<(), SnapshotError> {
+        if let Some(wrapped) = &self.manifest.key {
+            let key = wrapped.unwrap(keys, &self.name().lineage.0)?;
+            self.cipher = Some(Cipher::new(&key).map_err(|source| KeyError::NoMemory { source })?);
+        }
+        Ok(())
+    }
+
     /// The bytes of a chunk, [`CHUNK_BYTES`] of them; nothing if they are all zeroes.
     ///
     /// # Errors
-    /// [`SnapshotError::OutOfRange`], [`SnapshotError::Damaged`], or when the store fails.
+    /// [`SnapshotError::OutOfRange`], [`SnapshotError::NeedsKey`] for an encrypted one that was not [unlocked](Self::unlock),
+    /// [`SnapshotError::Damaged`], or when the store fails.
     pub fn chunk(&self, index: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+        if let (None, Some(key)) = (&self.cipher, self.key()) {
+            return Err(SnapshotError::NeedsKey { name: self.name(), key: key.clone() });
+        }
+        let mut chunk = self.stored_chunk(index)?;
+        if let (Some(cipher), Some(bytes)) = (&self.cipher, &mut chunk) {
+            cipher.decrypt(index * CHUNK_BYTES, bytes);
+        }
+        Ok(chunk)
+    }
+
+    /// The bytes of a chunk as layers have them: encrypted, if the snapshot is.
+    pub(crate) fn stored_chunk(&self, index: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
         if index >= self.chunk_count() {
             return Err(SnapshotError::OutOfRange { index, size_bytes: self.size_bytes() });
         }

@@ -114,7 +114,7 @@ impl World {
                     content.retain(|_, byte| *byte != 0);
                     let (id, parent) = (name(self.next_id), parent.map_or(Uuid::NONE, |parent| parent.id));
                     self.next_id += 1;
-                    let plan = Plan { name: id, parent, blocks: BLOCKS, created_s: 5 };
+                    let plan = Plan { name: id, parent, blocks: BLOCKS, created_s: 5, key: None };
                     self.making = Some(Making { plan, content });
                 }
                 self.make()
@@ -140,11 +140,11 @@ impl World {
 
     fn make(&mut self) -> Result<(), SnapshotError> {
         let Some(making) = self.making.clone() else { return Ok(()) };
-        let writer = match SnapshotWriter::resume(self.shared(), making.plan) {
+        let writer = match SnapshotWriter::resume(self.shared(), making.plan.clone()) {
             // The parent was deleted meanwhile.
             Err(SnapshotError::NotFound { .. }) => {
                 let plan = Plan { parent: Uuid::NONE, ..making.plan };
-                self.making = Some(Making { plan, ..making });
+                self.making = Some(Making { plan, content: making.content });
                 return self.make();
             }
             result => result?,

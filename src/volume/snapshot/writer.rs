@@ -24,6 +24,7 @@ use super::format::{
 use super::parallel;
 use super::reader::{Snapshot, exists};
 use super::store::ObjectStore;
+use crate::crypt::{Cipher, KeyError, KeyStore, WrappedKey};
 use crate::layered::format::BLOCK_BYTES;
 
 /// How far something is.
@@ -41,13 +42,15 @@ impl Progress {
 }
 
 /// What snapshot is to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) name: SnapshotName,
     /// The snapshot that it shares with; all zeroes for none.
     pub(crate) parent: Uuid,
     pub(crate) blocks: u64,
     pub(crate) created_s: u64,
+    /// Of what is encrypted: the same data key as the parent has.
+    pub(crate) key: Option<WrappedKey>,
 }
 
 /// What stands in a place of the table.
@@ -64,6 +67,7 @@ pub struct SnapshotWriter {
     store: Arc<dyn ObjectStore>,
     plan: Plan,
     parent: Option<Snapshot>,
+    cipher: Option<Cipher>,
     changes: Mutex<Changes>,
     /// What this snapshot has in the store.
     there: Mutex<HashSet<(Place, Hash)>>,
@@ -93,7 +97,7 @@ pub(crate) fn now_s() -> u64 {
 
 impl SnapshotWriter {
     /// Begins a snapshot of a volume of `size_bytes`, to be written chunk by chunk: what is not written is as in `parent`, or zeroes
-    /// without one. The lineage is that of the parent, or new.
+    /// without one. The lineage is that of the parent, or new. It is encrypted if the parent is, and then must be [unlocked](Self::unlock).
     ///
     /// # Errors
     /// [`SnapshotError::NotFound`] when there is no such parent, a bad size, or when the store fails.
@@ -104,8 +108,13 @@ impl SnapshotWriter {
     ) -> Result<Self, SnapshotError> {
         let blocks = crate::layered::checked_blocks(size_bytes)?;
         let lineage = parent.map_or_else(unique, |parent| Ok(parent.lineage))?;
+        let key = match parent {
+            None => None,
+            Some(parent) => Snapshot::open(Arc::clone(&store), parent)?.manifest().key.clone(),
+        };
         let parent = parent.map_or(Uuid::NONE, |parent| parent.id);
-        let plan = Plan { name: SnapshotName { lineage, id: unique()? }, parent, blocks, created_s: now_s() };
+        let name = SnapshotName { lineage, id: unique()? };
+        let plan = Plan { name, parent, blocks, created_s: now_s(), key };
         Self::new(store, plan)
     }
 
@@ -132,7 +141,8 @@ impl SnapshotWriter {
         let mut there = HashSet::new();
         let prefix = name.data();
         store.list(&prefix, &mut |key| there.extend(key.strip_prefix(&prefix).and_then(object_of)))?;
-        Ok(Some(Self { store, plan, parent, changes: Mutex::default(), there: Mutex::new(there) }))
+        let (changes, there) = (Mutex::default(), Mutex::new(there));
+        Ok(Some(Self { store, plan, parent, cipher: None, changes, there }))
     }
 
     /// Begins a snapshot with a name that nobody has.
@@ -148,14 +158,39 @@ impl SnapshotWriter {
         self.parent.as_ref()
     }
 
+    /// Lets [`put_chunk`](Self::put_chunk) encrypt, if the snapshot is to be encrypted.
+    ///
+    /// # Errors
+    /// What the key store says.
+    pub fn unlock(&mut self, keys: &dyn KeyStore) -> Result<(), SnapshotError> {
+        if let Some(wrapped) = &self.plan.key {
+            let key = wrapped.unwrap(keys, &self.plan.name.lineage.0)?;
+            self.cipher = Some(Cipher::new(&key).map_err(|source| KeyError::NoMemory { source })?);
+        }
+        Ok(())
+    }
+
     /// Puts a chunk of [`CHUNK_BYTES`](super::CHUNK_BYTES); what is beyond the end of the volume must be zeroes.
     ///
     /// # Errors
-    /// [`SnapshotError::OutOfRange`], or when the store fails.
+    /// [`SnapshotError::OutOfRange`], [`SnapshotError::NeedsKey`], or when the store fails.
     ///
     /// # Panics
     /// If it has another length.
     pub fn put_chunk(&self, index: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
+        match (&self.cipher, &self.plan.key) {
+            (None, None) => self.put_stored_chunk(index, bytes),
+            (None, Some(key)) => Err(SnapshotError::NeedsKey { name: self.plan.name, key: key.name.clone() }),
+            (Some(cipher), _) => {
+                let mut bytes = bytes.to_vec();
+                cipher.encrypt_data(index * super::CHUNK_BYTES, &mut bytes);
+                self.put_stored_chunk(index, &bytes)
+            }
+        }
+    }
+
+    /// Puts a chunk as layers have it: encrypted already, if the snapshot is to be.
+    pub(crate) fn put_stored_chunk(&self, index: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
         assert_eq!(bytes.len(), CHUNK_LEN, "a chunk has its length");
         if index >= self.plan.blocks.div_ceil(super::format::CHUNK_BLOCKS) {
             let size_bytes = self.plan.blocks * BLOCK_BYTES;
@@ -218,9 +253,9 @@ impl SnapshotWriter {
         let nodes = self.rewrite(Level::Node, leaves, &mut 0)?;
         self.note(&mut own, &nodes, |index| Place::Page(Level::Node, index));
         let old = self.parent.as_ref().map_or(&[][..], |parent| &parent.manifest().nodes);
-        let Plan { name, parent, blocks, created_s } = self.plan;
-        let nodes = merged(old, nodes);
-        let manifest = Manifest { name, parent, blocks, created_s, chunks, own_bytes: own.bytes, nodes };
+        let Plan { name, parent, blocks, created_s, key } = self.plan.clone();
+        let (nodes, own_bytes) = (merged(old, nodes), own.bytes);
+        let manifest = Manifest { name, parent, blocks, created_s, chunks, own_bytes, nodes, key };
         self.remove_unnamed(&own)?;
         self.store.put(&name.manifest_key(), &encode(Kind::Manifest, &manifest.encode()))?;
         Ok(())

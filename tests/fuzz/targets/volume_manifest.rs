@@ -9,5 +9,5 @@ pub fn run(data: &[u8]) {
 
 /// One that can be decoded, or several.
 pub fn seeds() -> Vec<Vec<u8>> {
-    vec![fuzzing::manifest_seed()]
+    fuzzing::manifest_seeds()
 }

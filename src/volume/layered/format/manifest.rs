@@ -1,11 +1,16 @@
-//! The manifest of a volume: its size and its layers.
+//! The manifest of a volume: its size, its layers, and its data key if it is encrypted.
 
-use super::{BLOCKS_MAX, Damage, Uuid, open, put, seal_with_checksum};
+use super::{
+    BLOCKS_MAX, Damage, KEY_RECORD_LEN, Uuid, decode_key, encode_key, open, put, seal_with_checksum,
+};
+use crate::crypt::WrappedKey;
 
 const MAGIC: &[u8; 8] = b"NIMBOVOL";
 const LAYERS_AT: usize = 160;
 /// Of the manifest alone: version 1 knew nothing of snapshots.
 const VERSION: u32 = 2;
+/// Of the manifest of an encrypted volume, which a program that knows nothing of keys must not open.
+const VERSION_WITH_KEY: u32 = 3;
 const LAYER_LEN: usize = 32;
 
 /// One layer of the stack.
@@ -49,19 +54,22 @@ pub(crate) struct Manifest {
     pub(crate) next_layer: u32,
     /// The layers, the lowest first; the last one is the top, which is written to. At least one.
     pub(crate) layers: Vec<LayerEntry>,
+    /// The data key, if the volume is encrypted; wrapped for this lineage, for all of that has the same.
+    pub(crate) key: Option<WrappedKey>,
 }
 
 impl Manifest {
     /// How deep a stack may be.
     pub(crate) const LAYERS_MAX: usize = 200;
     /// The longest encoding.
-    pub(crate) const LEN_MAX: usize = LAYERS_AT + Self::LAYERS_MAX * LAYER_LEN;
+    pub(crate) const LEN_MAX: usize = LAYERS_AT + Self::LAYERS_MAX * LAYER_LEN + KEY_RECORD_LEN;
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; LAYERS_AT + self.layers.len() * LAYER_LEN];
         let count = u32::try_from(self.layers.len()).expect("at most LAYERS_MAX");
         put(&mut bytes, 0, *MAGIC);
-        put(&mut bytes, 12, VERSION.to_le_bytes());
+        let version = if self.key.is_some() { VERSION_WITH_KEY } else { VERSION };
+        put(&mut bytes, 12, version.to_le_bytes());
         put(&mut bytes, 16, self.volume.0);
         put(&mut bytes, 32, self.blocks.to_le_bytes());
         put(&mut bytes, 40, self.next_layer.to_le_bytes());
@@ -83,6 +91,7 @@ impl Manifest {
             put(&mut bytes, at, layer.id.to_le_bytes());
             put(&mut bytes, at + 8, layer.uuid.0);
         }
+        bytes.extend(self.key.iter().flat_map(encode_key));
         seal_with_checksum(&mut bytes);
         bytes
     }
@@ -92,17 +101,21 @@ impl Manifest {
             return Err(Damage::at(bytes.len(), "the manifest ends too early"));
         }
         let fields = open(bytes, MAGIC)?;
-        if fields.u32(12) != VERSION {
-            return Err(Damage::at(12, "the version is not one that this program knows"));
-        }
+        let key_len = match fields.u32(12) {
+            VERSION => 0,
+            VERSION_WITH_KEY => KEY_RECORD_LEN,
+            _ => return Err(Damage::at(12, "the version is not one that this program knows")),
+        };
         let blocks = fields.u64(32);
         if !(1..=BLOCKS_MAX).contains(&blocks) {
             return Err(Damage::at(32, "the size of the volume is out of range"));
         }
         let count = usize::try_from(fields.u32(44)).unwrap_or(usize::MAX);
-        if !(1..=Self::LAYERS_MAX).contains(&count) || bytes.len() != LAYERS_AT + count * LAYER_LEN {
+        if !(1..=Self::LAYERS_MAX).contains(&count) || bytes.len() != LAYERS_AT + count * LAYER_LEN + key_len
+        {
             return Err(Damage::at(44, "the number of layers is wrong"));
         }
+        let key_at = bytes.len() - key_len;
         let next_layer = fields.u32(40);
         let covered = |at: usize| {
             let (snapshot, layer) = (fields.uuid(at), fields.u32(at + 16));
@@ -123,7 +136,7 @@ impl Manifest {
         let base = Some(base).filter(|base| base.snapshot != Uuid::NONE);
         fields.expect_zero(152, LAYERS_AT)?;
         let (mut layers, mut below) = (Vec::with_capacity(count), 0);
-        for at in (LAYERS_AT..bytes.len()).step_by(LAYER_LEN) {
+        for at in (LAYERS_AT..key_at).step_by(LAYER_LEN) {
             let id = fields.u32(at);
             if id <= below || id >= next_layer {
                 return Err(Damage::at(at, "the layers are out of order"));
@@ -146,6 +159,7 @@ impl Manifest {
             base,
             next_layer,
             layers,
+            key: if key_len == 0 { None } else { Some(decode_key(&fields, key_at)?) },
         })
     }
 
@@ -163,6 +177,7 @@ impl Manifest {
 
 #[cfg(test)]
 mod tests {
+    use super::super::any_key;
     use super::*;
     use proptest::prelude::*;
 
@@ -172,6 +187,7 @@ mod tests {
             blocks in 1..=BLOCKS_MAX,
             steps in prop::collection::vec((1u32..1000, any::<[u8; 16]>()), 1..Manifest::LAYERS_MAX),
             snapshots in any::<(Option<[u8; 16]>, Option<[u8; 16]>, Option<[u8; 16]>)>(),
+            key in any_key(),
             bit in any::<prop::sample::Index>(),
         ) {
             let mut next_layer = 0;
@@ -194,6 +210,7 @@ mod tests {
                 }),
                 next_layer: next_layer + 1,
                 layers,
+                key,
             };
             let mut bytes = manifest.encode();
             prop_assert_eq!(Manifest::decode(&bytes), Ok(manifest));

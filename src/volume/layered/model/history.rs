@@ -50,11 +50,12 @@ pub(super) struct Config {
     pub(super) seed: u64,
     pub(super) log_pages: u32,
     pub(super) segment_blocks: u64,
+    pub(super) is_encrypted: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { seed: 1, log_pages: 4, segment_blocks: BLOCKS_MAX }
+        Self { seed: 1, log_pages: 4, segment_blocks: BLOCKS_MAX, is_encrypted: false }
     }
 }
 
@@ -102,8 +103,14 @@ fn any_trouble() -> impl Strategy<Value = Option<(usize, Step)>> {
 
 pub(super) fn any_history() -> impl Strategy<Value = (Config, Vec<Step>)> {
     let segment_blocks = prop_oneof![2 => Just(BLOCKS_MAX), 1 => Just(super::sectors::SPLIT_BLOCK)];
-    let config = (any::<u64>(), 4u32..9, segment_blocks)
-        .prop_map(|(seed, log_pages, segment_blocks)| Config { seed, log_pages, segment_blocks });
+    let config = (any::<u64>(), 4u32..9, segment_blocks, any::<bool>()).prop_map(
+        |(seed, log_pages, segment_blocks, is_encrypted)| Config {
+            seed,
+            log_pages,
+            segment_blocks,
+            is_encrypted,
+        },
+    );
     (config, prop::collection::vec(any_step(), 1..50), any_trouble()).prop_map(
         |(config, mut steps, trouble)| {
             if let Some((at, step)) = trouble {

@@ -9,6 +9,7 @@ use super::history::{Config, Op, Step};
 use super::sectors::{Model, SECTOR, SECTORS, VOLUME_BLOCKS, content, offset};
 use crate::backend::{BlockQueue, BlockRequest};
 use crate::layered::check::check;
+use crate::layered::encrypted_tests::{create_encrypted, open};
 use crate::layered::engine::{self, Engine};
 use crate::layered::layer::Geometry;
 use crate::layered::queue::Queue;
@@ -42,7 +43,11 @@ struct World {
 pub(super) fn run(config: Config, steps: Vec<Step>) -> usize {
     let storage = FakeStorage::new();
     let geometry = Geometry { segment_blocks: config.segment_blocks, log_pages: config.log_pages };
-    engine::create(&storage, VOLUME_BLOCKS * 4096, geometry).unwrap();
+    if config.is_encrypted {
+        create_encrypted(&storage, VOLUME_BLOCKS * 4096, geometry);
+    } else {
+        engine::create(&storage, VOLUME_BLOCKS * 4096, geometry).unwrap();
+    }
     let world = Rc::new(World {
         storage: RefCell::new(storage),
         engine: RefCell::new(None),
@@ -86,7 +91,7 @@ impl World {
     }
 
     fn open(&self) {
-        let engine = Arc::new(Engine::open(self.storage()).unwrap());
+        let engine = Arc::new(open(self.storage()));
         for queue in &self.queues {
             *queue.borrow_mut() = Some(Queue::new(Arc::clone(&engine), DEPTH).unwrap());
         }
@@ -284,7 +289,7 @@ impl World {
                     }
                 })
             };
-            with_hook(hook, || drop(Engine::open(left.clone()).unwrap()));
+            with_hook(hook, || drop(open(left.clone())));
             let again = again.take();
             if let Some(again) = again {
                 self.check_left(again);
@@ -296,7 +301,7 @@ impl World {
     fn check_left(&self, left: FakeStorage) {
         let found = check(&left, false).unwrap();
         assert!(found.is_sound(), "{found:?}");
-        let engine = Engine::open(left).unwrap();
+        let engine = open(left);
         let model = self.model.borrow();
         for_sectors(&engine, |sector, bytes| model.check_crash(sector, bytes));
     }

@@ -35,7 +35,9 @@ pub(super) struct Request<F> {
     pub(super) at: u64,
     pub(super) end: u64,
     pub(super) part_end: u64,
+    /// The guest's, and where in the volume the first of them begins.
     pub(super) buffers: Vec<IoBuffer>,
+    pub(super) start: u64,
     /// Calls that the ring has, and the files that they are on.
     pub(super) calls: u32,
     pub(super) slots: Vec<u32>,
@@ -45,11 +47,15 @@ pub(super) struct Request<F> {
     pub(super) permit: Option<Permit<F>>,
     /// Whole blocks that the guest's memory is only a part of, or that must not change while they are written.
     pub(super) bounce: AlignedMemory,
+    /// Whether all blocks of a write are there, and not only those that are written in part.
+    pub(super) is_all_bounced: bool,
     /// Of each block, if they are to be known.
     pub(super) has_checksums: bool,
     pub(super) checksums: Vec<u32>,
     /// A list of buffers, to be used again.
     pub(super) list: Vec<IoBuffer>,
+    /// What is read into the bounce memory: where in the volume it begins, and its length.
+    pub(super) runs: Vec<(u64, u64)>,
 }
 
 impl<F> Request<F> {
@@ -62,15 +68,18 @@ impl<F> Request<F> {
             end: 0,
             part_end: 0,
             buffers: Vec::new(),
+            start: 0,
             calls: 0,
             slots: Vec::new(),
             error: None,
             waits_since: None,
             permit: None,
             bounce: AlignedMemory::zeroed(0),
+            is_all_bounced: false,
             has_checksums: false,
             checksums: Vec::new(),
             list: Vec::new(),
+            runs: Vec::new(),
         }
     }
 
@@ -82,8 +91,15 @@ impl<F> Request<F> {
     }
 
     pub(super) fn set(&mut self, work: Work, offset: u64, len: u64, buffers: &[IoBuffer]) {
-        (self.work, self.at, self.end) = (work, offset, offset + len);
+        (self.work, self.at, self.end, self.start) = (work, offset, offset + len, offset);
         self.buffers.clear();
         self.buffers.extend_from_slice(buffers);
+    }
+
+    /// Makes sure that there is so much bounce memory.
+    pub(super) fn reserve_bounce(&mut self, len: usize) {
+        if self.bounce.buffer().len() < len {
+            self.bounce = AlignedMemory::zeroed(len);
+        }
     }
 }

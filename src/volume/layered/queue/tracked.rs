@@ -4,8 +4,8 @@
 //! sync makes data and map durable; for that the data must stand still, which the guest's memory may not, so it is copied first.
 //!
 //! ```text
-//!   with checksums     bounce: all blocks
-//!   without            bounce: the first block, if partial, then the last, if partial and another; the guest's memory between them
+//!   with checksums, or encrypted     bounce: all blocks
+//!   without                          bounce: the first block, if partial, then the last, if partial and another; the guest's memory between them
 //! ```
 
 use std::sync::Arc;
@@ -37,10 +37,10 @@ impl Shape {
     }
 
     /// The partial blocks, each with its place in the bounce memory.
-    fn partial(self, has_checksums: bool) -> impl Iterator<Item = (u64, usize)> {
+    fn partial(self, is_all_bounced: bool) -> impl Iterator<Item = (u64, usize)> {
         let last = self.blocks - 1;
         let is_tail_partial = self.tail != 0 && (last > 0 || self.head == 0);
-        let tail_at = match (has_checksums, self.head != 0) {
+        let tail_at = match (is_all_bounced, self.head != 0) {
             (true, _) => last * BLOCK,
             (false, true) => BLOCK,
             (false, false) => 0,
@@ -49,23 +49,21 @@ impl Shape {
         head.into_iter().chain(is_tail_partial.then_some((self.first + last as u64, tail_at)))
     }
 
-    fn bounce_len(self, has_checksums: bool) -> usize {
-        if has_checksums { self.blocks * BLOCK } else { self.partial(false).count() * BLOCK }
+    fn bounce_len(self, is_all_bounced: bool) -> usize {
+        if is_all_bounced { self.blocks * BLOCK } else { self.partial(false).count() * BLOCK }
     }
 }
 
 impl<S: Storage> Queue<S> {
     /// Reads what the partial blocks were.
     pub(super) fn copy_up(&mut self, index: u32, permit: Permit<S::File>, has_checksums: bool) {
+        let is_all_bounced = has_checksums || self.engine.cipher.is_some();
         let request = &mut self.requests[index as usize];
         let shape = Shape::new(request.at, request.part_end);
-        let len = shape.bounce_len(has_checksums);
-        if request.bounce.buffer().len() < len {
-            request.bounce = AlignedMemory::zeroed(len);
-        }
-        request.has_checksums = has_checksums;
+        request.reserve_bounce(shape.bounce_len(is_all_bounced));
+        (request.has_checksums, request.is_all_bounced) = (has_checksums, is_all_bounced);
         (request.permit, request.stage) = (Some(permit), Stage::CopyingUp);
-        for (block, at) in shape.partial(has_checksums) {
+        for (block, at) in shape.partial(is_all_bounced) {
             let target = self.requests[index as usize].bounce.buffer().part(at, BLOCK);
             let layer = loop {
                 let location = self.engine.map.get(block);
@@ -98,11 +96,18 @@ impl<S: Storage> Queue<S> {
         let shape = Shape::new(at, end);
         let mut list = std::mem::take(&mut request.list);
         list.clear();
-        if request.has_checksums {
+        if request.is_all_bounced {
             let len = shape.blocks * BLOCK;
+            request.fill_bounce();
             let bounce = &mut request.bounce.bytes_mut()[..len];
-            fill(&mut bounce[shape.head..], &request.buffers);
-            request.checksums.extend(bounce.chunks_exact(BLOCK).map(crc32c::crc32c));
+            if let Some(cipher) = &self.engine.cipher {
+                // What was there before is encrypted already, or zeroes, which say so themselves.
+                let written = usize::try_from(end - at).expect("a write of memory");
+                cipher.encrypt(at, &mut bounce[shape.head..shape.head + written]);
+            }
+            if request.has_checksums {
+                request.checksums.extend(bounce.chunks_exact(BLOCK).map(crc32c::crc32c));
+            }
             list.push(request.bounce.buffer().part(0, len));
         } else {
             lay_over(

@@ -1,12 +1,15 @@
 //! The head of a snapshot, and what keeps one from being removed.
 
-use crate::layered::format::{Fields, put};
+use crate::crypt::WrappedKey;
+use crate::layered::format::{Fields, KEY_RECORD_LEN, decode_key, encode_key, put};
 
 use super::page::{put_entries, take_entries};
 use super::{BLOCKS_MAX, Damage, Entry, SnapshotName, Uuid};
 
 const NODES_AT: usize = 112;
 const NODES_MAX: u64 = 128;
+/// In place of 0: the data key follows the nodes.
+const HAS_KEY: u32 = 1;
 const PIN_LEN: usize = 48;
 
 /// A snapshot: it is complete when this is in the store.
@@ -24,6 +27,8 @@ pub(crate) struct Manifest {
     /// How many bytes in the store are this snapshot's own: those that it did not find in its parent.
     pub(crate) own_bytes: u64,
     pub(crate) nodes: Vec<Entry>,
+    /// The data key, if the chunks are encrypted; wrapped for the lineage.
+    pub(crate) key: Option<WrappedKey>,
 }
 
 impl Manifest {
@@ -39,6 +44,10 @@ impl Manifest {
         put(&mut bytes, 72, self.own_bytes.to_le_bytes());
         put(&mut bytes, 80, count.to_le_bytes());
         put_entries(&mut bytes, &self.nodes);
+        if let Some(key) = &self.key {
+            put(&mut bytes, 84, HAS_KEY.to_le_bytes());
+            bytes.extend(encode_key(key));
+        }
         bytes
     }
 
@@ -51,7 +60,17 @@ impl Manifest {
         if !(1..=BLOCKS_MAX).contains(&blocks) {
             return Err(Damage::at(48, "the size of the snapshot is out of range"));
         }
-        fields.expect_zero(84, NODES_AT)?;
+        let key = match fields.u32(84) {
+            0 => None,
+            HAS_KEY => {
+                let at = bytes.len().checked_sub(KEY_RECORD_LEN).filter(|at| *at >= NODES_AT);
+                let at = at.ok_or(Damage::at(bytes.len(), "the manifest ends before its key"))?;
+                Some((at, decode_key(&fields, at)?))
+            }
+            _ => return Err(Damage::at(84, "the cipher is not one that this program knows")),
+        };
+        let (nodes_end, key) = key.map_or((bytes.len(), None), |(at, key)| (at, Some(key)));
+        fields.expect_zero(88, NODES_AT)?;
         Ok(Self {
             name: SnapshotName { lineage: fields.uuid(0), id: fields.uuid(16) },
             parent: fields.uuid(32),
@@ -59,7 +78,8 @@ impl Manifest {
             created_s: fields.u64(56),
             chunks: fields.u64(64),
             own_bytes: fields.u64(72),
-            nodes: take_entries(bytes, NODES_AT, fields.u32(80), NODES_MAX)?,
+            nodes: take_entries(&bytes[..nodes_end], NODES_AT, fields.u32(80), NODES_MAX)?,
+            key,
         })
     }
 }
@@ -96,6 +116,7 @@ impl Pin {
 mod tests {
     use super::super::page::tests::any_entries;
     use super::*;
+    use crate::layered::format::any_key;
     use proptest::prelude::*;
 
     proptest! {
@@ -105,9 +126,10 @@ mod tests {
             blocks in 1..=BLOCKS_MAX,
             (created_s, chunks, own_bytes) in any::<(u64, u64, u64)>(),
             nodes in any_entries(128),
+            key in any_key(),
         ) {
             let name = SnapshotName { lineage: Uuid(ids.0), id: Uuid(ids.1) };
-            let manifest = Manifest { name, parent: Uuid(ids.2), blocks, created_s, chunks, own_bytes, nodes };
+            let manifest = Manifest { name, parent: Uuid(ids.2), blocks, created_s, chunks, own_bytes, nodes, key };
             let bytes = manifest.encode();
             prop_assert_eq!(Manifest::decode(&bytes), Ok(manifest));
             prop_assert!(Manifest::decode(&bytes[..bytes.len() - 1]).is_err());

@@ -1,0 +1,261 @@
+//! A disk that gives no more than its type does.
+//!
+//! ```text
+//!   push ─┬─ the meters let it go ─▶ the disk
+//!         └─ or say when ─▶ held, in order ──alarm──▶ the disk
+//! ```
+//!
+//! All queues share the meters ([`bucket`]); each holds what is not to go yet. Nothing waits: a queue's owner does something else until the
+//! completion event says that it may go on, which an alarm also raises. A request that is larger than an operation is several, and small
+//! ones that follow each other are one, as EBS counts ("Amazon EBS I/O characteristics and monitoring"). A discard or write of zeroes is one
+//! operation that moves no bytes, and a flush is free: it is about what was written and paid for.
+//!
+//! Reads and writes of the host itself ([`BlockBackend::read_at`]) are not limited.
+
+mod alarm;
+pub mod bucket;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use types::{Clock, Instant, SystemClock};
+
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, Topology};
+use crate::kind::Limits;
+use crate::queue::{check, total_len};
+use alarm::Alarms;
+use bucket::{Cost, Meters, Stream};
+
+const POISONED: &str = "no thread panics while it holds this lock";
+
+/// A disk with limits.
+pub struct Limited {
+    disk: Arc<dyn BlockBackend>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    alarms: Alarms,
+}
+
+struct State {
+    limits: Limits,
+    meters: Meters,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(POISONED)
+    }
+}
+
+impl Limited {
+    /// Limits a disk, which has all its credits.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn new(disk: Arc<dyn BlockBackend>, limits: Limits) -> io::Result<Self> {
+        let meters = Meters::new(&limits, SystemClock.now());
+        let state = Mutex::new(State { limits, meters });
+        Ok(Self { disk, shared: Arc::new(Shared { state, alarms: Alarms::start()? }) })
+    }
+
+    /// Changes the limits while the disk is used. Credits stay.
+    pub fn set_limits(&self, limits: Limits) {
+        let mut state = self.shared.state();
+        state.meters.change(&limits, SystemClock.now());
+        state.limits = limits;
+        drop(state);
+        // What is held may go sooner now.
+        self.shared.alarms.ring_all();
+    }
+}
+
+impl BlockBackend for Limited {
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.disk.is_read_only()
+    }
+
+    fn topology(&self) -> Topology {
+        self.disk.topology()
+    }
+
+    fn open_queue(&self, depth: u16) -> io::Result<Box<dyn BlockQueue>> {
+        let queue = self.disk.open_queue(depth)?;
+        let event = Arc::new(File::from(queue.completion_event().try_clone_to_owned()?));
+        Ok(Box::new(Queue {
+            depth: usize::from(depth.max(1)),
+            disk: Arc::clone(&self.disk),
+            queue,
+            shared: Arc::clone(&self.shared),
+            event,
+            stream: Stream::default(),
+            held: VecDeque::new(),
+            spare: Vec::new(),
+        }))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_at(offset, buffer)
+    }
+}
+
+struct Queue {
+    disk: Arc<dyn BlockBackend>,
+    queue: Box<dyn BlockQueue>,
+    shared: Arc<Shared>,
+    /// The completion event of the disk's queue.
+    event: Arc<File>,
+    depth: usize,
+    stream: Stream,
+    held: VecDeque<Held>,
+    /// Lists of buffers, to be used again.
+    spare: Vec<Vec<IoBuffer>>,
+}
+
+/// A request whose time has not come.
+struct Held {
+    token: u64,
+    cost: Cost,
+    what: What,
+    buffers: Vec<IoBuffer>,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Read { offset: u64 },
+    Write { offset: u64 },
+    Discard { offset: u64, len: u64 },
+    WriteZeroes { offset: u64, len: u64, may_unmap: bool },
+}
+
+impl Held {
+    fn request(&self) -> BlockRequest<'_> {
+        let buffers = &self.buffers;
+        match self.what {
+            What::Read { offset } => BlockRequest::Read { offset, buffers },
+            What::Write { offset } => BlockRequest::Write { offset, buffers },
+            What::Discard { offset, len } => BlockRequest::Discard { offset, len },
+            What::WriteZeroes { offset, len, may_unmap } => {
+                BlockRequest::WriteZeroes { offset, len, may_unmap }
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// Gives the disk what may go; says whether there was any, and until when the next one is held.
+    fn release(&mut self) -> (bool, Option<Instant>) {
+        let mut has_released = false;
+        while let Some(held) = self.held.front() {
+            if let Err(until) = self.shared.state().meters.take(SystemClock.now(), held.cost) {
+                self.shared.alarms.set(until, &self.event);
+                return (has_released, Some(until));
+            }
+            let pushed = self.queue.push(held.token, held.request());
+            pushed.expect("the disk's queue is as deep as this one");
+            self.spare.extend(self.held.pop_front().map(|held| held.buffers));
+            has_released = true;
+        }
+        (has_released, None)
+    }
+
+    fn hold(&mut self, token: u64, cost: Cost, what: What, buffers: &[IoBuffer]) {
+        let mut list = self.spare.pop().unwrap_or_default();
+        list.clear();
+        list.extend_from_slice(buffers);
+        self.held.push_back(Held { token, cost, what, buffers: list });
+    }
+}
+
+impl BlockQueue for Queue {
+    fn completion_event(&self) -> BorrowedFd<'_> {
+        self.queue.completion_event()
+    }
+
+    fn push(&mut self, token: u64, request: BlockRequest<'_>) -> Result<(), QueueFull> {
+        if self.in_flight() >= self.depth {
+            return Err(QueueFull);
+        }
+        // What is wrong in itself costs nothing; the disk says what it is.
+        if check(&request, self.disk.size_bytes(), self.disk.is_read_only()).is_err() {
+            return self.queue.push(token, request);
+        }
+        let one = Cost { operations: 1, bytes: 0 };
+        let limits = self.shared.state().limits;
+        let (cost, what, buffers) = match request {
+            BlockRequest::Flush => return self.queue.push(token, request),
+            BlockRequest::Read { offset, buffers } => {
+                let cost = self.stream.cost(offset, total_len(buffers), false, &limits);
+                (cost, What::Read { offset }, buffers)
+            }
+            BlockRequest::Write { offset, buffers } => {
+                let cost = self.stream.cost(offset, total_len(buffers), true, &limits);
+                (cost, What::Write { offset }, buffers)
+            }
+            BlockRequest::Discard { offset, len } => (one, What::Discard { offset, len }, &[][..]),
+            BlockRequest::WriteZeroes { offset, len, may_unmap } => {
+                (one, What::WriteZeroes { offset, len, may_unmap }, &[][..])
+            }
+        };
+        if self.held.is_empty() && self.shared.state().meters.take(SystemClock.now(), cost).is_ok() {
+            return self.queue.push(token, request);
+        }
+        self.hold(token, cost, what, buffers);
+        Ok(())
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.release();
+        self.queue.submit()
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.queue.next_completion() {
+                return Some(completion);
+            }
+            if !self.release().0 {
+                return None;
+            }
+            // If the ring is broken, what it had does not end, and whoever submits is told.
+            let _ = self.queue.submit();
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.queue.in_flight() + self.held.len()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        loop {
+            let (_, until) = self.release();
+            if self.queue.in_flight() > 0 {
+                return self.queue.wait();
+            }
+            self.queue.submit()?;
+            match until {
+                None => return Ok(()),
+                // Nothing is under way, and whoever calls this has nothing else to do.
+                Some(until) => std::thread::sleep(until.since(SystemClock.now())),
+            }
+        }
+    }
+}
+
+impl Drop for Queue {
+    /// What is held was not begun.
+    fn drop(&mut self) {
+        self.shared.alarms.remove(&self.event);
+    }
+}
