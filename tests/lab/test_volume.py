@@ -22,10 +22,10 @@ def volume(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(volume: Path, *options: str) -> Iterator[Path]:
+def served(volume: Path) -> Iterator[Path]:
     """The socket of a process that serves the volume to microVMs."""
-    path = volume.parent / "socket"
-    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path), *options]
+    path = volume.with_suffix(".socket")
+    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path)]
     process = subprocess.Popen(command)
     try:
         wait_until(path.exists, "the socket")
@@ -87,8 +87,8 @@ def two_attachments(guest: Guest, path: Path) -> None:
 
 def a_backend_that_dies(guest: Guest, volume: Path) -> None:
     """The guest's disk needs a reset; it is pulled, and the volume can be attached again."""
-    path = volume.parent / "second"
-    other = volume.parent / "other"
+    other = volume.with_name("other")
+    path = other.with_suffix(".dying")
     subprocess.run([NIMBO, "volume", "create", str(other), "--size", "1G"], check=True)
     command = [NIMBO, "volume", "serve", str(other), "--vhost-user", str(path)]
     process = subprocess.Popen(command)
@@ -104,7 +104,6 @@ def a_backend_that_dies(guest: Guest, volume: Path) -> None:
     guest.control("DELETE", "/v1/disks/dying?force=true")
     wait_until(lambda: guest.device("dying") is None, "the broken disk is gone")
     assert guest.run("echo alive") == "alive"
-    path.unlink()
     with served(other) as again:
         disk = attach(guest, "again", again)
         guest.run(f"dd if=/dev/{disk} of=/dev/null bs=4096 count=10")
