@@ -7,6 +7,7 @@ use anyhow::bail;
 use types::ByteSize;
 
 use super::stop::StopSignals;
+use super::store::StoreArgs;
 use crate::progress::Progress;
 
 const IMPORT_EXAMPLES: &str = "\
@@ -73,11 +74,13 @@ pub(crate) struct ExportArgs {
     /// The image to make; it must not be there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    let volume = super::open(&args.folder)?;
+    let volume = args.store.open_volume(&args.folder)?;
     if args.file.symlink_metadata().is_ok() {
         bail!("there is a file {} already; remove it, or choose another name", args.file.display());
     }

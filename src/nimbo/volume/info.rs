@@ -11,6 +11,8 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use types::ByteSize;
 
+use super::store::StoreArgs;
+
 const EXAMPLES: &str = "\
 A volume that is being served cannot be looked at meanwhile: one process at a time has it open.
 
@@ -29,6 +31,8 @@ pub(crate) struct Args {
     /// The volume
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// For programs: one JSON object, amounts in bytes
     #[arg(long)]
     json: bool,
@@ -45,7 +49,7 @@ struct Info {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let volume = super::open(&args.folder)?;
+    let volume = args.store.open_volume(&args.folder)?;
     let info = Info {
         size_bytes: volume.size_bytes(),
         layers: volume.layers().len(),

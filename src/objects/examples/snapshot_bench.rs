@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use objects::Objects;
+use objects::Folder;
 use volume::snapshot::{ObjectStore, Snapshots};
 use volume::testing::{Memory, execute};
 use volume::{BlockBackend, BlockRequest, Volume};
@@ -54,7 +54,7 @@ fn main() {
     let parent = std::env::args().nth(1).unwrap_or_else(|| "/var/tmp".to_owned());
     let folder = tempfile::tempdir_in(parent).expect("a folder");
     let objects: Arc<dyn ObjectStore> =
-        Arc::new(Objects::folder(&folder.path().join("objects")).expect("a store"));
+        Arc::new(Folder::open(&folder.path().join("objects")).expect("a store"));
     // A GiB that is full, and 64 times as much with a block in every eighth chunk: each page of its table is there.
     let volumes = [GIB, 64 * GIB].map(|size| {
         let path = folder.path().join(format!("volume-{size}"));

@@ -46,6 +46,12 @@ impl<S: Storage> Engine<S> {
         pending.map(|pending| self.name_of(pending.snapshot))
     }
 
+    /// The snapshot that the volume relies on: the one that it was made from, until it has all of it.
+    pub(crate) fn origin(&self) -> Option<SnapshotName> {
+        let base = self.turn().manifest.base;
+        base.map(|base| self.name_of(base.snapshot))
+    }
+
     /// Seals what is in the volume now for a snapshot of this id, unless one was begun already; says which.
     ///
     /// # Errors
