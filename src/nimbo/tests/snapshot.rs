@@ -291,7 +291,8 @@ fn what_is_damaged_is_named_and_never_served() {
         folder.tool("qemu-io", &["-r", "-f", "raw", "-c", "read 1M 512k", serving.url()]);
         let output = folder.run("qemu-io", &["-r", "-f", "raw", "-c", "read 1600k 4k", serving.url()]);
         assert!(!output.status.success(), "{output:?}");
-        serving.stop(Signal::SIGTERM);
+        let said = serving.stop(Signal::SIGTERM);
+        assert!(said.contains(&key) && said.contains("is damaged at byte"), "{disk}: {said}");
     }
     // A good copy mends it.
     file.write_all_at(&byte, 5000).unwrap();

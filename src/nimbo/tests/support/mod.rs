@@ -109,9 +109,13 @@ impl Serving {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    pub fn stop(mut self, signal: Signal) {
+    /// Ends it, and gives back what it said on standard error.
+    pub fn stop(mut self, signal: Signal) -> String {
         self.signal(signal);
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
     }
 }
 
