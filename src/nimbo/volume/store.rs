@@ -55,7 +55,7 @@ impl Location {
     /// Opens a store that is there.
     pub(super) fn open(&self) -> anyhow::Result<Store> {
         if self.folder().is_some_and(|folder| !folder.is_dir()) {
-            bail!("there is no object store {self}; say with --objects where the snapshots are");
+            bail!("there is no object store {self}; name the folder, or the bucket, that has the snapshots");
         }
         self.create()
     }
