@@ -21,6 +21,7 @@ mod run;
 mod socket;
 #[allow(unsafe_code)]
 mod sys;
+mod vhost_user;
 mod vmm_process;
 mod volume;
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use types::{ByteSize, InstanceId, MacAddress};
@@ -21,7 +21,8 @@ use vmm::console::ConsoleSpec;
 use vmm::jail::seccomp::Mode;
 use vmm::jail::{Identity, JailSpec, Limits};
 use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
-use vmm::process::{Disk, Interface, ProcessError};
+use vmm::memory::Backing;
+use vmm::process::{Disk, Interface, ProcessError, Served};
 use vmm::virtio::vsock;
 use volume::{BlockBackend, Overlay, RawFile, RawOptions};
 
@@ -54,6 +55,8 @@ const USER_BASE: u32 = 0x6000_0000;
 pub(crate) struct ProcessSpec {
     pub(crate) cpus: u8,
     pub(crate) memory: ByteSize,
+    /// Other processes may serve its devices.
+    pub(crate) shares_memory: bool,
     pub(crate) instance: InstanceId,
     pub(crate) instance_type: String,
     pub(crate) boot: BootSpec,
@@ -101,6 +104,10 @@ pub(crate) enum DiskSpec {
         path: PathBuf,
         layer: RawFd,
         size: Option<ByteSize>,
+    },
+    /// Whoever is at the other end of this Unix stream serves it (vhost-user).
+    VhostUser {
+        socket: RawFd,
     },
 }
 
@@ -154,7 +161,13 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
             command_line,
         }),
         BootSpec::Disk { command_line } => Box::new(KernelOnDisk {
-            disk: disks.first().cloned().context("there is neither a disk nor a kernel to boot")?,
+            disk: match disks.first() {
+                Some(Opened::Here(disk)) => Arc::clone(disk),
+                Some(Opened::Elsewhere(_)) => bail!(
+                    "the first disk is served by another process, and a kernel can be read from files only"
+                ),
+                None => bail!("there is neither a disk nor a kernel to boot"),
+            },
             command_line,
         }),
     };
@@ -167,6 +180,7 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
     let machine = MachineSpec {
         cpus: spec.cpus,
         memory_bytes: spec.memory.bytes(),
+        backing: if spec.shares_memory { Backing::Shared } else { Backing::Private },
         identity: SystemIdentity {
             uuid: ec2_uuid(u128::from_le_bytes(uuid)),
             product: spec.instance_type,
@@ -181,7 +195,7 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         disks: disks
             .into_iter()
             .zip(0..)
-            .map(|(backend, index)| disk(backend, index))
+            .map(|(opened, index)| disk(opened, index))
             .collect::<Result<_, _>>()?,
         interfaces: spec.interface.map(open_interface).transpose()?.into_iter().collect(),
         console: ConsoleSpec::default(),
@@ -216,26 +230,38 @@ fn ec2_uuid(random: u128) -> u128 {
     PREFIX | random & (u128::MAX >> 12)
 }
 
-fn open_disk(spec: DiskSpec) -> anyhow::Result<Arc<dyn BlockBackend>> {
+/// A disk, or the way to it.
+enum Opened {
+    Here(Arc<dyn BlockBackend>),
+    Elsewhere(UnixStream),
+}
+
+fn open_disk(spec: DiskSpec) -> anyhow::Result<Opened> {
     match spec {
         DiskSpec::Raw { file, path, read_only } => {
             let options = RawOptions { read_only, direct: false };
-            Ok(Arc::new(RawFile::from_file(take_file(file)?, &path, options)?))
+            Ok(Opened::Here(Arc::new(RawFile::from_file(take_file(file)?, &path, options)?)))
         }
         DiskSpec::Layered { base, path, layer, size } => {
             let options = RawOptions { read_only: true, direct: false };
             let base = RawFile::from_file(take_file(base)?, &path, options)?;
             let overlay = Overlay::with_top(&base, take_file(layer)?, size.map(ByteSize::bytes));
-            Ok(Arc::new(
+            Ok(Opened::Here(Arc::new(
                 overlay.with_context(|| format!("cannot lay a temporary layer over {}", path.display()))?,
-            ))
+            )))
         }
+        DiskSpec::VhostUser { socket } => Ok(Opened::Elsewhere(take(socket)?.into())),
     }
 }
 
-fn disk(backend: Arc<dyn BlockBackend>, index: u32) -> anyhow::Result<Disk> {
+fn disk(opened: Opened, index: u32) -> anyhow::Result<Disk> {
     let name = format!("disk{index}");
-    Ok(Disk { id: name.parse()?, serial: name, backend })
+    let id = name.parse()?;
+    let served = match opened {
+        Opened::Here(backend) => Served::Here { serial: name, backend },
+        Opened::Elsewhere(stream) => Served::Elsewhere(stream),
+    };
+    Ok(Disk { id, served })
 }
 
 fn open_interface(spec: InterfaceSpec) -> anyhow::Result<Interface> {

@@ -20,6 +20,7 @@ mod store;
 use std::path::Path;
 use std::process::ExitCode;
 
+use ::volume::Volume;
 use anyhow::{Context as _, bail};
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
@@ -59,6 +60,12 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Blocks(args) => blocks::blocks(args),
         Command::Changed(args) => blocks::changed(args),
     }
+}
+
+/// Opens the volume in `folder`.
+pub(crate) fn open(folder: &Path) -> anyhow::Result<Volume> {
+    find(folder)?;
+    Volume::open(folder).with_context(|| format!("cannot open the volume {}", folder.display()))
 }
 
 /// Makes sure that there is a volume, before anything is made beside what else is there.

@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_refused_route_stands_in_no_later_table() {
-        let memory = crate::memory::allocate(64 << 20).unwrap();
+        let memory = crate::memory::allocate(64 << 20, crate::memory::Backing::Private).unwrap();
         let vm = Vm::new(&Kvm::new().unwrap(), &memory).unwrap();
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let connect =

@@ -11,12 +11,20 @@
 //! 0x0001_0000_0000  RAM beyond 3 GiB
 //! ```
 //!
-//! RAM is private anonymous memory, aligned to 2 MiB and advised to be huge; the host gives a page when it is first touched.
+//! RAM is aligned to 2 MiB and advised to be huge; the host gives a page when it is first touched. It is private anonymous memory, or, for
+//! a guest with devices that other processes serve, a nameless file that they map as well. Hosts make the latter of huge pages only where
+//! `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` or more, so it is not the rule.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 /// The guest's RAM.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -70,39 +78,70 @@ pub fn ram_ranges(bytes: u64) -> Vec<(GuestAddress, u64)> {
     ranges
 }
 
+/// What RAM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// This process alone sees it.
+    Private,
+    /// Processes that are given its file see it too.
+    Shared,
+}
+
 /// Maps `bytes` of zeroed RAM.
 ///
 /// # Errors
 /// [`MemoryError`] when the size is out of range or the host has no address space left.
-pub fn allocate(bytes: u64) -> Result<Memory, MemoryError> {
+pub fn allocate(bytes: u64, backing: Backing) -> Result<Memory, MemoryError> {
     if !(RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(4096) {
         return Err(MemoryError::Size { bytes });
     }
+    let file = match backing {
+        Backing::Private => None,
+        Backing::Shared => {
+            Some(Arc::new(sealed_file(bytes).map_err(|source| MemoryError::Map { bytes, source })?))
+        }
+    };
     let mut regions = Vec::new();
+    let mut offset = 0;
     for (start, length) in ram_ranges(bytes) {
         let size = usize::try_from(length).map_err(|_| MemoryError::Size { bytes })?;
-        let region = map_aligned(size).map_err(|source| MemoryError::Map { bytes: length, source })?;
+        let place = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), offset));
+        let region =
+            map_aligned(size, place.as_ref()).map_err(|source| MemoryError::Map { bytes: length, source })?;
+        let kind = if place.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
         // SAFETY: the mapping was just made with this size and belongs to nobody else; it is never unmapped, because
         // a guest's memory lives as long as its process.
-        let region = unsafe { MmapRegionBuilder::<()>::new(size).with_raw_mmap_pointer(region) }
+        let mut builder = unsafe { MmapRegionBuilder::<()>::new(size).with_raw_mmap_pointer(region) }
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|source| MemoryError::Region { bytes: length, source })?;
+            .with_mmap_flags(kind | libc::MAP_NORESERVE);
+        if let Some(place) = place {
+            builder = builder.with_file_offset(place);
+        }
+        let region = builder.build().map_err(|source| MemoryError::Region { bytes: length, source })?;
         regions.extend(GuestRegionMmap::new(region, start));
+        offset += length;
     }
     let ram = GuestMemoryMmap::from_regions(regions).map_err(|_| MemoryError::Size { bytes })?;
     Ok(Arc::new(ram))
 }
 
-/// Maps `size` bytes at an address that is a multiple of a huge page, so that one nested page table entry can
+/// A nameless file of zeroes that nobody can make shorter: whoever maps it need not fear to find it gone.
+fn sealed_file(bytes: u64) -> std::io::Result<File> {
+    let file = File::from(memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.set_len(bytes)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// Maps `size` bytes, of the file if there is one, at an address that is a multiple of a huge page, so that one nested page table entry can
 /// cover 2 MiB: a boot then faults a few hundred times, not twenty thousand.
-fn map_aligned(size: usize) -> std::io::Result<*mut u8> {
+fn map_aligned(size: usize, place: Option<&FileOffset>) -> std::io::Result<*mut u8> {
     let whole = size + HUGE_PAGE_BYTES;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh anonymous mapping; no existing memory is touched.
-    let start =
-        unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), whole, access, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }
@@ -114,9 +153,19 @@ fn map_aligned(size: usize) -> std::io::Result<*mut u8> {
             libc::munmap(start, before);
         }
         libc::munmap(aligned.wrapping_byte_add(size), whole - size - before);
-        // Advice: a host without transparent huge pages says no, and the guest runs all the same.
-        libc::madvise(aligned, size, libc::MADV_HUGEPAGE);
     }
+    if let Some(place) = place {
+        let offset = place.start().try_into().map_err(std::io::Error::other)?;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: it takes the place of the `size` bytes that were kept of the mapping made above, which nobody uses yet.
+        if unsafe { libc::mmap(aligned, size, access, flags, place.file().as_raw_fd(), offset) }
+            == libc::MAP_FAILED
+        {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    // SAFETY: advice about the mapping made above. A host without transparent huge pages says no, and the guest runs all the same.
+    unsafe { libc::madvise(aligned, size, libc::MADV_HUGEPAGE) };
     Ok(aligned.cast())
 }
 
@@ -125,13 +174,37 @@ fn map_aligned(size: usize) -> std::io::Result<*mut u8> {
 /// # Errors
 /// What madvise(2) says.
 pub fn clear(ram: &GuestRam) -> std::io::Result<()> {
-    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+    let backing = backing(ram);
     for region in ram.iter() {
         let size = usize::try_from(region.len()).map_err(std::io::Error::other)?;
-        // SAFETY: the range is this region's private anonymous mapping, and no vCPU or device runs.
-        if unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_DONTNEED) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
+        // SAFETY: the range is this region's mapping, and no vCPU or device runs.
+        unsafe { release(region.as_ptr(), size, backing) }?;
+    }
+    Ok(())
+}
+
+/// What `ram` is made of.
+pub fn backing(ram: &GuestRam) -> Backing {
+    let is_shared = ram.iter().any(|region| region.file_offset().is_some());
+    if is_shared { Backing::Shared } else { Backing::Private }
+}
+
+/// Gives whole pages of RAM back to the host; they read as zeroes then, for whoever maps them.
+///
+/// # Errors
+/// What madvise(2) says.
+///
+/// # Safety
+/// The pages are RAM of that backing, to which no Rust reference exists, and whose contents nobody needs.
+pub unsafe fn release(start: *mut u8, bytes: usize, backing: Backing) -> std::io::Result<()> {
+    let advice = match backing {
+        Backing::Private => libc::MADV_DONTNEED,
+        // That would only unmap the pages; this also takes them out of the file.
+        Backing::Shared => libc::MADV_REMOVE,
+    };
+    // SAFETY: the caller says that these pages may go.
+    if unsafe { libc::madvise(start.cast(), bytes, advice) } != 0 {
+        return Err(std::io::Error::last_os_error());
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod overlay;
 mod qcow2;
 mod queue;
 pub mod raw;
+mod read_only;
 pub mod snapshot;
 #[allow(unsafe_code)]
 mod sys;
@@ -33,3 +34,4 @@ pub use import::import;
 pub use layered::{LayerId, Volume, VolumeError};
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};
+pub use read_only::ReadOnly;

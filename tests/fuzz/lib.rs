@@ -50,6 +50,7 @@ macro_rules! for_targets {
             snapshot_object,
             snapshot_page,
             snapshot_pin,
+            vhost_user,
             virtio_balloon,
             virtio_block,
             virtio_net,

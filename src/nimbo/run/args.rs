@@ -31,6 +31,7 @@ Examples:
   nimbo run --image debian-12-genericcloud-amd64.qcow2 --ssh-key ~/.ssh/id_ed25519.pub --publish 2222:22
   nimbo run --image debian.raw --cpus 2 --memory 1G --user-data first-boot.sh --publish 8080:80
   nimbo run --image tiny.raw --size 4G --disk data.raw
+  nimbo run --image tiny.raw --disk /srv/volumes/data
   nimbo run --kernel vmlinux --initrd initrd.img --no-network";
 
 /// Boots a disk image as a virtual machine, with its console on the terminal
@@ -55,8 +56,9 @@ pub(crate) struct Args {
     /// Make a port of this machine reach one of the guest; may be repeated
     #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT[/udp]")]
     pub(super) publish: Vec<Publish>,
-    /// Another disk, raw: the guest's writes go into it, unless ,ro follows; may be repeated
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// Another disk: a raw file, the folder of a volume, or the socket of a nimbo volume serve --vhost-user. The guest's writes
+    /// go into it, unless ,ro follows; may be repeated
+    #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
     /// Show the image's disk larger than it is; cloud-init grows the root file system into it
     #[arg(long, value_name = "SIZE", requires = "image")]
@@ -84,6 +86,10 @@ pub(crate) struct Args {
     /// guest connects to port N of address 2, it gets whoever listens at PATH_N. The guest's own address is 3
     #[arg(long, value_name = "PATH")]
     pub(super) vsock: Option<PathBuf>,
+    /// Let other processes see the guest's memory, so that disks which they serve can be plugged in by the control socket;
+    /// with such a --disk it is so by itself
+    #[arg(long)]
+    pub(super) share_memory: bool,
     /// Run on this machine, even where its KVM is too slow for stock kernels
     #[arg(long)]
     pub(super) here: bool,

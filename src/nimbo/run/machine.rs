@@ -3,7 +3,7 @@
 //! Everything that it needs is opened here and handed over by number, so that it opens nothing by path: disks, the
 //! temporary layer, the kernel, the tap's queues, the listening sockets.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,13 +23,14 @@ use types::InstanceId;
 use vmm::control::client::{Client, ClientError};
 
 use super::args::Args;
+use super::disks::{Disks, open};
 use super::network::{INSTANCE_TYPE, Network};
 use super::terminal::relay;
 use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
 use crate::socket::SocketPath;
-use crate::vmm_process::{self, BootSpec, DiskSpec, InterfaceSpec, ProcessSpec, VsockSpec};
-use crate::{cache, sys};
+use crate::sys;
+use crate::vmm_process::{self, BootSpec, InterfaceSpec, ProcessSpec, VsockSpec};
 
 /// How the microVM's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,13 +115,15 @@ impl Machine {
             }
             None => (None, None),
         };
+        let disks = Disks::open(args, image)?;
         let spec = ProcessSpec {
             cpus: args.cpus,
             memory: args.memory,
+            shares_memory: args.share_memory || disks.are_served_elsewhere(),
             instance,
             instance_type: INSTANCE_TYPE.to_owned(),
             boot: boot(args, &mut hand)?,
-            disks: disks(args, image, &mut hand)?,
+            disks: disks.hand(&mut hand),
             interface: network.map(|network| InterfaceSpec {
                 mac: network.mac,
                 mtu: network.mtu(),
@@ -241,41 +244,6 @@ fn boot(args: &Args, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> anyhow::Result<
             .transpose()?,
         command_line: args.cmdline.clone().unwrap_or_else(|| CONSOLE.to_owned()),
     })
-}
-
-/// The image under a temporary layer, then the others as they are.
-fn disks(
-    args: &Args,
-    image: Option<&Path>,
-    hand: &mut impl FnMut(OwnedFd) -> RawFd,
-) -> anyhow::Result<Vec<DiskSpec>> {
-    let mut disks = Vec::new();
-    if let Some(path) = image {
-        disks.push(DiskSpec::Layered {
-            base: hand(open(path, "image")?.into()),
-            path: path.to_owned(),
-            layer: hand(new_layer()?.into()),
-            size: args.size,
-        });
-    }
-    for disk in &args.disk {
-        let file = OpenOptions::new().read(true).write(!disk.read_only).open(&disk.file);
-        let file = file.with_context(|| format!("cannot open the disk {}", disk.file.display()))?;
-        let (path, read_only) = (disk.file.clone(), disk.read_only);
-        disks.push(DiskSpec::Raw { file: hand(file.into()), path, read_only });
-    }
-    Ok(disks)
-}
-
-/// A file without a name, gone with the process however it ends.
-fn new_layer() -> anyhow::Result<File> {
-    let folder = cache::folder()?;
-    let make = || fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
-    make().with_context(|| format!("cannot make a temporary layer in {}", folder.display()))
-}
-
-fn open(path: &Path, what: &str) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("cannot open the {what} {}", path.display()))
 }
 
 /// Where the control socket is.

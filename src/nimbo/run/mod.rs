@@ -14,6 +14,7 @@
 
 mod args;
 mod console;
+mod disks;
 mod lab;
 mod machine;
 mod network;

@@ -5,19 +5,23 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{self, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use ::volume::nbd::{Export, Listener, Server};
 use ::volume::snapshot::{SnapshotDisk, SnapshotName};
-use ::volume::{BlockBackend, BlockRequest, Volume};
+use ::volume::{BlockBackend, BlockRequest, ReadOnly, Volume};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::stop::StopSignals;
 use super::store::StoreArgs;
 use crate::socket::SocketPath;
+use crate::vhost_user;
+
+/// The port that IANA has given to NBD.
+const NBD_ADDRESS: &str = "127.0.0.1:10809";
 
 const EXAMPLES: &str = "\
 The addresses by which clients reach the volumes are printed once they can be reached: one line for each, with its NBD
@@ -37,6 +41,7 @@ Examples:
   nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock
   nimbo volume serve /srv/volumes/web db=/srv/volumes/postgres --nbd 127.0.0.1:10809
   qemu-img info nbd://127.0.0.1/db
+  nimbo volume serve /srv/volumes/data --vhost-user /run/data.sock & nimbo run --image tiny.raw --disk /run/data.sock
   nbd-client -unix /run/data.sock -N data /dev/nbd0
   nimbo volume serve friday=0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210";
 
@@ -47,9 +52,12 @@ pub(crate) struct Args {
     /// The volumes, or names of snapshots
     #[arg(value_name = "[NAME=]FOLDER | [NAME=]SNAPSHOT", required = true)]
     volumes: Vec<Served>,
-    /// Where to listen
-    #[arg(long, value_name = "unix:PATH | HOST:PORT", default_value = "127.0.0.1:10809")]
-    nbd: Address,
+    /// Where to listen for clients that speak NBD; 127.0.0.1:10809 unless there is --vhost-user
+    #[arg(long, value_name = "unix:PATH | HOST:PORT")]
+    nbd: Option<Address>,
+    /// Make a socket for microVMs, whose disk the volume becomes: nimbo run --disk PATH. Several may use it at a time
+    #[arg(long, value_name = "PATH")]
+    vhost_user: Option<PathBuf>,
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
@@ -162,18 +170,46 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         };
         exports.push(Export { name, disk, read_only: args.read_only });
     }
-    let names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
-    let (listener, base, _socket) = listen(&args.nbd)?;
-    let server = Server::start(listener, exports).context("cannot start the server")?;
-    for name in names {
-        println!("{name}: {}", base.url(&name));
-    }
+    let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &exports)).transpose()?;
+    let default = || Address::Tcp(NBD_ADDRESS.to_owned());
+    let clients = match args.nbd.clone().or_else(|| guests.is_none().then(default)) {
+        Some(address) => Some(serve_clients(&address, exports)?),
+        None => None,
+    };
     stop.wait()?;
-    drop(server);
+    drop((guests, clients));
     for (folder, volume) in volumes {
         flush(&volume).with_context(|| format!("cannot flush the volume {}", folder.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Over NBD, until what is returned is dropped.
+fn serve_clients(address: &Address, exports: Vec<Export>) -> anyhow::Result<(Server, Option<SocketPath>)> {
+    let names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+    let (listener, base, socket) = listen(address)?;
+    let server = Server::start(listener, exports).context("cannot start the server")?;
+    for name in names {
+        println!("{name}: {}", base.url(&name));
+    }
+    Ok((server, socket))
+}
+
+/// Over vhost-user, until what is returned is dropped.
+fn serve_guests(path: &Path, exports: &[Export]) -> anyhow::Result<(vhost_user::Server, SocketPath)> {
+    let [export] = exports else {
+        bail!("a socket for microVMs serves one volume; serve each by a command of its own");
+    };
+    let disk = match export.read_only {
+        true => Arc::new(ReadOnly(Arc::clone(&export.disk))),
+        false => Arc::clone(&export.disk),
+    };
+    let (socket, listener) = SocketPath::listen(path, "the socket for microVMs")?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot protect the socket {}", path.display()))?;
+    let server = vhost_user::Server::start(listener, export.name.clone(), disk)?;
+    println!("{}: --disk {}", export.name, path.display());
+    Ok((server, socket))
 }
 
 /// What the URLs of exports have in common.

@@ -10,13 +10,13 @@ fn image(kernel: Vec<u8>, initrds: Vec<Vec<u8>>, command_line: &str) -> BootImag
 }
 
 fn load_kernel(kernel: Vec<u8>) -> Result<Entry, BootError> {
-    let ram = memory::allocate(64 << 20).unwrap();
+    let ram = memory::allocate(64 << 20, memory::Backing::Private).unwrap();
     load(&ram, &image(kernel, Vec::new(), ""))
 }
 
 #[test]
 fn an_elf_kernel_is_entered_where_its_note_says() {
-    let ram = memory::allocate(64 << 20).unwrap();
+    let ram = memory::allocate(64 << 20, memory::Backing::Private).unwrap();
     let image = image(pvh_elf(b"\xf4"), vec![vec![7; 5000]], "quiet");
     let entry = load(&ram, &image).unwrap();
     assert_eq!(entry, Entry::Pvh { address: 0x10_0000, start_info: 0x6000 });
@@ -30,7 +30,7 @@ fn an_elf_kernel_is_entered_where_its_note_says() {
 
 #[test]
 fn several_initrds_follow_each_other_at_multiples_of_four() {
-    let ram = memory::allocate(64 << 20).unwrap();
+    let ram = memory::allocate(64 << 20, memory::Backing::Private).unwrap();
     load(&ram, &image(pvh_elf(b"\xf4"), vec![b"12345".to_vec(), b"67".to_vec()], "")).unwrap();
     let (start, bytes): (u64, u64) =
         (ram.read_obj(GuestAddress(0x6040)).unwrap(), ram.read_obj(GuestAddress(0x6048)).unwrap());
@@ -41,7 +41,7 @@ fn several_initrds_follow_each_other_at_multiples_of_four() {
 
 #[test]
 fn the_memory_map_covers_all_ram_and_spares_the_tables() {
-    let ram = memory::allocate(5 << 30).unwrap();
+    let ram = memory::allocate(5 << 30, memory::Backing::Private).unwrap();
     let map = memory_map(&ram);
     let usable: u64 = map.iter().filter(|(_, kind)| *kind == MAP_RAM).map(|(extent, _)| extent.bytes).sum();
     assert_eq!(usable, (5 << 30) - (HIGH_RAM_START - LOW_RAM_END));
@@ -78,7 +78,7 @@ fn segments_that_overlap_are_refused() {
 
 #[test]
 fn an_initrd_that_does_not_fit_is_refused_with_the_sizes() {
-    let ram = memory::allocate(16 << 20).unwrap();
+    let ram = memory::allocate(16 << 20, memory::Backing::Private).unwrap();
     let too_big = image(pvh_elf(b"\xf4"), vec![vec![0; 16 << 20]], "");
     assert!(matches!(load(&ram, &too_big), Err(BootError::Memory { ram_mib: 16, .. })));
     let long = image(pvh_elf(b"\xf4"), Vec::new(), &"x".repeat(2048));

@@ -14,7 +14,7 @@ fn sum(bytes: &[u8]) -> u8 {
 }
 
 fn written(cpus: u8) -> memory::Memory {
-    let ram = memory::allocate(64 << 20).unwrap();
+    let ram = memory::allocate(64 << 20, memory::Backing::Private).unwrap();
     write(&ram, cpus, &identity(), 7).unwrap();
     ram
 }

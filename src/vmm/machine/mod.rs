@@ -30,7 +30,7 @@ use crate::cpu::{CpuCounts, CpuError, CpuEvent, Teller};
 use crate::firmware::FirmwareError;
 pub use crate::firmware::SystemIdentity;
 use crate::kvm::KvmError;
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{self, Backing, Memory, MemoryError};
 use crate::pci::Slot;
 use crate::platform::{Request, SerialPort};
 pub use crate::virtio::pci::DriverState;
@@ -48,6 +48,8 @@ pub struct MachineSpec {
     /// 1 to 32.
     pub cpus: u8,
     pub memory_bytes: u64,
+    /// Devices that other processes serve need shared memory.
+    pub backing: Backing,
     pub identity: SystemIdentity,
     /// Differs between copies of one guest (VM generation id).
     pub generation: u128,
@@ -179,7 +181,8 @@ impl Machine {
         console: ConsoleOutput,
         enter: ThreadEntry,
     ) -> Result<Self, MachineError> {
-        let memory = memory::allocate(spec.memory_bytes).map_err(|source| MachineError::Memory { source })?;
+        let memory = memory::allocate(spec.memory_bytes, spec.backing)
+            .map_err(|source| MachineError::Memory { source })?;
         let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Events { source })?;
         let serial = SerialPort::new(console).map_err(|source| MachineError::Events { source })?;
         let (sender, events) = channel();

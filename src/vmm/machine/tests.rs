@@ -6,6 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::*;
 use crate::boot::testing::pvh_elf;
 use crate::console::{Console, ConsoleSpec};
+use crate::memory::Backing;
 use crate::virtio::rng::Rng;
 
 struct Payload(Vec<u8>);
@@ -19,7 +20,8 @@ impl BootSource for Payload {
 fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
     let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
     let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
-    let spec = MachineSpec { cpus, memory_bytes: 32 << 20, identity, generation: 1 };
+    let spec =
+        MachineSpec { cpus, memory_bytes: 32 << 20, backing: Backing::Private, identity, generation: 1 };
     let kvm = Kvm::new().expect("these tests need /dev/kvm");
     let source = Box::new(Payload(code.to_vec()));
     let machine = Machine::new(kvm, spec, source, output.clone(), ThreadEntry::OPEN);

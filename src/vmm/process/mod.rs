@@ -31,6 +31,7 @@ use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{Block, BlockSpec};
 use crate::virtio::net::{Net, NetSpec, TapError};
 use crate::virtio::rng::Rng;
+use crate::virtio::vhost_user::{VhostUserBlock, VhostUserBlockSpec};
 use crate::virtio::vsock::{Vsock, VsockError, VsockSpec};
 use operations::Owned;
 
@@ -60,9 +61,19 @@ pub struct ProcessSpec {
 /// A disk to be plugged in.
 pub struct Disk {
     pub id: DeviceId,
-    /// What the guest reads as the serial number; 20 bytes count.
-    pub serial: String,
-    pub backend: Arc<dyn BlockBackend>,
+    pub served: Served,
+}
+
+/// Who serves a disk.
+pub enum Served {
+    /// This process.
+    Here {
+        /// What the guest reads as the serial number; 20 bytes count.
+        serial: String,
+        backend: Arc<dyn BlockBackend>,
+    },
+    /// Who is at the other end, by vhost-user; the machine's memory must be shared.
+    Elsewhere(UnixStream),
 }
 
 /// An interface to be plugged in.
@@ -196,10 +207,17 @@ fn devices(
 }
 
 fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {
-    let Disk { id, serial, backend } = disk;
-    let queues = u16::from(cpus).min(DISK_QUEUES_MAX);
-    let spec = BlockSpec { name: id.to_string(), serial, backend, queues };
-    Block::new(spec).map(|(_, parts)| parts).map_err(|source| ProcessError::Disk { id, source })
+    let Disk { id, served } = disk;
+    let (name, queues) = (id.to_string(), u16::from(cpus).min(DISK_QUEUES_MAX));
+    let parts = match served {
+        Served::Here { serial, backend } => {
+            Block::new(BlockSpec { name, serial, backend, queues }).map(|(_, parts)| parts)
+        }
+        Served::Elsewhere(stream) => {
+            VhostUserBlock::connect(VhostUserBlockSpec { name, stream, queues }).map_err(io::Error::other)
+        }
+    };
+    parts.map_err(|source| ProcessError::Disk { id, source })
 }
 
 fn interface_parts(interface: Interface) -> Result<DeviceParts, ProcessError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use types::ByteSize;
 use volume::{RawFile, RawOptions};
 
-use super::{Disk, Interface, ProcessError, disk_parts, interface_parts};
+use super::{Disk, Interface, ProcessError, Served, disk_parts, interface_parts};
 use crate::control::api::{
     BalloonStatus, BalloonTarget, Counters, DeviceCounters, DeviceId, DeviceState, DeviceStatus, DiskSpec,
     EventKind, InterfaceSpec, MachineState, MachineStatus, VcpuCounters,
@@ -20,6 +21,7 @@ use crate::control::operations::{OperationError, Operations, Removal, Removed};
 use crate::control::{EventLog, ProcessMemoryFile};
 use crate::cpu::CpuCounts;
 use crate::machine::{self, DriverState, Machine, MachineError, MachineEvent};
+use crate::memory::Backing;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::{DeviceKind, DeviceParts};
 
@@ -91,6 +93,19 @@ impl Owned {
     fn find(&self, id: &DeviceId) -> Result<DeviceStatus, OperationError> {
         let found = self.devices().into_iter().find(|device| device.id == *id);
         found.ok_or_else(|| OperationError::NoDevice { id: id.clone() })
+    }
+
+    /// A disk that whoever is at the other end of a socket serves.
+    fn elsewhere(&self, spec: &DiskSpec, socket: File) -> Result<Served, OperationError> {
+        let invalid = |member, reason: &str| OperationError::Invalid { member, reason: reason.to_owned() };
+        if self.machine.spec().backing == Backing::Private {
+            let reason = "who serves it needs the machine's memory, which is private; start the machine with shared memory";
+            return Err(invalid("disk", reason));
+        }
+        if spec.read_only || spec.serial.is_some() {
+            return Err(invalid("disk", "who serves it says whether it is read-only, and its serial number"));
+        }
+        Ok(Served::Elsewhere(OwnedFd::from(socket).into()))
     }
 
     fn plug(
@@ -193,14 +208,13 @@ impl Operations for Owned {
 
     fn add_disk(&mut self, spec: DiskSpec, disk: OwnedFd) -> Result<DeviceStatus, OperationError> {
         self.expect_on("add a disk to")?;
-        let options = RawOptions { read_only: spec.read_only, ..RawOptions::default() };
-        // The path is for messages: the file came as a descriptor.
-        let raw = RawFile::from_file(File::from(disk), Path::new(spec.id.as_str()), options)
-            .map_err(|error| OperationError::Invalid { member: "disk", reason: chain(&error) })?;
-        let serial = spec.serial.unwrap_or_else(|| spec.id.to_string());
-        let disk = Disk { id: spec.id.clone(), serial, backend: Arc::new(raw) };
-        let parts = disk_parts(disk, self.machine.spec().cpus).map_err(host("open the disk"))?;
-        self.plug("add the disk", &spec.id, parts)
+        let id = spec.id.clone();
+        let file = File::from(disk);
+        let kind = file.metadata().map_err(host("look at the disk"))?.file_type();
+        let served = if kind.is_socket() { self.elsewhere(&spec, file)? } else { here(spec, file)? };
+        let parts = disk_parts(Disk { id: id.clone(), served }, self.machine.spec().cpus);
+        let parts = parts.map_err(host("open the disk"))?;
+        self.plug("add the disk", &id, parts)
     }
 
     fn add_interface(
@@ -265,6 +279,16 @@ impl Operations for Owned {
         balloon.set_target_bytes(target.target_bytes.bytes());
         self.balloon()
     }
+}
+
+/// A disk that is a file.
+fn here(spec: DiskSpec, file: File) -> Result<Served, OperationError> {
+    let options = RawOptions { read_only: spec.read_only, ..RawOptions::default() };
+    // The path is for messages: the file came as a descriptor.
+    let raw = RawFile::from_file(file, Path::new(spec.id.as_str()), options)
+        .map_err(|error| OperationError::Invalid { member: "disk", reason: chain(&error) })?;
+    let serial = spec.serial.unwrap_or_else(|| spec.id.to_string());
+    Ok(Served::Here { serial, backend: Arc::new(raw) })
 }
 
 fn vcpu_counters(index: u8, counts: CpuCounts) -> VcpuCounters {

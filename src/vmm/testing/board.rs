@@ -48,7 +48,7 @@ impl Board {
     /// # Panics
     /// When there is no KVM, or no memory.
     pub fn new(memory_bytes: u64) -> Self {
-        let memory = memory::allocate(memory_bytes).expect("there is memory");
+        let memory = memory::allocate(memory_bytes, memory::Backing::Private).expect("there is memory");
         let vm = Vm::new(&Kvm::new().expect("these tests need /dev/kvm"), &memory).expect("KVM works");
         let (output, console) = Console::new(ConsoleSpec::default()).expect("there are descriptors");
         let serial = SerialPort::new(output.clone()).expect("there are descriptors");

@@ -88,6 +88,11 @@ pub trait QueueHandler: Send {
     /// [`DeviceError`] marks the device as needing a reset; so it is for all that follow.
     fn start(&mut self, activation: Activation, context: &WorkerContext) -> Result<(), DeviceError>;
 
+    /// Whether the worker is to watch its queues' kicks. A handler that gives its queues to another process leaves them to that.
+    fn takes_kicks(&self) -> bool {
+        true
+    }
+
     /// The driver kicked queue `index`. Spurious calls happen.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ const BUFFERS_START: u64 = 0x10_0000;
 const BUFFERS_BYTES: u64 = 0x10_0000;
 
 pub(crate) fn memory() -> Memory {
-    memory::allocate(32 << 20).unwrap()
+    memory::allocate(32 << 20, memory::Backing::Private).unwrap()
 }
 
 /// A piece of a chain.

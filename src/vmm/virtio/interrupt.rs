@@ -26,10 +26,15 @@ impl Interrupt {
 
     /// Tells the driver. Without a vector nobody listens, and nothing happens.
     pub fn trigger(&self) {
-        if let Some(event) = self.vectors.get(usize::from(self.vector())) {
+        if let Some(event) = self.event() {
             // The only error is a counter at its end: then the interrupt is pending already.
             let _ = event.write(1);
         }
+    }
+
+    /// What tells the driver when it is written to; none without a vector.
+    pub fn event(&self) -> Option<&EventFd> {
+        self.vectors.get(usize::from(self.vector()))
     }
 
     pub fn vector(&self) -> u16 {

@@ -32,6 +32,7 @@ pub(crate) mod pci;
 mod queue;
 mod ring;
 pub mod rng;
+pub mod vhost_user;
 pub mod vsock;
 pub mod worker;
 

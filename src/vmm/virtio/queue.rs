@@ -1,6 +1,7 @@
 //! A virtqueue as the transport hands it over.
 
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Interrupt;
@@ -30,4 +31,25 @@ pub struct ActiveQueue {
     pub kick: EventFd,
     pub interrupt: Interrupt,
     pub memory: Memory,
+}
+
+/// A queue of `size` entries whose descriptor table, available ring and used ring lie at `rings`.
+///
+/// # Errors
+/// [`QueueError`] when the size is none, or a ring is not aligned.
+pub(super) fn layout(size_max: u16, size: u16, rings: [u64; 3]) -> Result<Queue, QueueError> {
+    let bad_size = |_| QueueError::Size { size };
+    let mut queue = Queue::new(size_max).map_err(bad_size)?;
+    queue.try_set_size(size).map_err(bad_size)?;
+    let [descriptors, available, used] = rings;
+    let misplaced = |part, at| move |_| QueueError::Placement { part, at };
+    queue
+        .try_set_desc_table_address(GuestAddress(descriptors))
+        .map_err(misplaced("descriptor table", descriptors))?;
+    queue
+        .try_set_avail_ring_address(GuestAddress(available))
+        .map_err(misplaced("available ring", available))?;
+    queue.try_set_used_ring_address(GuestAddress(used)).map_err(misplaced("used ring", used))?;
+    queue.set_ready(true);
+    Ok(queue)
 }

@@ -227,7 +227,8 @@ impl Worker {
         let host = |operation| move |source| DeviceError::Host { operation, source };
         let signals = activation.signals.clone();
         let mut kicks = Vec::with_capacity(activation.queues.len());
-        for queue in &activation.queues {
+        let watched = if self.handler.takes_kicks() { &activation.queues[..] } else { &[] };
+        for queue in watched {
             kicks.push((queue.index, queue.kick.try_clone().map_err(host("keep a queue's kick"))?));
         }
         let running = self.running.insert(Running { kicks, signals, paused: false });

@@ -254,6 +254,20 @@ fn one_process_at_a_time_has_a_volume_and_a_new_one_is_made_once() {
 }
 
 #[test]
+fn a_volume_that_is_closed_keeps_what_nobody_flushed() {
+    let folder = tempfile::tempdir().unwrap();
+    Volume::create(folder.path(), 1 << 30).unwrap();
+    let volume = Volume::open(folder.path()).unwrap();
+    let written = Memory::from_bytes(&[7; 4096]);
+    let mut queue = volume.open_queue(1).unwrap();
+    execute(&mut *queue, BlockRequest::Write { offset: 8192, buffers: &[written.all()] }).unwrap();
+    drop((queue, volume));
+    let mut found = [0; 4096];
+    Volume::open(folder.path()).unwrap().read_at(8192, &mut found).unwrap();
+    assert_eq!(found, [7; 4096]);
+}
+
+#[test]
 fn a_map_page_covers_whole_chunks() {
     assert!(MapPage::BLOCKS.is_multiple_of(512));
 }

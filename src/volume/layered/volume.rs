@@ -296,6 +296,8 @@ impl Drop for Open {
         // If one panicked, the requests that it owed have failed already.
         self.fetchers.drain(..).for_each(|fetcher| drop(fetcher.join()));
         self.engine.save_fetched();
+        // Who does not flush may lose what he wrote by a crash, not because its disk was put away.
+        self.engine.round();
         // Under the lock that the committer waits with, so that it does not miss it.
         self.engine.update(|_| self.stop.store(true, Ordering::Release));
         self.engine.notify();

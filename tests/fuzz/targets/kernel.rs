@@ -14,7 +14,7 @@ const RAW: u8 = 0xff;
 const BLOCK_BYTES: usize = 64;
 
 thread_local! {
-    static RAM: RefCell<Memory> = RefCell::new(memory::allocate(RAM_BYTES).expect("there is memory"));
+    static RAM: RefCell<Memory> = RefCell::new(memory::allocate(RAM_BYTES, memory::Backing::Private).expect("there is memory"));
 }
 
 static KERNELS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {

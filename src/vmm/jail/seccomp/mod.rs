@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | main | all of the below, making threads and rings, making a virtual machine anew |
 //! | vCPU | `KVM_RUN`, a vCPU's state, connecting eventfds and interrupts |
-//! | block | an io_uring that was made for it, reading and writing open files |
+//! | block | an io_uring that was made for it, reading and writing open files, messages to who serves it elsewhere |
 //! | net | frames through a tap, its offloads and queues |
 //! | rng | nothing |
 //! | balloon | giving memory back |

@@ -180,6 +180,9 @@ const STATX_FLAGS: [u32; 3] = [
     (libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC).unsigned_abs(),
 ];
 
+/// What a disk that another process serves says to that process.
+const MESSAGES: &[Rule] = &[allow(SYS_recvmsg), allow(SYS_sendmsg)];
+
 const FRAMES: &[Rule] = &[allow(SYS_readv)];
 
 /// Streams that are open or come to a listening socket.
@@ -225,7 +228,8 @@ pub(super) static MAIN: Program = Program::new(&[
     &[ioctl(&MAIN_REQUESTS)],
 ]);
 pub(super) static VCPU: Program = Program::new(&[COMMON, &[ioctl(&VCPU_REQUESTS)]]);
-pub(super) static BLOCK_WORKER: Program = Program::new(&[COMMON, RING_USE, FILES, &[ioctl(&BLOCK_REQUESTS)]]);
+pub(super) static BLOCK_WORKER: Program =
+    Program::new(&[COMMON, RING_USE, FILES, MESSAGES, &[ioctl(&BLOCK_REQUESTS)]]);
 pub(super) static NET_WORKER: Program = Program::new(&[COMMON, FRAMES, &[ioctl(&NET_REQUESTS)]]);
 pub(super) static RNG_WORKER: Program = Program::new(&[COMMON]);
 pub(super) static BALLOON_WORKER: Program = Program::new(&[COMMON, &[allow(SYS_fallocate)]]);

@@ -7,7 +7,7 @@
 //!   reporting  the driver shows buffers of free pages: they go to the host and stay the guest's
 //! ```
 //!
-//! Pages go by `MADV_DONTNEED`, and only ones that lie wholly in RAM: a guest can lose its own memory by it, and
+//! Pages go by madvise(2), and only ones that lie wholly in RAM: a guest can lose its own memory by it, and
 //! nothing else. What lies elsewhere is counted as an error and left alone.
 //!
 //! Which queue has which role depends on what was negotiated. The specification gives reporting the index 4; Linux

@@ -306,11 +306,10 @@ impl PciTransport {
 
     /// What each worker gets.
     fn activations(&self, state: &State) -> Result<Vec<Activation>, DeviceError> {
-        let event_idx = state.driver_features & feature::EVENT_IDX != 0;
         let host = |source| DeviceError::Host { operation: "keep a queue's kick", source };
         let active = |&index: &u16| {
             let setup = state.queues.get(usize::from(index)).filter(|queue| queue.enabled)?;
-            let queue = setup.build(event_idx).map_err(|source| DeviceError::Queue { index, source });
+            let queue = setup.build().map_err(|source| DeviceError::Queue { index, source });
             let (interrupt, memory) = (setup.interrupt.clone(), self.memory.clone());
             let kick = setup.kick.try_clone().map_err(host);
             Some(queue.and_then(|queue| Ok(ActiveQueue { index, queue, kick: kick?, interrupt, memory })))

@@ -1,10 +1,10 @@
 //! A queue as the driver sets it up, register by register.
 
-use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
+use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::set_half;
+use crate::virtio::queue::layout;
 use crate::virtio::{Interrupt, InterruptVectors, NO_VECTOR, QueueError};
 
 pub(super) struct QueueSetup {
@@ -69,22 +69,7 @@ impl QueueSetup {
     ///
     /// # Errors
     /// [`QueueError`] when the size is none, or a ring is not aligned.
-    pub(super) fn build(&self, event_idx: bool) -> Result<Queue, QueueError> {
-        let size = self.size;
-        let bad_size = |_| QueueError::Size { size };
-        let mut queue = Queue::new(self.size_max).map_err(bad_size)?;
-        queue.try_set_size(size).map_err(bad_size)?;
-        let [descriptors, available, used] = self.rings;
-        let misplaced = |part, at| move |_| QueueError::Placement { part, at };
-        queue
-            .try_set_desc_table_address(GuestAddress(descriptors))
-            .map_err(misplaced("descriptor table", descriptors))?;
-        queue
-            .try_set_avail_ring_address(GuestAddress(available))
-            .map_err(misplaced("available ring", available))?;
-        queue.try_set_used_ring_address(GuestAddress(used)).map_err(misplaced("used ring", used))?;
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        Ok(queue)
+    pub(super) fn build(&self) -> Result<Queue, QueueError> {
+        layout(self.size_max, self.size, self.rings)
     }
 }

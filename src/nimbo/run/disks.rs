@@ -1,0 +1,108 @@
+//! The disks of a microVM, opened for its process.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use types::ByteSize;
+use volume::{BlockBackend, ReadOnly};
+
+use super::args::{Args, Disk};
+use crate::cache;
+use crate::vhost_user::Connection;
+use crate::vmm_process::DiskSpec;
+
+/// In the order in which the guest sees them.
+pub(super) struct Disks(Vec<Opened>);
+
+enum Opened {
+    /// The image under a temporary layer.
+    Image {
+        base: File,
+        path: PathBuf,
+        layer: File,
+        size: Option<ByteSize>,
+    },
+    Raw {
+        file: File,
+        path: PathBuf,
+        read_only: bool,
+    },
+    Elsewhere(UnixStream),
+}
+
+impl Disks {
+    /// Opens the image, and then the others. A volume is served by this process from now on, until the microVM's ends.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened.
+    pub(super) fn open(args: &Args, image: Option<&Path>) -> anyhow::Result<Self> {
+        let mut disks = Vec::new();
+        if let Some(path) = image {
+            let (base, layer) = (open(path, "image")?, new_layer()?);
+            disks.push(Opened::Image { base, path: path.to_owned(), layer, size: args.size });
+        }
+        for disk in &args.disk {
+            disks.push(
+                open_disk(disk).with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
+            );
+        }
+        Ok(Self(disks))
+    }
+
+    /// Whether the microVM's memory must be shared.
+    pub(super) fn are_served_elsewhere(&self) -> bool {
+        self.0.iter().any(|disk| matches!(disk, Opened::Elsewhere(_)))
+    }
+
+    /// Hands over what is open.
+    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> Vec<DiskSpec> {
+        let spec = |disk| match disk {
+            Opened::Image { base, path, layer, size } => {
+                DiskSpec::Layered { base: hand(base.into()), path, layer: hand(layer.into()), size }
+            }
+            Opened::Raw { file, path, read_only } => {
+                DiskSpec::Raw { file: hand(file.into()), path, read_only }
+            }
+            Opened::Elsewhere(stream) => DiskSpec::VhostUser { socket: hand(stream.into()) },
+        };
+        self.0.into_iter().map(spec).collect()
+    }
+}
+
+fn open_disk(disk: &Disk) -> anyhow::Result<Opened> {
+    let Disk { file: path, read_only } = disk;
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_socket() {
+        if *read_only {
+            bail!("who serves it says whether it is read-only, not ,ro");
+        }
+        return Ok(Opened::Elsewhere(UnixStream::connect(path).context("nobody listens there")?));
+    }
+    if kind.is_dir() {
+        let volume = Arc::new(crate::volume::open(path)?);
+        let disk: Arc<dyn BlockBackend> = if *read_only { Arc::new(ReadOnly(volume)) } else { volume };
+        let serial = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        // It ends with the microVM's process, which has the other end.
+        let _serving = Connection::serve(theirs, &serial, disk)?;
+        return Ok(Opened::Elsewhere(ours));
+    }
+    let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
+    Ok(Opened::Raw { file, path: path.clone(), read_only: *read_only })
+}
+
+/// A file without a name, gone with the process however it ends.
+fn new_layer() -> anyhow::Result<File> {
+    let folder = cache::folder()?;
+    let make = || fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
+    make().with_context(|| format!("cannot make a temporary layer in {}", folder.display()))
+}
+
+pub(super) fn open(path: &Path, what: &str) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("cannot open the {what} {}", path.display()))
+}

@@ -1,0 +1,109 @@
+"""Volumes as the disks of guests: what was flushed is there whatever ends, and several may use one."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from guest import NIMBO, PATIENCE_S, Guest, running, wait_until
+
+SMALL = ["--memory", "128M", "--no-network"]
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes") / "data"
+    subprocess.run([NIMBO, "volume", "create", str(folder), "--size", "1G"], check=True)
+    return folder
+
+
+@contextmanager
+def served(volume: Path, *options: str) -> Iterator[Path]:
+    """The socket of a process that serves the volume to microVMs."""
+    path = volume.parent / "socket"
+    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path), *options]
+    process = subprocess.Popen(command)
+    try:
+        wait_until(path.exists, "the socket")
+        yield path
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def attach(guest: Guest, identity: str, path: Path) -> str:
+    """Plugs the disk behind a socket in, and returns its name in the guest."""
+    before = set(guest.run("ls /sys/block").split())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        guest.control("POST", "/v1/disks", {"id": identity}, fds=(connection.fileno(),))
+    return wait_until(lambda: set(guest.run("ls /sys/block").split()) - before, "the disk in the guest").pop()
+
+
+def detach(guest: Guest, identity: str) -> None:
+    guest.control("DELETE", f"/v1/disks/{identity}")
+    wait_until(lambda: guest.device(identity) is None, "the guest lets go of the disk")
+
+
+def test_a_guest_that_is_killed_finds_its_files(tiny_image, volume):
+    with running("--image", tiny_image, "--disk", str(volume), *SMALL) as guest:
+        guest.login()
+        assert guest.run("cat /sys/block/vdb/size") == str(2**30 // 512)
+        assert guest.run("cat /sys/block/vdb/serial") == "data"
+        guest.run("mke2fs -F /dev/vdb && mkdir -p /mnt && mount -t ext4 /dev/vdb /mnt")
+        guest.run("head -c 3000000 /dev/urandom > /mnt/file && md5sum /mnt/file > /mnt/sum && sync && sync")
+        guest.run("head -c 9000000 /dev/zero > /mnt/lost")
+        process = int(guest.machine_process.name)
+        os.kill(process, signal.SIGKILL)
+        guest.wait_end()
+    checked = subprocess.run([NIMBO, "volume", "check", str(volume)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    with served(volume) as path, running("--image", tiny_image, "--share-memory", *SMALL) as guest:
+        guest.login()
+        disk = attach(guest, "data", path)
+        guest.run(f"mkdir -p /mnt && mount -t ext4 /dev/{disk} /mnt && md5sum -c /mnt/sum")
+        guest.run("umount /mnt")
+        detach(guest, "data")
+        two_attachments(guest, path)
+        a_backend_that_dies(guest, volume)
+
+
+def two_attachments(guest: Guest, path: Path) -> None:
+    """One volume twice in a guest, as in two guests: what one writes, the other reads."""
+    one, other = attach(guest, "one", path), attach(guest, "other", path)
+    for number in (3, 4):
+        # In whole blocks at the end, past each disk's cache.
+        guest.run(f"yes {number} | head -c 4096 > /tmp/block")
+        guest.run(f"dd if=/tmp/block of=/dev/{one} bs=4096 seek=262000 oflag=direct 2>/dev/null")
+        guest.run(f"dd if=/dev/{other} of=/tmp/read bs=4096 skip=262000 count=1 iflag=direct 2>/dev/null")
+        guest.run("cmp /tmp/block /tmp/read")
+    detach(guest, "one")
+    detach(guest, "other")
+
+
+def a_backend_that_dies(guest: Guest, volume: Path) -> None:
+    """The guest gets errors and goes on; the volume can be attached again."""
+    path = volume.parent / "second"
+    other = volume.parent / "other"
+    subprocess.run([NIMBO, "volume", "create", str(other), "--size", "1G"], check=True)
+    command = [NIMBO, "volume", "serve", str(other), "--vhost-user", str(path)]
+    process = subprocess.Popen(command)
+    try:
+        wait_until(path.exists, "the socket")
+        attach(guest, "dying", path)
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: guest.device("dying")["state"] == "needs_reset", "the device tells that it is broken")
+    guest.control("DELETE", "/v1/disks/dying?force=true")
+    wait_until(lambda: guest.device("dying") is None, "the broken disk is gone")
+    assert guest.run("echo alive") == "alive"
+    path.unlink()
+    with served(other) as again:
+        disk = attach(guest, "again", again)
+        guest.run(f"dd if=/dev/{disk} of=/dev/null bs=4096 count=10")
+        detach(guest, "again")
