@@ -3,6 +3,9 @@
 In each round each of them is prepared, served on a Unix socket, and given the same by the same client (examples/nbd_bench.rs):
 random reads of blocks that lie below the top, first writes to such blocks, both at depth 32, and single writes with a flush each. The peers
 are served by qemu-nbd with direct I/O; `cached` is the raw file once more, through the page cache.
+
+Snapshots are measured in process (examples/snapshot_bench.rs), beside restic's backup of a raw file of the same bytes with the same changes
+to a repository on the same file system.
 """
 
 import argparse
@@ -158,6 +161,75 @@ def measure_served(counts: argparse.Namespace) -> None:
     results.print()
 
 
+class Snapshots:
+    """A volume of 1 GiB and one of 64 GiB that begins with the same bytes, each with a store, and a raw file of those bytes with a restic repository."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.raw, self.repository = folder, folder / "snapshot.raw", folder / "restic"
+        self.environment = os.environ | {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(folder / "restic-cache")}
+        with self.raw.open("wb") as file:
+            for _ in range(1024):
+                file.write(os.urandom(1 << 20))
+        for gib in (1, 64):
+            run(EXAMPLES / "snapshot_bench", "make", self.volume(gib), self.raw, str(gib), self.store(gib))
+        self.restic("init")
+        self.restic("backup", str(self.raw))
+
+    def volume(self, gib: int) -> Path:
+        return self.folder / f"snapshot-{gib}"
+
+    def store(self, gib: int) -> Path:
+        return self.folder / f"objects-{gib}"
+
+    def restic(self, *command: str) -> float:
+        started = time.monotonic()
+        subprocess.run(["restic", "--quiet", "--repo", str(self.repository), *command], check=True, env=self.environment)
+        return (time.monotonic() - started) * 1e3
+
+    def snapshot(self, gib: int) -> float:
+        return float(run(EXAMPLES / "snapshot_bench", "snapshot", self.volume(gib), self.store(gib)).split()[1])
+
+    def measure(self, seed: int, results: Results, keep: bool) -> None:
+        """10 MiB of changes to all, and then a snapshot of each in turn."""
+        run(EXAMPLES / "snapshot_bench", "change", str(seed), self.raw, self.volume(1), self.volume(64))
+        steps = {"small": lambda: self.snapshot(1), "large": lambda: self.snapshot(64), "restic": lambda: self.restic("backup", str(self.raw))}
+        names = list(steps)
+        took = {}
+        for name in names[seed % 3 :] + names[: seed % 3]:
+            # What the others have left to be written is not this one's.
+            os.sync()
+            took[name] = steps[name]()
+        if keep:
+            results.add("volume.snapshot_vs_restic", "ours", took["small"])
+            results.add("volume.snapshot_vs_restic", "peer", took["restic"])
+            results.add("volume.snapshot_64g_vs_1g", "ours", took["large"])
+            results.add("volume.snapshot_64g_vs_1g", "peer", took["small"])
+
+    def first_read(self, gib: int) -> float:
+        """From the name of a snapshot of 1 GiB to the first bytes of a volume of so many GiB made from it, in ms."""
+        name = next((self.store(1) / "snapshots").glob("*/*"))
+        restored = self.folder / "restored"
+        os.sync()
+        took = run(EXAMPLES / "snapshot_bench", "restore", f"{name.parent.name}-{name.name}", str(gib), restored, self.store(1))
+        shutil.rmtree(restored)
+        return float(took)
+
+
+def measure_snapshots(rounds: int, parent: str) -> None:
+    results = Results()
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        snapshots = Snapshots(Path(name))
+        # The first round only warms up.
+        for round_number in range(rounds + 1):
+            snapshots.measure(round_number + 1, results, round_number > 0)
+        for round_number in range(rounds + 1):
+            for metric, gib in [("1g", 1), ("1t", 1 << 10), ("64t", 64 << 10)]:
+                took = snapshots.first_read(gib)
+                if round_number > 0:
+                    results.add(f"volume.restore_first_read_ms_{metric}", "ours", took)
+    results.print()
+
+
 def measure_engine(folder: str) -> None:
     """In one process and without NBD, beside a raw file that uses the page cache as well: medians as the program prints them."""
     for line in run(EXAMPLES / "volume_bench", folder).splitlines()[1:]:
@@ -176,6 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     measure_served(options)
     measure_engine(options.folder)
+    measure_snapshots(options.rounds, options.folder)
 
 
 main()

@@ -5,4 +5,5 @@ set -euo pipefail
 . scripts/lib.sh
 
 cargo build --release --locked --package volume --features testing --examples
+cargo build --release --locked --package objects --examples
 NIMBO_EXAMPLES=$programs/examples exec /usr/bin/python3 scripts/bench.d/volume.py "$@"

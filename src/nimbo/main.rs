@@ -5,7 +5,7 @@
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
-//! | `nimbo volume` | volumes made, checked, copied, and served to other programs |
+//! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
 //! | `nimbo vmm` | the process of one microVM; others start it |
 
 #![deny(unsafe_code)]

@@ -1,42 +1,82 @@
 //! A listening Unix socket with a path, for as long as somebody answers there.
+//!
+//! A process that was killed leaves its socket behind, where nobody answers any more; the next one takes the path over. Whoever looks at
+//! a path and changes it holds a lock on its folder meanwhile, so that no two do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, bail};
 
 /// The path of a socket that listens. Dropping it removes the socket.
 #[derive(Debug)]
-pub(crate) struct SocketPath(PathBuf);
+pub(crate) struct SocketPath {
+    path: PathBuf,
+    /// The file itself, which so keeps its number for itself.
+    file: File,
+}
 
 impl SocketPath {
-    /// Makes the socket, which is `what`. A file that is there already is left alone.
+    /// Makes the socket, which is `what`. A file that is there already is left alone, unless it is a socket at which nobody listens.
     ///
     /// # Errors
     /// When there is such a file, or the socket cannot be made.
     pub(crate) fn listen(path: &Path, what: &str) -> anyhow::Result<(Self, UnixListener)> {
-        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => anyhow!(
-                "there is a file already where {what} should be, {}: another nimbo may use it, or one that was \
-                 killed has left it; then remove it",
+        let cannot = || format!("cannot make {what} {}", path.display());
+        let _lock = lock_folder(path).with_context(cannot)?;
+        if is_abandoned(path) {
+            fs::remove_file(path).with_context(cannot)?;
+        }
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
+                "there is a file already where {what} should be, {}: if no other nimbo uses it, remove it",
                 path.display()
             ),
-            _ => anyhow!(error).context(format!("cannot make {what} {}", path.display())),
-        })?;
-        Ok((Self(path.to_owned()), listener))
+            bound => bound.with_context(cannot)?,
+        };
+        let file = open(path).with_context(cannot)?;
+        Ok((Self { path: path.to_owned(), file }, listener))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
+
+    fn remove(&self) -> io::Result<()> {
+        let _lock = lock_folder(&self.path)?;
+        // Nobody listened for a moment; somebody else may by now.
+        let (ours, there) = (self.file.metadata()?, self.path.symlink_metadata()?);
+        let is_ours = (ours.dev(), ours.ino()) == (there.dev(), there.ino());
+        if is_ours { fs::remove_file(&self.path) } else { Ok(()) }
+    }
+}
+
+fn lock_folder(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = File::open(parent.unwrap_or(Path::new(".")))?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+/// Opens a socket's file, which can be nothing but looked at.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
+
+/// Whether there is a socket, and nobody listens.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
+    let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refuses)
 }
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "a socket cannot be removed");
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, path = %self.path.display(), "a socket cannot be removed");
         }
     }
 }
@@ -54,5 +94,20 @@ mod tests {
         assert!(error.to_string().contains("remove it"), "{error}");
         drop(socket);
         assert!(!path.exists());
+        fs::write(&path, "a file").unwrap();
+        SocketPath::listen(&path, "the socket").unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+
+    #[test]
+    fn a_socket_where_nobody_listens_is_taken_over_by_one_and_removed_by_that_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let (first, listener) = SocketPath::listen(&path, "the socket").unwrap();
+        drop(listener);
+        let (_second, _listener) = SocketPath::listen(&path, "the socket").unwrap();
+        drop(first);
+        UnixStream::connect(&path).unwrap();
     }
 }

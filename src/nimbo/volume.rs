@@ -1,25 +1,31 @@
 //! `nimbo volume`: disks that last, in folders of their own.
 //!
 //! Each subcommand is a file here; what they do is the crate `volume`. One process at a time has a volume open, so what reads a volume
-//! that is being served asks the server: `serve` speaks NBD, which standard tools know.
+//! that is being served asks the server: `serve` speaks NBD, which standard tools know. Snapshots are in an object store ([`store`]).
 
+mod blocks;
 mod check;
 mod copy;
+mod copy_snapshot;
 mod create;
 mod info;
 mod key;
 mod limits;
+mod output;
+mod restore;
 mod serve;
+mod snapshot;
+mod snapshots;
 mod stop;
+mod store;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use ::volume::Volume;
 use anyhow::{Context as _, bail};
-pub(crate) use key::Keys;
+pub(crate) use store::Access;
 
-/// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof
+/// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Create(create::Args),
@@ -29,6 +35,14 @@ pub(crate) enum Command {
     Info(info::Args),
     Check(check::Args),
     Key(key::Args),
+    Snapshot(snapshot::Args),
+    Snapshots(snapshots::ListArgs),
+    Restore(restore::RestoreArgs),
+    Fill(restore::FillArgs),
+    DeleteSnapshot(snapshots::DeleteArgs),
+    CopySnapshot(copy_snapshot::Args),
+    Blocks(blocks::BlocksArgs),
+    Changed(blocks::ChangedArgs),
 }
 
 /// Does what `command` says.
@@ -41,14 +55,15 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Info(args) => info::main(args),
         Command::Check(args) => check::main(args),
         Command::Key(args) => key::main(args),
+        Command::Snapshot(args) => snapshot::main(args),
+        Command::Snapshots(args) => snapshots::list(args),
+        Command::Restore(args) => restore::restore(args),
+        Command::Fill(args) => restore::fill(args),
+        Command::DeleteSnapshot(args) => snapshots::delete(args),
+        Command::CopySnapshot(args) => copy_snapshot::main(args),
+        Command::Blocks(args) => blocks::blocks(args),
+        Command::Changed(args) => blocks::changed(args),
     }
-}
-
-/// Opens the volume in `folder`; if it is encrypted, with a key of these.
-pub(crate) fn open(folder: &Path, keys: &Keys) -> anyhow::Result<Volume> {
-    find(folder)?;
-    Volume::open_with(folder, keys.stores())
-        .with_context(|| format!("cannot open the volume {}", folder.display()))
 }
 
 /// Makes sure that there is a volume, before anything is made beside what else is there.

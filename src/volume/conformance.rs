@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
 use crate::crypt::OpenKeys;
 use crate::kind::{Allowance, Limits};
+use crate::snapshot::store::memory::MemoryStore;
+use crate::snapshot::{CHUNK_BYTES, ObjectStore, Snapshot, SnapshotDisk, SnapshotWriter};
 use crate::testing::{FakeDisk, Memory, execute};
 use crate::{Overlay, RawError, RawFile, RawOptions, Stores, Volume};
 
@@ -40,6 +42,8 @@ enum Kind {
     Encrypted,
     /// With so few operations a second that some are held.
     Limited,
+    /// Of a snapshot in a store; it can only be read.
+    Snapshot,
 }
 
 /// Every kind on every file system at hand: the machine's, tmpfs, and that of the test itself, which is
@@ -73,6 +77,9 @@ fn disk(kind: Kind, parent: &Path, bytes: &[u8]) -> Disk {
     if matches!(kind, Kind::Fake) {
         return Disk { backend: Box::new(FakeDisk::new(bytes.to_vec())), _folder: None };
     }
+    if matches!(kind, Kind::Snapshot) {
+        return Disk { backend: snapshot(bytes), _folder: None };
+    }
     let folder = tempfile::tempdir_in(parent).unwrap();
     let backend = file_backend(kind, folder.path(), bytes);
     Disk { backend, _folder: Some(folder) }
@@ -102,7 +109,7 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
             execute(&mut *overlay.open_queue(1).unwrap(), request).unwrap();
             Box::new(overlay)
         }
-        Kind::Fake | Kind::Layered | Kind::Encrypted => unreachable!("made elsewhere"),
+        Kind::Fake | Kind::Layered | Kind::Encrypted | Kind::Snapshot => unreachable!("made elsewhere"),
     }
 }
 
@@ -127,6 +134,22 @@ fn layered(folder: &Path, bytes: &[u8], is_encrypted: bool) -> Box<dyn BlockBack
     let half = memory.all().part(bytes.len() / 2, usize::MAX);
     execute(&mut *queue, BlockRequest::Write { offset: bytes.len() as u64 / 2, buffers: &[half] }).unwrap();
     Box::new(volume)
+}
+
+/// A snapshot of one chunk, of which only the beginning is of the disk.
+fn snapshot(bytes: &[u8]) -> Box<dyn BlockBackend> {
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let writer = SnapshotWriter::begin(Arc::clone(&store), None, bytes.len() as u64).unwrap();
+    let mut chunk = bytes.to_vec();
+    chunk.resize(usize::try_from(CHUNK_BYTES).unwrap(), 0);
+    writer.put_chunk(0, &chunk).unwrap();
+    Box::new(SnapshotDisk::new(Snapshot::open(store, writer.finish().unwrap()).unwrap()))
+}
+
+/// For tests that only read.
+fn for_each_readable_kind(bytes: &[u8], test: impl Fn(&dyn BlockBackend)) {
+    for_each_kind(bytes, &test);
+    test(&*disk(Kind::Snapshot, Path::new("/"), bytes).backend);
 }
 
 fn for_each_kind(bytes: &[u8], test: impl Fn(&dyn BlockBackend)) {
@@ -181,7 +204,7 @@ fn drain_all(queues: &mut [&mut dyn BlockQueue]) -> Vec<Completion> {
 #[test]
 fn a_disk_has_the_size_of_what_it_holds() {
     let bytes = pattern(SECTORS * SECTOR);
-    for_each_kind(&bytes, |backend| {
+    for_each_readable_kind(&bytes, |backend| {
         assert_eq!(backend.size_bytes(), bytes.len() as u64);
         assert_eq!(read_all(backend), bytes);
     });
@@ -190,7 +213,7 @@ fn a_disk_has_the_size_of_what_it_holds() {
 #[test]
 fn reads_of_any_place_give_what_is_there_in_buffers_of_any_shape() {
     let bytes = pattern(SECTORS * SECTOR);
-    for_each_kind(&bytes, |backend| {
+    for_each_readable_kind(&bytes, |backend| {
         let mut queue = backend.open_queue(4).unwrap();
         for (sector, count, piece) in [(0, 1, 512), (3, 20, 100), (7, 57, 4096), (0, 64, 1), (63, 1, 513)] {
             let memory = Memory::new(count * SECTOR);
@@ -204,7 +227,7 @@ fn reads_of_any_place_give_what_is_there_in_buffers_of_any_shape() {
 #[test]
 fn a_batch_ends_with_each_token_once_and_rings_the_event() {
     let bytes = pattern(SECTORS * SECTOR);
-    for_each_kind(&bytes, |backend| {
+    for_each_readable_kind(&bytes, |backend| {
         let mut queue = backend.open_queue(32).unwrap();
         for _ in 0..3 {
             let memories: Vec<Memory> = (0..32).map(|_| Memory::new(SECTOR)).collect();
@@ -265,6 +288,29 @@ fn is_fake(backend: &dyn BlockBackend) -> bool {
 }
 
 #[test]
+fn a_disk_that_can_only_be_read_refuses_all_else() {
+    let bytes = pattern(SECTORS * SECTOR);
+    let disk = disk(Kind::Snapshot, Path::new("/"), &bytes);
+    assert!(disk.backend.is_read_only());
+    let mut queue = disk.backend.open_queue(4).unwrap();
+    let sector = Memory::new(SECTOR);
+    for request in [
+        BlockRequest::Write { offset: 0, buffers: &[sector.all()] },
+        BlockRequest::Discard { offset: 0, len: 512 },
+        BlockRequest::WriteZeroes { offset: 0, len: 512, may_unmap: true },
+    ] {
+        assert_eq!(execute(&mut *queue, request).unwrap_err().raw_os_error(), Some(libc::EROFS));
+    }
+    for offset in [SECTORS as u64 * SECTOR_BYTES, 1] {
+        let error =
+            execute(&mut *queue, BlockRequest::Read { offset, buffers: &[sector.all()] }).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+    execute(&mut *queue, BlockRequest::Flush).unwrap();
+    assert_eq!(read_all(&*disk.backend), bytes);
+}
+
+#[test]
 fn nothing_to_do_is_done() {
     for_each_kind(&pattern(SECTORS * SECTOR), |backend| {
         let mut queue = backend.open_queue(1).unwrap();
@@ -285,7 +331,7 @@ fn nothing_to_do_is_done() {
 #[test]
 fn a_queue_may_be_opened_here_and_used_there() {
     let bytes = pattern(SECTORS * SECTOR);
-    for_each_kind(&bytes, |backend| {
+    for_each_readable_kind(&bytes, |backend| {
         let mut queue = backend.open_queue(4).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {

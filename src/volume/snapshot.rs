@@ -15,6 +15,7 @@
 //!
 //! **What is not here.** Asynchronous clients ([`ObjectStore`] is the port), when to snapshot, who may.
 
+mod backend;
 mod copy;
 mod delete;
 mod error;
@@ -29,6 +30,7 @@ pub mod store;
 mod tests;
 mod writer;
 
+pub use backend::SnapshotDisk;
 pub use delete::Snapshots;
 pub use error::SnapshotError;
 pub use format::{CHUNK_BYTES, SnapshotName};

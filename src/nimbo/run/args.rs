@@ -6,7 +6,7 @@ use std::str::FromStr;
 use network::Publish;
 use types::ByteSize;
 
-use crate::volume::Keys;
+use crate::volume::Access;
 
 /// Where the guest's kernel is decompressed and its first programs fit.
 pub(crate) const MEMORY_MIN: ByteSize = ByteSize::from_bytes(64 << 20);
@@ -88,9 +88,9 @@ pub(crate) struct Args {
     /// guest connects to port N of address 2, it gets whoever listens at PATH_N. The guest's own address is 3
     #[arg(long, value_name = "PATH")]
     pub(super) vsock: Option<PathBuf>,
-    /// For volumes among the disks that are encrypted
+    /// For the volumes among the disks
     #[command(flatten)]
-    pub(super) keys: Keys,
+    pub(super) access: Access,
     /// Let other processes see the guest's memory, so that disks which they serve can be plugged in by the control socket;
     /// with such a --disk it is so by itself
     #[arg(long)]

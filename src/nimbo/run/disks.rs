@@ -15,7 +15,7 @@ use super::args::{Args, Disk};
 use crate::cache;
 use crate::vhost_user::Connection;
 use crate::vmm_process::DiskSpec;
-use crate::volume::Keys;
+use crate::volume::Access;
 
 /// In the order in which the guest sees them.
 pub(super) struct Disks(Vec<Opened>);
@@ -49,7 +49,7 @@ impl Disks {
         }
         for disk in &args.disk {
             disks.push(
-                open_disk(disk, &args.keys)
+                open_disk(disk, &args.access)
                     .with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
             );
         }
@@ -76,7 +76,7 @@ impl Disks {
     }
 }
 
-fn open_disk(disk: &Disk, keys: &Keys) -> anyhow::Result<Opened> {
+fn open_disk(disk: &Disk, access: &Access) -> anyhow::Result<Opened> {
     let Disk { file: path, read_only } = disk;
     let kind = fs::metadata(path)?.file_type();
     if kind.is_socket() {
@@ -86,7 +86,7 @@ fn open_disk(disk: &Disk, keys: &Keys) -> anyhow::Result<Opened> {
         return Ok(Opened::Elsewhere(UnixStream::connect(path).context("nobody listens there")?));
     }
     if kind.is_dir() {
-        let volume = Arc::new(crate::volume::open(path, keys)?);
+        let volume = Arc::new(access.open_volume(path)?);
         let disk: Arc<dyn BlockBackend> = if *read_only { Arc::new(ReadOnly(volume)) } else { volume };
         let serial = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;

@@ -11,6 +11,7 @@ use types::ByteSize;
 
 use super::key::Keys;
 use super::stop::StopSignals;
+use super::store::Access;
 use crate::progress::Progress;
 
 const IMPORT_EXAMPLES: &str = "\
@@ -86,12 +87,12 @@ pub(crate) struct ExportArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    keys: Keys,
+    access: Access,
 }
 
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    let volume = super::open(&args.folder, &args.keys)?;
+    let volume = args.access.open_volume(&args.folder)?;
     if args.file.symlink_metadata().is_ok() {
         bail!("there is a file {} already; remove it, or choose another name", args.file.display());
     }

@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use types::ByteSize;
 
-use super::key::Keys;
+use super::store::Access;
 
 const EXAMPLES: &str = "\
 A volume that is being served cannot be looked at meanwhile: one process at a time has it open.
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    keys: Keys,
+    access: Access,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +52,7 @@ struct Info {
 }
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let volume = super::open(&args.folder, &args.keys)?;
+    let volume = args.access.open_volume(&args.folder)?;
     let info = Info {
         size_bytes: volume.size_bytes(),
         key: volume.key().map(|key| key.to_string()),

@@ -1,6 +1,7 @@
 //! `nimbo volume serve`: volumes as network block devices, until a signal ends it.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,12 +11,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ::volume::nbd::{Export, Listener, Server};
+use ::volume::snapshot::{SnapshotDisk, SnapshotName};
 use ::volume::{BlockBackend, BlockRequest, ReadOnly, Volume};
 use anyhow::{Context as _, anyhow, bail};
 
-use super::key::Keys;
 use super::limits::LimitArgs;
 use super::stop::StopSignals;
+use super::store::Access;
 use crate::socket::SocketPath;
 use crate::vhost_user;
 
@@ -24,7 +26,8 @@ const NBD_ADDRESS: &str = "127.0.0.1:10809";
 
 const EXAMPLES: &str = "\
 The addresses by which clients reach the volumes are printed once they can be reached: one line for each, with its NBD
-URL. A volume's name is that of its folder, unless NAME= stands before it. A client that dies takes nothing with it.
+URL. A volume's name is that of its folder, unless NAME= stands before it. A client that dies takes nothing with it. What
+has the form of a snapshot's name is that snapshot, read-only; a folder of such a name can be given as ./FOLDER.
 
 NBD knows no passwords: whoever can connect can read and write. A Unix socket can be used by its owner alone; on TCP,
 listen on addresses that only your own machines can reach.
@@ -41,14 +44,15 @@ Examples:
   nimbo volume serve /srv/volumes/web --enforce-limits --type gp3 --iops 6000
   qemu-img info nbd://127.0.0.1/db
   nimbo volume serve /srv/volumes/data --vhost-user /run/data.sock & nimbo run --image tiny.raw --disk /run/data.sock
-  nbd-client -unix /run/data.sock -N data /dev/nbd0";
+  nbd-client -unix /run/data.sock -N data /dev/nbd0
+  nimbo volume serve friday=0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210";
 
-/// Serves volumes to other programs as network block devices (NBD)
+/// Serves volumes and snapshots to other programs as network block devices (NBD)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The volumes
-    #[arg(value_name = "[NAME=]FOLDER", required = true)]
+    /// The volumes, or names of snapshots
+    #[arg(value_name = "[NAME=]FOLDER | [NAME=]SNAPSHOT", required = true)]
     volumes: Vec<Served>,
     /// Where to listen for clients that speak NBD; 127.0.0.1:10809 unless there is --vhost-user
     #[arg(long, value_name = "unix:PATH | HOST:PORT")]
@@ -60,16 +64,37 @@ pub(crate) struct Args {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
-    keys: Keys,
+    access: Access,
     #[command(flatten)]
     limits: LimitArgs,
 }
 
-/// A volume and what it is called.
+/// A disk and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Served {
     name: Option<String>,
-    folder: PathBuf,
+    disk: Disk,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Disk {
+    Volume(PathBuf),
+    Snapshot(SnapshotName),
+}
+
+impl From<&str> for Disk {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Volume(text.into()), Self::Snapshot)
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(folder) => folder.display().fmt(f),
+            Self::Snapshot(name) => name.fmt(f),
+        }
+    }
 }
 
 impl FromStr for Served {
@@ -82,9 +107,9 @@ impl FromStr for Served {
                 if name.is_empty() || name.len() > 255 {
                     return Err("a name has 1 to 255 bytes".to_owned());
                 }
-                Ok(Self { name: Some(name.to_owned()), folder: folder.into() })
+                Ok(Self { name: Some(name.to_owned()), disk: folder.into() })
             }
-            _ => Ok(Self { name: None, folder: text.into() }),
+            _ => Ok(Self { name: None, disk: text.into() }),
         }
     }
 }
@@ -94,11 +119,15 @@ impl Served {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let folder = self.folder.canonicalize();
-        let folder = folder.with_context(|| format!("cannot find the volume {}", self.folder.display()))?;
+        let folder = match &self.disk {
+            Disk::Snapshot(name) => return Ok(name.to_string()),
+            Disk::Volume(folder) => folder,
+        };
+        let folder =
+            folder.canonicalize().with_context(|| format!("cannot find the volume {}", folder.display()))?;
         let name = folder.file_name().and_then(|name| name.to_str());
         name.map(str::to_owned)
-            .ok_or_else(|| anyhow!("{} gives no name; put one before it: NAME={0}", self.folder.display()))
+            .ok_or_else(|| anyhow!("{} gives no name; put one before it: NAME={0}", self.disk))
     }
 }
 
@@ -133,18 +162,17 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     for served in &args.volumes {
         let name = served.name()?;
         if !names.insert(name.clone()) {
-            bail!(
-                "two volumes would be called {name}; put another name before one: NAME={}",
-                served.folder.display()
-            );
+            bail!("two volumes would be called {name}; put another name before one: NAME={}", served.disk);
         }
-        let volume = Arc::new(super::open(&served.folder, &args.keys)?);
-        exports.push(Export {
-            name,
-            disk: args.limits.apply(Arc::clone(&volume) as _)?,
-            read_only: args.read_only,
-        });
-        volumes.push((&served.folder, volume));
+        let disk: Arc<dyn BlockBackend> = match &served.disk {
+            Disk::Volume(folder) => {
+                let volume = Arc::new(args.access.open_volume(folder)?);
+                volumes.push((folder, Arc::clone(&volume)));
+                volume
+            }
+            Disk::Snapshot(name) => Arc::new(SnapshotDisk::new(args.access.open_snapshot(*name)?)),
+        };
+        exports.push(Export { name, disk: args.limits.apply(disk)?, read_only: args.read_only });
     }
     let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &exports)).transpose()?;
     let default = || Address::Tcp(NBD_ADDRESS.to_owned());
@@ -256,12 +284,17 @@ mod tests {
         let served = |text: &str| text.parse::<Served>().unwrap();
         let named = |name: Option<&str>, folder: &str| Served {
             name: name.map(str::to_owned),
-            folder: folder.into(),
+            disk: Disk::Volume(folder.into()),
         };
         assert_eq!(served("/srv/data"), named(None, "/srv/data"));
         assert_eq!(served("db=/srv/data"), named(Some("db"), "/srv/data"));
         assert_eq!(served("./a=b"), named(None, "./a=b"));
         assert!("=/srv/data".parse::<Served>().is_err());
+        let snapshot = "0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210";
+        let disk = Disk::Snapshot(snapshot.parse().unwrap());
+        assert_eq!(served(snapshot), Served { name: None, disk: disk.clone() });
+        assert_eq!(served(&format!("db={snapshot}")), Served { name: Some("db".to_owned()), disk });
+        assert_eq!(served(&format!("./{snapshot}")), named(None, &format!("./{snapshot}")));
     }
 
     #[test]

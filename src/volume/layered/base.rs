@@ -337,8 +337,13 @@ impl<S: Storage> Engine<S> {
     /// Fetches what queues want, until [`FetchedFrom::stop`].
     pub(crate) fn serve_fetches(&self) {
         while let Some(chunk) = self.base().and_then(FetchedFrom::wait_for_wanted) {
-            // Who waits for it finds the failure.
-            let _ = self.fetch(chunk);
+            // Who waits for it finds the failure, and cannot be told why.
+            if let Err(error) = self.fetch(chunk) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a chunk of a volume cannot be fetched"
+                );
+            }
         }
     }
 

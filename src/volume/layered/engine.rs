@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
 
 use super::base::{FetchedFrom, chunks_in};
 use super::books::Books;
@@ -22,7 +23,7 @@ use super::format::{
     BLOCK_BYTES, BLOCKS_MAX, Base, BlockState, Covered, ENTRIES_MAX, Header, LayerEntry, Manifest, MapPage,
     RecordKind, Uuid,
 };
-use super::layer::{Geometry, Layer};
+use super::layer::{Geometry, Layer, Role};
 use super::map::{LayerId, Location, Map};
 use super::recovery::{read_map, replay};
 use super::state::{State, map_page};
@@ -35,6 +36,8 @@ use crate::snapshot::{ObjectStore, Snapshot, SnapshotName};
 
 const MANIFEST: &str = "volume";
 const NEW_MANIFEST: &str = "volume.new";
+/// When nothing was to be made durable for so long after the opening, there is time to prepare for it.
+const IDLE: Duration = Duration::from_millis(100);
 /// The name of the folder in messages.
 const FOLDER: &str = "(its folder)";
 
@@ -148,20 +151,23 @@ fn make<S: Storage>(
         manifest.key.clone_from(&origin.key);
         manifest.last = Some(Covered { snapshot: origin.snapshot.id, layer: 1, created_s: 0 });
         // Nothing but checkpoints is ever written to its log.
-        add_layer(storage, &mut manifest, Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry })?;
+        let geometry = Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry };
+        add_layer(storage, &mut manifest, geometry, Role::Lowest)?;
     }
-    add_layer(storage, &mut manifest, geometry)?;
-    replace_manifest(storage, &manifest)
+    add_layer(storage, &mut manifest, geometry, Role::FirstTop)?;
+    prepare_manifest(storage, &manifest)?;
+    put_manifest(storage)
 }
 
-/// Makes an empty layer on top, for a manifest that is not written yet.
+/// Makes an empty layer on top of the others, for a manifest that is not written yet.
 fn add_layer<S: Storage>(
     storage: &S,
     manifest: &mut Manifest,
     geometry: Geometry,
+    role: Role,
 ) -> Result<(), VolumeError> {
     let id = LayerId(manifest.next_layer);
-    let (layer, _) = Layer::create(storage, id, manifest.blocks, geometry)?;
+    let (layer, _) = Layer::create(storage, id, manifest.blocks, geometry, role)?;
     manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });
     manifest.next_layer += 1;
     Ok(())
@@ -369,17 +375,39 @@ impl<S: Storage> Engine<S> {
 
     /// Does rounds as they are wanted, until `stop`.
     pub(crate) fn serve(&self, stop: &dyn Fn() -> bool) {
+        let mut is_prepared = false;
         loop {
+            let mut is_idle = false;
             {
                 let mut state = self.state();
-                while !state.wants_round() {
+                while !state.wants_round() && !is_idle {
                     if stop() {
                         return;
                     }
-                    state = self.news.wait(state).expect(POISONED);
+                    if is_prepared {
+                        state = self.news.wait(state).expect(POISONED);
+                    } else {
+                        let (after, waited) = self.news.wait_timeout(state, IDLE).expect(POISONED);
+                        (state, is_idle) = (after, waited.timed_out());
+                    }
                 }
             }
-            self.round();
+            if !std::mem::replace(&mut is_prepared, true) {
+                self.prepare_log();
+            }
+            if !is_idle {
+                self.round();
+            }
+        }
+    }
+
+    /// Writes the log of a volume that is new.
+    fn prepare_log(&self) {
+        let turn = self.turn();
+        let top = self.stack().last().cloned().expect("a stack has a top");
+        if turn.books.get(&top.id).is_some_and(|books| books.next_sequence == 0) {
+            // Its space was taken when it was made. If this fails, records are written all the same, or tell why not.
+            let _ = top.prepare_log();
         }
     }
 

@@ -39,6 +39,17 @@ impl Default for Geometry {
     }
 }
 
+/// What a new layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The top of a volume that nobody has open. Its log has its space, and is written by [`Layer::prepare_log`].
+    FirstTop,
+    /// The top of one that is in use: a flush must not have to allocate, from the first one on.
+    Top,
+    /// Below all others, and not written to by the guest.
+    Lowest,
+}
+
 /// A layer with its files open.
 #[derive(Debug)]
 pub(crate) struct Layer<F> {
@@ -73,6 +84,7 @@ impl<F: StorageFile> Layer<F> {
         id: LayerId,
         blocks: u64,
         geometry: Geometry,
+        role: Role,
     ) -> Result<(Self, Header), VolumeError> {
         let name = file_name(id, 0);
         let uuid = Uuid(storage.unique().map_err(io_error("choose a name for", &name))?);
@@ -82,7 +94,7 @@ impl<F: StorageFile> Layer<F> {
             blocks,
             segment_blocks: geometry.segment_blocks,
             log_pages: geometry.log_pages,
-            sealed: false,
+            sealed: role == Role::Lowest,
             log_start: 0,
             map_pages: 0,
             map_digest: 0,
@@ -91,20 +103,44 @@ impl<F: StorageFile> Layer<F> {
         layer.grow(storage, blocks)?;
         // Written and not only reserved, as the other header: a flush must not have to allocate.
         layer.write_page(PAGE_BYTES, &[0; PAGE_LEN])?;
-        let log = vec![0; PAGE_LEN * 64];
-        let mut left = u64::from(geometry.log_pages) * PAGE_BYTES;
-        let mut at = LOG_AT;
-        while left > 0 {
-            let len = left.min(log.len() as u64);
-            let part = &log[..usize::try_from(len).expect("at most the buffer")];
-            layer.main().write_at(at, part).map_err(io_error("write", &name))?;
-            (at, left) = (at + len, left - len);
+        match role {
+            Role::FirstTop => {
+                let taken = layer.main().allocate(LOG_AT, layer.log_bytes());
+                taken.map_err(io_error("take space in", &name))?;
+            }
+            Role::Top | Role::Lowest => layer.write_log()?,
         }
         layer.write_header(&header)?;
         for segment in 0..layer.segments.len() {
             layer.sync(segment)?;
         }
         Ok((layer, header))
+    }
+
+    fn log_bytes(&self) -> u64 {
+        u64::from(self.geometry.log_pages) * PAGE_BYTES
+    }
+
+    /// Makes all of the log zeroes, its first page last.
+    fn write_log(&self) -> Result<(), VolumeError> {
+        let zeroes = vec![0; PAGE_LEN * LOG_PIECE_PAGES];
+        let mut left = self.log_bytes();
+        while left > 0 {
+            let len = left.min(zeroes.len() as u64);
+            left -= len;
+            let piece = &zeroes[..usize::try_from(len).expect("at most the buffer")];
+            self.main().write_at(LOG_AT + left, piece).map_err(io_error("write", &self.name(0)))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the log of a layer in which no record was ever written, unless that was done: then a flush does not have to allocate.
+    ///
+    /// # Errors
+    /// When the storage fails; nothing that counts was changed.
+    pub(crate) fn prepare_log(&self) -> Result<(), VolumeError> {
+        let first = self.main().next_data(LOG_AT).map_err(io_error("look for the log of", &self.name(0)))?;
+        if first == Some(LOG_AT) { Ok(()) } else { self.write_log() }
     }
 
     /// Opens the files of a layer of the manifest.

@@ -16,7 +16,7 @@ use super::books::Books;
 use super::engine::{self, Engine, Stack};
 use super::error::VolumeError;
 use super::format::{LayerEntry, Manifest};
-use super::layer::Layer;
+use super::layer::{Layer, Role};
 use super::map::LayerId;
 use super::storage::Storage;
 use super::unsettled::Unsettled;
@@ -67,7 +67,8 @@ impl<S: Storage> Engine<S> {
         let id = LayerId(turn.manifest.next_layer);
         // An attempt that failed may have left files of this number.
         engine::remove_orphans(&self.storage, &turn.manifest.layers)?;
-        let (layer, header) = Layer::create(&self.storage, id, turn.manifest.blocks, old.geometry)?;
+        let (layer, header) =
+            Layer::create(&self.storage, id, turn.manifest.blocks, old.geometry, Role::Top)?;
         let mut manifest = turn.manifest.clone();
         manifest.next_layer += 1;
         manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });

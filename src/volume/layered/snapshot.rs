@@ -12,7 +12,7 @@
 //! If the last snapshot was deleted meanwhile, nobody knows what changed since another: then every chunk is read, and compared by its hash
 //! with the newest snapshot of the lineage.
 
-use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -44,6 +44,12 @@ impl<S: Storage> Engine<S> {
     pub(crate) fn pending_snapshot(&self) -> Option<SnapshotName> {
         let pending = self.turn().manifest.pending;
         pending.map(|pending| self.name_of(pending.snapshot))
+    }
+
+    /// The snapshot that the volume relies on: the one that it was made from, until it has all of it.
+    pub(crate) fn origin(&self) -> Option<SnapshotName> {
+        let base = self.turn().manifest.base;
+        base.map(|base| self.name_of(base.snapshot))
     }
 
     /// Seals what is in the volume now for a snapshot of this id, unless one was begun already; says which.
@@ -100,6 +106,44 @@ impl<S: Storage> Engine<S> {
     }
 }
 
+/// Some of a volume's chunks: a bit for each, 16 MiB for the largest volume.
+struct ChunkSet {
+    words: Vec<u64>,
+    count: u64,
+}
+
+impl ChunkSet {
+    /// How many words' chunks are uploaded before their part of the table is: 64 leaves, or 32 GiB of the volume.
+    const STEP_WORDS: usize = 1024;
+
+    /// None of so many.
+    fn new(count: u64) -> Self {
+        let words = usize::try_from(count.div_ceil(64)).expect("at most 2^21");
+        Self { words: vec![0; words], count }
+    }
+
+    /// Adds a range, as far as there are such chunks.
+    fn extend(&mut self, range: Range<u64>) {
+        for index in range.start..range.end.min(self.count) {
+            self.words[usize::try_from(index / 64).expect("at most 2^21")] |= 1 << (index % 64);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// Those of the next step, `start` being the end of the one before, and its end; nothing after the last one.
+    fn step(&self, start: u64) -> Option<(Vec<u64>, u64)> {
+        let first = usize::try_from(start / 64).ok().filter(|first| *first < self.words.len())?;
+        let end = self.words.len().min(first + Self::STEP_WORDS);
+        let bits = |word: usize| {
+            (0..64).filter(move |bit| self.words[word] >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit)
+        };
+        Some(((first..end).flat_map(bits).collect(), end as u64 * 64))
+    }
+}
+
 struct Upload<'a, S: Storage> {
     engine: &'a Engine<S>,
     view: View<'a, S>,
@@ -111,15 +155,20 @@ impl<S: Storage> Upload<'_, S> {
     fn run(&mut self, store: &Arc<dyn ObjectStore>, progress: OnProgress<'_>) -> Result<(), SnapshotError> {
         let Some((writer, since)) = self.begin(store)? else { return Ok(()) };
         let chunks = self.chunks(&writer, since)?;
-        let (done, total) = (AtomicU64::new(0), chunks.len() as u64);
+        let (done, total) = (AtomicU64::new(0), chunks.count());
         if !progress(Progress { done: 0, total }) {
             return Err(SnapshotError::Stopped);
         }
-        parallel(&chunks, |index| {
-            writer.put_stored_chunk(*index, &self.view.chunk(*index)?)?;
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if progress(Progress { done, total }) { Ok(()) } else { Err(SnapshotError::Stopped) }
-        })?;
+        let mut start = 0;
+        while let Some((step, end)) = chunks.step(start) {
+            parallel(&step, |index| {
+                writer.put_stored_chunk(*index, &self.view.chunk(*index)?)?;
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                if progress(Progress { done, total }) { Ok(()) } else { Err(SnapshotError::Stopped) }
+            })?;
+            writer.settle(end)?;
+            start = end;
+        }
         writer.complete()
     }
 
@@ -165,25 +214,23 @@ impl<S: Storage> Upload<'_, S> {
     }
 
     /// The chunks that may differ from the parent's.
-    fn chunks(&self, writer: &SnapshotWriter, since: Option<u32>) -> Result<Vec<u64>, SnapshotError> {
-        let mut chunks = BTreeSet::new();
+    fn chunks(&self, writer: &SnapshotWriter, since: Option<u32>) -> Result<ChunkSet, SnapshotError> {
+        let mut chunks = ChunkSet::new(self.view.blocks().div_ceil(CHUNK_BLOCKS));
         let is_new = |layer: &&Arc<Layer<S::File>>| layer.id.0 > since.unwrap_or(0);
         for layer in self.view.layers.iter().filter(is_new) {
             read_map(layer, layer.read_header()?, |page| {
                 for (first, count, _) in page.runs() {
-                    chunks.extend(first / CHUNK_BLOCKS..=(first + count - 1) / CHUNK_BLOCKS);
+                    chunks.extend(first / CHUNK_BLOCKS..(first + count).div_ceil(CHUNK_BLOCKS));
                 }
             })?;
         }
         if since.is_none() {
             let sources = [writer.parent(), self.engine.base().map(|base| base.source())];
             for snapshot in sources.into_iter().flatten() {
-                chunks.extend(snapshot.chunks_between(0, u64::MAX)?);
+                snapshot.for_each_chunk(|index| chunks.extend(index..index + 1))?;
             }
         }
-        let end = self.view.blocks().div_ceil(CHUNK_BLOCKS);
-        chunks.retain(|index| *index < end);
-        Ok(chunks.into_iter().collect())
+        Ok(chunks)
     }
 }
 

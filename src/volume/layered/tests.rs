@@ -1,7 +1,9 @@
 //! What one history says better than any: damage, a full disk, and what a volume costs.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::check::check;
 use super::engine::{self, Engine};
@@ -9,6 +11,8 @@ use super::format::{BLOCKS_MAX, MapPage};
 use super::layer::{Geometry, Layer};
 use super::queue::Queue;
 use super::storage::fake::{FakeFile, FakeStorage, Numbers};
+use super::storage::host::HostFolder;
+use super::storage::{Storage as _, StorageFile as _};
 use super::*;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest};
 use crate::testing::{Memory, execute};
@@ -266,4 +270,32 @@ fn a_volume_that_is_closed_keeps_what_nobody_flushed() {
 #[test]
 fn a_map_page_covers_whole_chunks() {
     assert!(MapPage::BLOCKS.is_multiple_of(512));
+}
+
+/// Its space is there from the beginning; it is written when there is time, or the first flush comes.
+#[test]
+fn the_log_of_a_new_volume_is_written_once() {
+    const LOG_AT: u64 = 64 << 10;
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    Volume::create(folder.path(), 64 * BLOCK).unwrap();
+    let storage = HostFolder::new(folder.path());
+    let log = || storage.open("layer-1").unwrap().next_data(LOG_AT).unwrap();
+    assert_ne!(log(), Some(LOG_AT));
+    assert!(std::fs::metadata(folder.path().join("layer-1")).unwrap().blocks() * 512 >= 1024 * BLOCK);
+    let volume = Volume::open(folder.path()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while log() != Some(LOG_AT) {
+        assert!(Instant::now() < deadline, "nobody writes the log");
+        std::thread::yield_now();
+    }
+    let mut queue = volume.open_queue(1).unwrap();
+    let memory = Memory::from_bytes(&[7; 4096]);
+    execute(&mut *queue, BlockRequest::Write { offset: 0, buffers: &[memory.all()] }).unwrap();
+    execute(&mut *queue, BlockRequest::Flush).unwrap();
+    drop((queue, volume));
+    // What is in it by now stays.
+    let volume = Volume::open(folder.path()).unwrap();
+    let mut bytes = [0; 4096];
+    volume.read_at(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
 }

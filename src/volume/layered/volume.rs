@@ -197,6 +197,11 @@ impl Volume {
         self.0.engine.cancel_snapshot(snapshots)
     }
 
+    /// The snapshot that the volume relies on: the one that it was made from, until [`fill`](Self::fill) came to its end.
+    pub fn origin(&self) -> Option<SnapshotName> {
+        self.0.engine.origin()
+    }
+
     /// Fetches all that the volume lacks of the snapshot that it was made from, at most so many bytes a second, and then needs it no more;
     /// says whether it came to that. `progress` says whether to go on. Readers and writers go on meanwhile, and come first.
     ///

@@ -81,11 +81,23 @@ impl Snapshot {
                     Err(SnapshotError::Stopped)
                 }
             })?;
+            writer.settle(end)?;
             if end == u64::MAX {
                 return Ok(());
             }
             first = end;
         }
+    }
+
+    /// Calls `each` with every chunk that is not all zeroes.
+    pub(crate) fn for_each_chunk(&self, mut each: impl FnMut(u64)) -> Result<(), SnapshotError> {
+        let mut next = Some(0);
+        while let Some(first) = next {
+            let chunks = self.chunks(first, STEP)?;
+            next = chunks.last().map(|last| last + 1);
+            chunks.into_iter().for_each(&mut each);
+        }
+        Ok(())
     }
 
     /// All chunks of a range that are not all zeroes.

@@ -93,6 +93,9 @@ impl Snapshots {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let lineage = name.lineage;
         let begun = self.ids(&SnapshotName::deleted(lineage))?;
+        if begun.is_empty() {
+            return Ok(0);
+        }
         for id in &begun {
             self.store.delete(&name.with_id(*id).manifest_key())?;
         }

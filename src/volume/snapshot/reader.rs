@@ -53,7 +53,7 @@ pub(crate) fn fetch(
 ) -> Result<Vec<u8>, SnapshotError> {
     let mut tries = 1;
     loop {
-        let damage = match decode(kind, &store.get(key)?) {
+        let damage = match decode(kind, store.get(key)?) {
             Ok((plain, hash)) if entry.is_none_or(|entry| entry.name.hash == hash) => return Ok(plain),
             Ok(_) => Damage::at(32, "the object is not the one that its name says"),
             Err(damage) => damage,

@@ -173,6 +173,10 @@ impl World {
             if old.get(&index).copied().unwrap_or(0) != now || index % 2 == 1 {
                 writer.put_chunk(index, &chunk(now))?;
             }
+            // Not after each chunk, so that one step has several leaves.
+            if index % 3 == 0 {
+                writer.settle(index + 1)?;
+            }
         }
         writer.complete()
     }

@@ -9,10 +9,14 @@
 //!
 //! It may stop at any point, and begin anew under the same name: what is there already is not put again. What an attempt put that the
 //! finished snapshot does not name is removed before the manifest is put.
+//!
+//! Whoever puts chunks in order may settle those of whole leaves now and then, so that a first snapshot of a large volume takes memory for
+//! its leaves and not for its chunks. An attempt that goes on holds some 100 bytes for each object that the ones before have put.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -69,15 +73,20 @@ pub struct SnapshotWriter {
     parent: Option<Snapshot>,
     cipher: Option<Cipher>,
     changes: Mutex<Changes>,
-    /// What this snapshot has in the store.
-    there: Mutex<HashSet<(Place, Hash)>>,
+    /// What this snapshot has in the store and does not name, as far as is known yet.
+    unnamed: Mutex<HashSet<(Place, Hash)>>,
+    settled: Mutex<Settled>,
 }
 
-/// What of the store is a finished snapshot's own.
-#[derive(Default)]
-struct Own {
-    objects: HashSet<(Place, Hash)>,
-    bytes: u64,
+/// The part of a snapshot whose leaves are in the store.
+struct Settled {
+    /// The chunks before this one.
+    end: u64,
+    leaves: Changes,
+    /// Chunks that are not all zeroes, in all of the snapshot as far as it is known.
+    chunks: u64,
+    /// Of objects that are the snapshot's own.
+    own_bytes: u64,
 }
 
 const POISONED: &str = "no thread panics while it holds this lock";
@@ -138,11 +147,13 @@ impl SnapshotWriter {
             let snapshot_bytes = parent.size_bytes();
             return Err(SnapshotError::TooSmall { snapshot_bytes, volume_bytes: plan.blocks * BLOCK_BYTES });
         }
-        let mut there = HashSet::new();
+        let mut unnamed = HashSet::new();
         let prefix = name.data();
-        store.list(&prefix, &mut |key| there.extend(key.strip_prefix(&prefix).and_then(object_of)))?;
-        let (changes, there) = (Mutex::default(), Mutex::new(there));
-        Ok(Some(Self { store, plan, parent, cipher: None, changes, there }))
+        store.list(&prefix, &mut |key| unnamed.extend(key.strip_prefix(&prefix).and_then(object_of)))?;
+        let chunks = parent.as_ref().map_or(0, |parent| parent.manifest().chunks);
+        let settled = Settled { end: 0, leaves: Changes::new(), chunks, own_bytes: 0 };
+        let (unnamed, settled) = (Mutex::new(unnamed), Mutex::new(settled));
+        Ok(Some(Self { store, plan, parent, cipher: None, changes: Mutex::default(), unnamed, settled }))
     }
 
     /// Begins a snapshot with a name that nobody has.
@@ -176,7 +187,7 @@ impl SnapshotWriter {
     /// [`SnapshotError::OutOfRange`], [`SnapshotError::NeedsKey`], or when the store fails.
     ///
     /// # Panics
-    /// If it has another length.
+    /// If it has another length, or was settled.
     pub fn put_chunk(&self, index: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
         match (&self.cipher, &self.plan.key) {
             (None, None) => self.put_stored_chunk(index, bytes),
@@ -196,11 +207,41 @@ impl SnapshotWriter {
             let size_bytes = self.plan.blocks * BLOCK_BYTES;
             return Err(SnapshotError::OutOfRange { index, size_bytes });
         }
+        assert!(index >= self.settled().end, "what was settled does not change");
         let change = match is_zero(bytes) {
             true => None,
             false => Some(self.put(Place::Chunk(index), Kind::Chunk, bytes)?),
         };
-        self.changes().insert(index, change);
+        let before = self.changes().insert(index, change).flatten();
+        if let Some(child) = before.filter(|before| Some(*before) != change && self.is_own(before)) {
+            self.unnamed().insert((Place::Chunk(index), child.name.hash));
+        }
+        Ok(())
+    }
+
+    fn is_own(&self, child: &Child) -> bool {
+        child.name.origin == self.plan.name.id
+    }
+
+    /// Puts the leaves of all chunks before `end`, which is rounded down to whole ones: nothing more of these will be put. The memory that
+    /// they took is free then.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn settle(&self, end: u64) -> Result<(), SnapshotError> {
+        let end = end / PAGE_ENTRIES * PAGE_ENTRIES;
+        let changes = {
+            let mut changes = self.changes();
+            let later = changes.split_off(&end);
+            std::mem::replace(&mut *changes, later)
+        };
+        let mut settled = self.settled();
+        settled.end = settled.end.max(end);
+        settled.own_bytes += self.own_bytes(&changes);
+        let (leaves, difference) = self.rewrite(Level::Leaf, changes)?;
+        settled.chunks = settled.chunks.saturating_add_signed(difference);
+        settled.own_bytes += self.own_bytes(&leaves);
+        settled.leaves.extend(leaves);
         Ok(())
     }
 
@@ -213,9 +254,9 @@ impl SnapshotWriter {
         let name = ObjectName { origin: self.plan.name.id, hash };
         let object = encode(kind, plain);
         let stored = u32::try_from(object.len()).expect("at most a chunk and its head");
-        if !self.there().contains(&(place, hash)) {
+        let is_there = self.unnamed().remove(&(place, hash));
+        if !is_there {
             self.store.put(&self.plan.name.object_key(place, &name), &object)?;
-            self.there().insert((place, hash));
         }
         Ok(Child { name, stored })
     }
@@ -228,8 +269,12 @@ impl SnapshotWriter {
         self.changes.lock().expect(POISONED)
     }
 
-    fn there(&self) -> MutexGuard<'_, HashSet<(Place, Hash)>> {
-        self.there.lock().expect(POISONED)
+    fn unnamed(&self) -> MutexGuard<'_, HashSet<(Place, Hash)>> {
+        self.unnamed.lock().expect(POISONED)
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().expect(POISONED)
     }
 
     /// Puts what names the chunks; then the snapshot is complete, and nothing changes it.
@@ -244,50 +289,42 @@ impl SnapshotWriter {
 
     /// As [`finish`](Self::finish), but the pin stays.
     pub(crate) fn complete(&self) -> Result<(), SnapshotError> {
-        let mut chunks = self.parent.as_ref().map_or(0, |parent| parent.manifest().chunks);
-        let mut own = Own::default();
-        let changes = std::mem::take(&mut *self.changes());
-        self.note(&mut own, &changes, Place::Chunk);
-        let leaves = self.rewrite(Level::Leaf, changes, &mut chunks)?;
-        self.note(&mut own, &leaves, |index| Place::Page(Level::Leaf, index));
-        let nodes = self.rewrite(Level::Node, leaves, &mut 0)?;
-        self.note(&mut own, &nodes, |index| Place::Page(Level::Node, index));
+        self.settle(u64::MAX)?;
+        let (leaves, chunks, leaves_bytes) = {
+            let mut settled = self.settled();
+            (std::mem::take(&mut settled.leaves), settled.chunks, settled.own_bytes)
+        };
+        let (nodes, _) = self.rewrite(Level::Node, leaves)?;
+        let own_bytes = leaves_bytes + self.own_bytes(&nodes);
         let old = self.parent.as_ref().map_or(&[][..], |parent| &parent.manifest().nodes);
         let Plan { name, parent, blocks, created_s, key } = self.plan.clone();
-        let (nodes, own_bytes) = (merged(old, nodes), own.bytes);
+        let nodes = merged(old, nodes);
         let manifest = Manifest { name, parent, blocks, created_s, chunks, own_bytes, nodes, key };
-        self.remove_unnamed(&own)?;
+        self.remove_unnamed()?;
         self.store.put(&name.manifest_key(), &encode(Kind::Manifest, &manifest.encode()))?;
         Ok(())
     }
 
-    /// Takes note of those children that are this snapshot's own.
-    fn note(&self, own: &mut Own, changes: &Changes, place: impl Fn(u64) -> Place) {
-        for (index, child) in changes {
-            if let Some(child) = child.filter(|child| child.name.origin == self.plan.name.id) {
-                own.objects.insert((place(*index), child.name.hash));
-                own.bytes += u64::from(child.stored);
-            }
-        }
+    /// The bytes of those children that are this snapshot's own.
+    fn own_bytes(&self, changes: &Changes) -> u64 {
+        let own = changes.values().flatten().filter(|child| self.is_own(child));
+        own.map(|child| u64::from(child.stored)).sum()
     }
 
-    /// Puts the pages of a level in which something changed, and says what they are now. `count` is changed as the number of entries is.
-    fn rewrite(&self, level: Level, changes: Changes, count: &mut u64) -> Result<Changes, SnapshotError> {
+    /// Puts the pages of a level in which something changed, and says what they are now, and how many more entries they have.
+    fn rewrite(&self, level: Level, changes: Changes) -> Result<(Changes, i64), SnapshotError> {
         let mut pages: BTreeMap<u64, Changes> = BTreeMap::new();
         for (index, change) in changes {
             pages.entry(index / PAGE_ENTRIES).or_default().insert(index % PAGE_ENTRIES, change);
         }
         let pages: Vec<(u64, Changes)> = pages.into_iter().collect();
-        let (rewritten, difference) = (Mutex::new(Changes::new()), Mutex::new((0, 0)));
+        let (rewritten, difference) = (Mutex::new(Changes::new()), AtomicI64::new(0));
         parallel(&pages, |(index, changes)| {
             let old = self.parent.as_ref().map_or(Ok(None), |parent| parent.page(level, *index))?;
             let old = old.as_ref().map_or(&[][..], |page| &page.entries);
             let page = Page { level, index: *index, entries: merged(old, changes.clone()) };
-            {
-                let mut difference = difference.lock().expect(POISONED);
-                difference.0 += page.entries.len() as u64;
-                difference.1 += old.len() as u64;
-            }
+            let len = |entries: &[Entry]| i64::try_from(entries.len()).expect("at most PAGE_ENTRIES");
+            difference.fetch_add(len(&page.entries) - len(old), Ordering::Relaxed);
             let child = match page.entries.is_empty() {
                 true => None,
                 false => Some(self.put(Place::Page(level, *index), Kind::Page, &page.encode())?),
@@ -295,14 +332,12 @@ impl SnapshotWriter {
             rewritten.lock().expect(POISONED).insert(*index, child);
             Ok::<_, SnapshotError>(())
         })?;
-        let (more, less) = difference.into_inner().expect(POISONED);
-        *count = (*count + more).saturating_sub(less);
-        Ok(rewritten.into_inner().expect(POISONED))
+        Ok((rewritten.into_inner().expect(POISONED), difference.into_inner()))
     }
 
     /// Removes what was put and is not named: of an attempt that had another parent, of a chunk that was put twice.
-    fn remove_unnamed(&self, own: &Own) -> Result<(), SnapshotError> {
-        let unnamed: Vec<_> = self.there().difference(&own.objects).copied().collect();
+    fn remove_unnamed(&self) -> Result<(), SnapshotError> {
+        let unnamed: Vec<_> = self.unnamed().iter().copied().collect();
         parallel(&unnamed, |(place, hash)| {
             let name = ObjectName { origin: self.plan.name.id, hash: *hash };
             self.store.delete(&self.plan.name.object_key(*place, &name))

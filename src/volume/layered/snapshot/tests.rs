@@ -135,3 +135,41 @@ fn a_fill_keeps_its_limit_and_can_be_stopped() {
     let seen = seen.into_inner().unwrap();
     assert!(seen.is_sorted() && seen.first() == Some(&0) && seen.last() == Some(&100), "{seen:?}");
 }
+
+/// More than is put between two parts of the table: 32 GiB.
+#[test]
+fn a_large_snapshot_is_put_in_steps_and_is_whole() {
+    const GIB: u64 = 1 << 30;
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = MemoryStore::new();
+    let objects: Arc<dyn ObjectStore> = Arc::new(store.clone());
+    let path = folder.path().join("volume");
+    Volume::create(&path, 100 * GIB + 4096).unwrap();
+    let volume = Volume::open(&path).unwrap();
+    let places = [0, 32 * GIB - 4096, 32 * GIB, 33 * GIB, 99 * GIB, 100 * GIB];
+    let mut names = Vec::new();
+    for bytes in [[1, 2, 3, 4, 5, 6], [1, 0, 7, 4, 8, 9]] {
+        for (place, byte) in places.into_iter().zip(bytes) {
+            write(&volume, place, &[byte; 4096]);
+        }
+        names.push(volume.begin_snapshot().unwrap());
+        volume.upload_snapshot(&objects, &|_| true).unwrap();
+        let info = Snapshots::new(Arc::clone(&objects)).info(*names.last().unwrap()).unwrap();
+        assert_eq!(info.chunks, bytes.iter().filter(|byte| **byte != 0).count() as u64);
+    }
+    let snapshots = Snapshots::new(Arc::clone(&objects));
+    let [older, newer] = [names[0], names[1]].map(|name| snapshots.open(name).unwrap());
+    let chunk = |place: u64| place / CHUNK_BYTES;
+    assert_eq!(newer.changed(&older, 0, 100).unwrap(), [1, 2, 4, 5].map(|index: usize| chunk(places[index])));
+    let copied = newer.copy_to(&(Arc::new(MemoryStore::new()) as Arc<dyn ObjectStore>), None, &|_| true);
+    assert_ne!(copied.unwrap(), newer.name());
+    let restored = folder.path().join("restored");
+    Volume::create_from(&restored, &objects, names[1], None).unwrap();
+    let restored = Volume::open_with(&restored, Some(Arc::clone(&objects))).unwrap();
+    for (place, byte) in places.into_iter().zip([1, 0, 7, 4, 8, 9]) {
+        assert_eq!(read(&restored, place, 4096).unwrap(), [byte; 4096], "at {place}");
+    }
+    restored.fill(None, &|_| true).unwrap();
+    names.into_iter().for_each(|name| snapshots.delete(name).unwrap());
+    assert_eq!(store.keys(), [""; 0]);
+}
