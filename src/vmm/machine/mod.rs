@@ -256,7 +256,13 @@ impl Machine {
                 run.ask_removal(device.slot);
                 Ok(None)
             }
-            _ => Ok(self.remove(id)),
+            _ => {
+                let slot = device.slot;
+                let gone = self.remove(id);
+                // It looks, and finds nothing there any more.
+                self.run.iter().for_each(|run| run.announce(slot));
+                Ok(gone)
+            }
         }
     }
 

@@ -149,11 +149,12 @@ impl PciBus {
         }
     }
 
-    /// An access to a memory address of the PCI window.
+    /// An access to a memory address of the PCI window. What is not there reads as zeroes, not as the ones of a bus: the driver of a
+    /// virtio device that was pulled resets it all the same, and Linux waits until its status reads zero (virtio 1.2, 4.1.4.3.1).
     pub fn read_memory(&self, address: u64, data: &mut [u8]) {
         match self.target(|function| function.memory_register(address)) {
             Some((function, register)) => function.read_register(register, data),
-            None => data.fill(0xff),
+            None => data.fill(0),
         }
     }
 

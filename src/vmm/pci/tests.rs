@@ -92,6 +92,9 @@ fn memory_and_ports_lead_to_the_registers_of_the_function_that_decodes_them() {
     assert_eq!(data, [0x84]);
     bus.read_io(0x1100, &mut data);
     assert_eq!(data, [0xff]);
+    // Where a device was that a driver still resets.
+    bus.read_memory(0xcfff_0010, &mut data);
+    assert_eq!(data, [0]);
 }
 
 #[test]
