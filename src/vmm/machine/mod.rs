@@ -259,8 +259,8 @@ impl Machine {
             _ => {
                 let slot = device.slot;
                 let gone = self.remove(id);
-                // It looks, and finds nothing there any more.
-                self.run.iter().for_each(|run| run.announce(slot));
+                // Its driver lets go of what is not there any more, and the slot can be used again.
+                self.run.iter().for_each(|run| run.ask_removal(slot));
                 Ok(gone)
             }
         }
