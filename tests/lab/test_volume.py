@@ -22,10 +22,10 @@ def volume(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(volume: Path) -> Iterator[Path]:
+def served(volume: Path, *options: str) -> Iterator[Path]:
     """The socket of a process that serves the volume to microVMs."""
     path = volume.with_suffix(".socket")
-    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path)]
+    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path), *options]
     process = subprocess.Popen(command)
     try:
         wait_until(path.exists, "the socket")
@@ -69,6 +69,7 @@ def test_a_guest_that_is_killed_finds_its_files(tiny_image, volume):
         guest.run("umount /mnt")
         detach(guest, "data")
         two_attachments(guest, path)
+        a_large_volume_from_a_snapshot(guest, volume.parent)
         a_backend_that_dies(guest, volume)
 
 
@@ -83,6 +84,29 @@ def two_attachments(guest: Guest, path: Path) -> None:
         guest.run("cmp /tmp/block /tmp/read")
     detach(guest, "one")
     detach(guest, "other")
+
+
+def a_large_volume_from_a_snapshot(guest: Guest, folder: Path) -> None:
+    """What a snapshot of 1 TiB holds can be read as soon as there is a volume of it, and nothing else is fetched."""
+    image, objects = folder / "large.raw", ["--objects", str(folder / "objects")]
+    with image.open("wb") as file:
+        file.truncate(2**25)
+    content = folder / "content"
+    content.mkdir()
+    (content / "file").write_bytes(b"from the snapshot\n")
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(content), "-O", "^has_journal", str(image)], check=True)
+    subprocess.run([NIMBO, "volume", "import", str(folder / "large"), str(image), "--size", "1T"], check=True)
+    image.unlink()
+    snapshot = [NIMBO, "volume", "snapshot", str(folder / "large"), *objects]
+    name = subprocess.run(snapshot, check=True, capture_output=True, text=True).stdout.strip()
+    restored = folder / "restored"
+    subprocess.run([NIMBO, "volume", "restore", name, str(restored), *objects], check=True)
+    with served(restored, *objects) as path:
+        disk = attach(guest, "restored", path)
+        assert guest.run(f"cat /sys/block/{disk}/size") == str(2**40 // 512)
+        read = f"mount -t ext4 -o ro /dev/{disk} /mnt && cat /mnt/file && umount /mnt"
+        assert guest.run(read) == "from the snapshot"
+        detach(guest, "restored")
 
 
 def a_backend_that_dies(guest: Guest, volume: Path) -> None:
