@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
 use crate::backend::BlockBackend;
 use crate::crypt::{KeyName, KeyStore};
 use crate::layered::VolumeError;
@@ -327,6 +330,15 @@ impl Raw {
         Ok(Self { image, size_bytes: metadata.len().next_multiple_of(SECTOR_BYTES), allocated_bytes })
     }
 
+    /// Whether there is anything but a hole in the `len` bytes from `offset` on. Where the file system or the device cannot tell, there is.
+    fn has_data(&self, offset: u64, len: u64) -> bool {
+        let Ok(start) = i64::try_from(offset) else { return true };
+        match lseek(&self.image.file, start, Whence::SeekData) {
+            Ok(data) => u64::try_from(data).is_ok_and(|data| data < offset + len),
+            Err(error) => error != Errno::ENXIO,
+        }
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         read_to_end(&self.image.file, offset, buffer).map_err(|source| self.image.read_failed(offset, source))
     }
@@ -397,10 +409,11 @@ fn copy_units(
         let len = UNIT_BYTES.min(total - offset);
         let part = &mut buffer[..usize::try_from(len).expect("a few megabytes")];
         match (content, &mut reader) {
-            (Content::Raw(raw), _) => {
+            (Content::Raw(raw), _) if raw.has_data(offset, len) => {
                 raw.read(offset, part)?;
                 writer.write(offset, part)?;
             }
+            (Content::Raw(_), _) => {}
             (Content::Volume { volume, name }, _) => {
                 let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
                 volume.read_at(offset, part).map_err(failed)?;

@@ -1,9 +1,10 @@
 //! Volumes made of images, and raw disks of volumes. The formats have tests of their own.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -52,6 +53,30 @@ fn a_volume_made_of_an_image_has_its_bytes_and_becomes_a_raw_disk_again() {
     drop(volume);
     assert!(Volume::check(&path("volume"), false).unwrap().data_blocks <= 10);
     assert_eq!(names(folder.path()), ["image", "raw", "volume"]);
+}
+
+/// To read all of it would take many minutes.
+#[test]
+fn what_a_raw_image_does_not_hold_is_not_read() {
+    const SIZE: u64 = 1 << 40;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let image = fs::File::create(path("image")).unwrap();
+    image.set_len(SIZE).unwrap();
+    for (start, byte) in [(0, 1), (SIZE / 2 - 100, 2), (SIZE - 700, 3)] {
+        image.write_all_at(&[byte; 700], start).unwrap();
+    }
+    let started = Instant::now();
+    let stop = || started.elapsed() > Duration::from_secs(60);
+    import_volume(&path("image"), &path("volume"), None, &|_| {}, &stop).unwrap();
+    let volume = Volume::open(&path("volume")).unwrap();
+    for (start, byte) in [(0, 1), (SIZE / 2 - 100, 2), (SIZE - 700, 3)] {
+        let mut found = [0; 700];
+        volume.read_at(start, &mut found).unwrap();
+        assert_eq!(found, [byte; 700]);
+    }
+    drop(volume);
+    assert_eq!(Volume::check(&path("volume"), false).unwrap().data_blocks, 4);
 }
 
 #[test]
