@@ -1,9 +1,10 @@
 //! Waiting for many file descriptors: a thin, typed layer over epoll(7).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use vmm_sys_util::eventfd::EventFd;
 
 /// What a watcher is told: the word that was given when the descriptor was watched.
 pub type Token = u64;
@@ -33,6 +34,12 @@ impl Interest {
             Interest::ReadWriteEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET,
         }
     }
+}
+
+/// The descriptor of an eventfd, which lends none by itself.
+pub fn event_fd(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// One descriptor that became ready.

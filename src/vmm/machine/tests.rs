@@ -1,4 +1,3 @@
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -7,6 +6,7 @@ use super::*;
 use crate::boot::testing::pvh_elf;
 use crate::console::{Console, ConsoleSpec};
 use crate::memory::Backing;
+use crate::poll::event_fd;
 use crate::virtio::rng::Rng;
 
 struct Payload(Vec<u8>);
@@ -32,8 +32,7 @@ fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
 fn next_events(machine: &mut Machine) -> Vec<MachineEvent> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
-        // SAFETY: the machine keeps the descriptor open.
-        let fd = unsafe { BorrowedFd::borrow_raw(machine.event_fd().as_raw_fd()) };
+        let fd = event_fd(machine.event_fd());
         poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(1000u16)).unwrap();
         let events = machine.take_events().unwrap();
         if !events.is_empty() {

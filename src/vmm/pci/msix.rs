@@ -11,11 +11,11 @@
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Capability;
 use crate::kvm::{KvmError, MsiMessage, Vm};
+use crate::poll::event_fd;
 
 const TABLE_ENTRY_BYTES: u64 = 16;
 const CAPABILITY_ID: u8 = 0x11;
@@ -193,8 +193,6 @@ impl Drop for MsixTable {
 }
 
 fn is_signalled(event: &EventFd) -> bool {
-    // SAFETY: the descriptor is open for as long as `event` is borrowed.
-    let fd = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) };
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(event_fd(event), PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
 }

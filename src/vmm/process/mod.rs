@@ -9,14 +9,13 @@
 mod operations;
 
 use std::io::{self, PipeWriter, Write as _};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use types::MacAddress;
-use vmm_sys_util::eventfd::EventFd;
 use volume::BlockBackend;
 
 use crate::console::{AttachError, Console, ConsoleSpec, ViewerSpec};
@@ -25,7 +24,7 @@ use crate::control::{ControlServer, EventLog, ProcessMemoryFile, ServerLimits};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::jail::{Jail, JailError, JailSpec};
 use crate::machine::{BootSource, Machine, MachineError, MachineEvent, MachineSpec, ThreadEntry};
-use crate::poll::{Interest, Poller};
+use crate::poll::{Interest, Poller, event_fd};
 use crate::virtio::DeviceParts;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{Block, BlockSpec};
@@ -237,7 +236,7 @@ struct Loop {
 impl Loop {
     fn new(owned: Owned, mut console: Console, control: ControlServer) -> io::Result<Self> {
         let poller = Poller::new()?;
-        poller.watch(borrow(owned.machine.event_fd()), MACHINE, Interest::Read)?;
+        poller.watch(event_fd(owned.machine.event_fd()), MACHINE, Interest::Read)?;
         poller.watch(&control, CONTROL, Interest::Read)?;
         poller.watch(&console, CONSOLE, Interest::Read)?;
         let serial = owned.machine.serial().clone();
@@ -304,10 +303,4 @@ impl Loop {
         }
         Ok(())
     }
-}
-
-/// [`EventFd`] lends no borrowed descriptor by itself.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open for as long as `event` is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -1,6 +1,5 @@
 //! The other side of a queue, for tests: a driver that lays out rings, adds chains, kicks and waits.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::worker::WorkerThread;
 use super::{Activation, ActiveQueue, DeviceSignals, Interrupt, InterruptVectors, WorkerPart, feature};
 use crate::memory::{self, Memory};
+use crate::poll::event_fd;
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -242,8 +242,7 @@ impl Driver {
 }
 
 fn wait_for(event: &EventFd, deadline: Instant) -> bool {
-    // SAFETY: the event outlives this call.
-    let fd = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) };
+    let fd = event_fd(event);
     loop {
         if event.read().is_ok() {
             return true;

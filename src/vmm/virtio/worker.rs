@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Activation, DeviceError, DeviceSignals, QueueHandler, WorkerPart};
-use crate::poll::{Event, Interest, Poller, Token};
+use crate::poll::{Event, Interest, Poller, Token, event_fd};
 
 /// Tokens from here on are the worker's own; a handler's are below.
 const OWN_TOKENS: Token = 1 << 32;
@@ -45,7 +45,7 @@ impl WorkerThread {
         let (commands, inbox) = channel();
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let context = WorkerContext::new()?;
-        context.poller.watch(wake_fd(&wake), COMMAND, Interest::Read)?;
+        context.poller.watch(event_fd(&wake), COMMAND, Interest::Read)?;
         let worker = Worker { inbox, wake: wake.try_clone()?, context, handler: part.handler, running: None };
         let thread =
             std::thread::Builder::new().name(part.name.clone()).stack_size(STACK_BYTES).spawn(move || {
@@ -236,7 +236,7 @@ impl Worker {
             let token = KICK + u64::from(*index);
             self.context
                 .poller
-                .watch(wake_fd(kick), token, Interest::ReadEdge)
+                .watch(event_fd(kick), token, Interest::ReadEdge)
                 .map_err(host("watch a queue's kick"))?;
         }
         self.handler.start(activation, &self.context)
@@ -284,7 +284,7 @@ impl Worker {
         self.handler.stop(&self.context);
         if let Some(running) = self.running.take() {
             for (_, kick) in &running.kicks {
-                let _ = self.context.poller.unwatch(wake_fd(kick));
+                let _ = self.context.poller.unwatch(event_fd(kick));
             }
         }
     }
@@ -308,11 +308,4 @@ pub(super) fn report(who: &str, error: &dyn std::error::Error) {
         REPORTS_MAX => eprintln!("devices needed a reset {REPORTS_MAX} times: no more of it is written here"),
         _ => {}
     }
-}
-
-/// [`EventFd`] lends no borrowed descriptor by itself.
-fn wake_fd(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for as long as `event` is borrowed.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -1,7 +1,7 @@
 //! The queues of a balloon in service.
 
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -12,7 +12,7 @@ use super::device::Shared;
 use super::request::{self, Role};
 use super::{PAGE_BYTES, QUEUE_SIZE};
 use crate::memory::{self, Backing, GuestRam};
-use crate::poll::{Interest, Token};
+use crate::poll::{Interest, Token, event_fd};
 use crate::virtio::worker::WorkerContext;
 use crate::virtio::{Activation, Buffers, DeviceError, QueueHandler, Ring};
 
@@ -65,8 +65,7 @@ impl BalloonHandler {
     }
 
     fn refresh_event(&self) -> BorrowedFd<'_> {
-        // SAFETY: the event lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.shared.refresh.as_raw_fd()) }
+        event_fd(&self.shared.refresh)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::message::{CONFIG_CHANGED, Form, Malformed, Message, Region, Request, receive, send};
 use super::{PROTOCOL_FEATURES, protocol};
 use crate::memory::Memory;
+use crate::poll::event_fd;
 use crate::virtio::block::{Block, BlockSpec};
 use crate::virtio::queue::layout;
 use crate::virtio::worker::WorkerThread;
@@ -142,7 +143,7 @@ impl Backend {
     fn wait(&self) -> io::Result<(bool, bool)> {
         let mut watched = [
             PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
-            PollFd::new(borrow(&self.config[0]), PollFlags::POLLIN),
+            PollFd::new(event_fd(&self.config[0]), PollFlags::POLLIN),
         ];
         match poll(&mut watched, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => return Ok((false, false)),
@@ -379,10 +380,4 @@ fn event(descriptor: OwnedFd) -> Result<EventFd, BackendError> {
         .map_err(|error| BackendError::Io { operation: "take an eventfd", source: error.into() })?;
     // SAFETY: the descriptor is owned, and owned by nobody else afterwards.
     Ok(unsafe { EventFd::from_raw_fd(descriptor.into_raw_fd()) })
-}
-
-/// [`EventFd`] lends no borrowed descriptor by itself.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open for as long as `event` is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -1,7 +1,7 @@
 //! The guest's side: a disk that another process serves.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::message::{CONFIG_CHANGED, Form, Region, Request, receive, send};
 use super::{PROTOCOL_FEATURES, protocol};
 use crate::memory::{GuestRam, Memory};
-use crate::poll::{Interest, Token};
+use crate::poll::{Interest, Token, event_fd};
 use crate::virtio::block::feature as block;
 use crate::virtio::worker::WorkerContext;
 use crate::virtio::{
@@ -320,10 +320,10 @@ fn give_ring(
         &[],
     )?;
     backend.order(&Request::SetRingBase { ring, base: u32::from(base) }, &[])?;
-    let call: Vec<_> = active.interrupt.event().map(borrow).into_iter().collect();
+    let call: Vec<_> = active.interrupt.event().map(event_fd).into_iter().collect();
     backend.order(&Request::SetRingCall { ring: number, is_given: !call.is_empty() }, &call)?;
-    backend.order(&Request::SetRingError { ring: number, is_given: true }, &[borrow(error)])?;
-    backend.order(&Request::SetRingKick { ring: number, is_given: true }, &[borrow(&active.kick)])?;
+    backend.order(&Request::SetRingError { ring: number, is_given: true }, &[event_fd(error)])?;
+    backend.order(&Request::SetRingKick { ring: number, is_given: true }, &[event_fd(&active.kick)])?;
     backend.order(&Request::EnableRing { ring, enabled: true }, &[])
 }
 
@@ -374,7 +374,7 @@ impl QueueHandler for Handler {
         let watch = host("watch the disk's backend");
         let _ = self.ring_error.read();
         context.watch(&self.backend.stream, BACKEND, Interest::Read).map_err(&watch)?;
-        context.watch(borrow(&self.ring_error), RING_ERROR, Interest::ReadEdge).map_err(&watch)?;
+        context.watch(event_fd(&self.ring_error), RING_ERROR, Interest::ReadEdge).map_err(&watch)?;
         match &self.channel {
             Some(channel) => context.watch(channel, CHANNEL, Interest::Read).map_err(&watch),
             None => Ok(()),
@@ -420,15 +420,9 @@ impl QueueHandler for Handler {
         self.given = None;
         // They are not watched when nothing was started.
         let _ = context.unwatch(&self.backend.stream);
-        let _ = context.unwatch(borrow(&self.ring_error));
+        let _ = context.unwatch(event_fd(&self.ring_error));
         if let Some(channel) = &self.channel {
             let _ = context.unwatch(channel);
         }
     }
-}
-
-/// [`EventFd`] lends no borrowed descriptor by itself.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open for as long as `event` is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
