@@ -45,15 +45,8 @@ pub const TRANSFER_BYTES_MAX: u32 = 32 << 20;
 pub struct Export {
     /// At most 4096 bytes. The only export of a server can also be asked for by the empty name.
     pub name: String,
+    /// For clients that may not write: in a [`ReadOnly`](crate::ReadOnly).
     pub disk: Arc<dyn BlockBackend>,
-    /// Refuse writes, also where the disk would take them.
-    pub read_only: bool,
-}
-
-impl Export {
-    fn is_read_only(&self) -> bool {
-        self.read_only || self.disk.is_read_only()
-    }
 }
 
 /// Serves one client to its end, on this thread.

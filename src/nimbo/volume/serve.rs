@@ -172,7 +172,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
             }
             Disk::Snapshot(name) => Arc::new(SnapshotDisk::new(args.access.open_snapshot(*name)?)),
         };
-        exports.push(Export { name, disk: args.limits.apply(disk)?, read_only: args.read_only });
+        let disk = args.limits.apply(disk)?;
+        let disk = if args.read_only { Arc::new(ReadOnly(disk)) } else { disk };
+        exports.push(Export { name, disk });
     }
     let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &exports)).transpose()?;
     let default = || Address::Tcp(NBD_ADDRESS.to_owned());
@@ -204,14 +206,10 @@ fn serve_guests(path: &Path, exports: &[Export]) -> anyhow::Result<(vhost_user::
     let [export] = exports else {
         bail!("a socket for microVMs serves one volume; serve each by a command of its own");
     };
-    let disk = match export.read_only {
-        true => Arc::new(ReadOnly(Arc::clone(&export.disk))),
-        false => Arc::clone(&export.disk),
-    };
     let (socket, listener) = SocketPath::listen(path, "the socket for microVMs")?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .with_context(|| format!("cannot protect the socket {}", path.display()))?;
-    let server = vhost_user::Server::start(listener, export.name.clone(), disk)?;
+    let server = vhost_user::Server::start(listener, export.name.clone(), Arc::clone(&export.disk))?;
     println!("{}: --disk {}", export.name, path.display());
     Ok((server, socket))
 }

@@ -216,7 +216,8 @@ fn transmission_flags(export: &Export, structured: bool) -> u16 {
     use transmission_flag::{
         CAN_MULTI_CONN, HAS_FLAGS, READ_ONLY, SEND_DF, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES,
     };
-    let access = if export.is_read_only() { READ_ONLY } else { SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES };
+    let access =
+        if export.disk.is_read_only() { READ_ONLY } else { SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES };
     let structured = if structured { SEND_DF } else { 0 };
     HAS_FLAGS | SEND_FLUSH | CAN_MULTI_CONN | access | structured
 }

@@ -384,7 +384,7 @@ impl Session<'_> {
         if work == Work::Flush {
             return if header.offset == 0 && header.len == 0 { Ok(work) } else { Err(Error::Invalid) };
         }
-        if work != Work::Read && self.export.is_read_only() {
+        if work != Work::Read && self.export.disk.is_read_only() {
             return Err(Error::NotPermitted);
         }
         let is_transfer = matches!(work, Work::Read | Work::Write);

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::client::{About, Client, command, command_flag, transmission_flag};
 use super::protocol::{option, option_reply};
 use super::{DEPTH, Export, Listener, Server, TRANSFER_BYTES_MAX, serve_client};
+use crate::ReadOnly;
 use crate::testing::FakeDisk;
 use crate::{RawFile, RawOptions};
 
@@ -29,7 +30,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn export(name: &str, disk: &FakeDisk) -> Export {
-    Export { name: name.to_owned(), disk: Arc::new(disk.clone()), read_only: false }
+    Export { name: name.to_owned(), disk: Arc::new(disk.clone()) }
 }
 
 /// A connection whose server ends with it.
@@ -105,7 +106,7 @@ impl Served {
 fn an_export_is_described_and_chosen() {
     use transmission_flag::*;
     let disk = FakeDisk::new(vec![0; DISK_BYTES]);
-    let read_only = Export { read_only: true, ..export("fixed", &disk) };
+    let read_only = Export { name: "fixed".to_owned(), disk: Arc::new(ReadOnly(Arc::new(disk.clone()))) };
     let mut served = Served::greeted(vec![export("disk", &disk), read_only]);
     let flags = HAS_FLAGS | SEND_FLUSH | CAN_MULTI_CONN;
     let about = |name: &str, flags| About {
@@ -518,7 +519,7 @@ proptest! {
         let mut model = pattern(600 * SECTOR);
         std::fs::write(&path, &model).unwrap();
         let disk = Arc::new(RawFile::open(&path, RawOptions::default()).unwrap());
-        let mut served = Served::greeted(vec![Export { name: "disk".to_owned(), disk, read_only: false }]);
+        let mut served = Served::greeted(vec![Export { name: "disk".to_owned(), disk }]);
         if structured {
             served.client.ask_for_structured_replies().unwrap();
         }

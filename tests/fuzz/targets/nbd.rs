@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use volume::nbd::{Export, serve_client};
 use volume::testing::FakeDisk;
+use volume::{BlockBackend, ReadOnly};
 
 const DISK_BYTES: usize = 64 << 10;
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
@@ -26,7 +27,9 @@ pub fn run(data: &[u8]) {
     };
     let disk = FakeDisk::new(vec![0; DISK_BYTES]);
     let read_only = how & 4 != 0;
-    let exports = [Export { name: "disk".to_owned(), disk: Arc::new(disk.clone()), read_only }];
+    let served: Arc<dyn BlockBackend> = Arc::new(disk.clone());
+    let served = if read_only { Arc::new(ReadOnly(served)) } else { served };
+    let exports = [Export { name: "disk".to_owned(), disk: served }];
     let (mut ours, theirs) = UnixStream::pair().expect("there are descriptors");
     let (first, second) = said.split_at(said.len().min(usize::from(how >> 3) * 8));
     let mut heard = Vec::new();
