@@ -31,6 +31,7 @@ mod check;
 mod encrypted_tests;
 mod engine;
 mod error;
+mod folder;
 pub(crate) mod format;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
@@ -58,8 +59,8 @@ mod unsettled;
 mod volume;
 
 pub use check::{Finding, Report};
-pub(crate) use engine::checked_blocks;
 pub use error::VolumeError;
+pub(crate) use folder::checked_blocks;
 pub use map::LayerId;
 pub use stores::Stores;
 pub use volume::Volume;

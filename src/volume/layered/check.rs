@@ -4,8 +4,9 @@
 //! found and can be repaired. What counts and is not as it was written is damage: it is named, and nothing is repaired then, for there
 //! is nothing that could be put in its place.
 
-use super::engine::{self, Engine, orphans};
+use super::engine::Engine;
 use super::error::VolumeError;
+use super::folder::{self, orphans};
 use super::format::{Manifest, MapPage, PAGE_LEN, Record};
 use super::layer::Layer;
 use super::recovery::{read_map, replay};
@@ -60,7 +61,7 @@ impl Report {
 /// When a repair fails; what cannot be read is a finding.
 pub(crate) fn check<S: Storage + Clone>(storage: &S, repair: bool) -> Result<Report, VolumeError> {
     let mut report = Report::default();
-    let manifest = match engine::read_manifest(storage) {
+    let manifest = match folder::read_manifest(storage) {
         Ok(manifest) => manifest,
         Err(error) => {
             report.damage(error);

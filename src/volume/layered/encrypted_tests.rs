@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::engine::{self, Engine, read_manifest};
+use super::engine::Engine;
+use super::folder::{self, read_manifest};
 use super::format::Uuid;
 use super::layer::Geometry;
 use super::storage::fake::FakeStorage;
@@ -27,7 +28,7 @@ fn name(text: &str) -> KeyName {
 pub(super) fn create_encrypted(storage: &FakeStorage, size_bytes: u64, geometry: Geometry) {
     let key = DataKey::random().unwrap();
     let wrap = |lineage: Uuid| WrappedKey::new(&OpenKeys, &name("key"), &lineage.0, &key);
-    engine::create_encrypted(storage, size_bytes, geometry, &wrap).unwrap();
+    folder::create_encrypted(storage, size_bytes, geometry, &wrap).unwrap();
 }
 
 pub(super) fn stores(objects: Arc<dyn ObjectStore>) -> Stores {

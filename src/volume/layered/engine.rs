@@ -19,27 +19,21 @@ use std::time::Duration;
 use super::base::{FetchedFrom, chunks_in};
 use super::books::Books;
 use super::error::{VolumeError, io_error};
-use super::format::{
-    BLOCK_BYTES, BLOCKS_MAX, Base, BlockState, Covered, ENTRIES_MAX, Header, LayerEntry, Manifest, MapPage,
-    RecordKind, Uuid,
-};
-use super::layer::{Geometry, Layer, Role};
+use super::folder::{prepare_manifest, put_manifest, read_manifest, remove_orphans};
+use super::format::{BLOCK_BYTES, BlockState, ENTRIES_MAX, LayerEntry, Manifest, MapPage, RecordKind};
+use super::layer::Layer;
 use super::map::{LayerId, Location, Map};
 use super::recovery::{read_map, replay};
 use super::state::{State, map_page};
 use super::storage::{Storage, StorageFile};
 use super::stores::{Stores, read_decrypted};
 use super::unsettled::{Unsettled, Work};
-use crate::crypt::{Cipher, KeyError, WrappedKey};
+use crate::crypt::Cipher;
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::snapshot::{ObjectStore, Snapshot, SnapshotName};
 
-const MANIFEST: &str = "volume";
-const NEW_MANIFEST: &str = "volume.new";
 /// When nothing was to be made durable for so long after the opening, there is time to prepare for it.
 const IDLE: Duration = Duration::from_millis(100);
-/// The name of the folder in messages.
-const FOLDER: &str = "(its folder)";
 
 /// The layers, the lowest first.
 pub(crate) type Stack<F> = Vec<Arc<Layer<F>>>;
@@ -71,170 +65,8 @@ pub(crate) struct Engine<S: Storage> {
     pub(crate) base: Option<FetchedFrom<S::File>>,
 }
 
-/// What a new volume is made from.
-pub(crate) struct Origin {
-    pub(crate) volume: Uuid,
-    pub(crate) snapshot: SnapshotName,
-    pub(crate) blocks: u64,
-    /// As the snapshot has it.
-    pub(crate) key: Option<WrappedKey>,
-}
-
 /// A panic while one is held has left nothing that can be relied on.
 const POISONED: &str = "no thread panics while it holds this lock";
-
-/// Makes a volume of one empty layer.
-///
-/// # Errors
-/// [`VolumeError::BadSize`], [`VolumeError::Exists`], or when the storage fails.
-pub(crate) fn create<S: Storage>(
-    storage: &S,
-    size_bytes: u64,
-    geometry: Geometry,
-) -> Result<(), VolumeError> {
-    create_from(storage, size_bytes, geometry, None)
-}
-
-/// Makes a volume of one empty layer, encrypted; `wrap` gives it a data key, which is of the lineage that it is told.
-///
-/// # Errors
-/// As for [`create`], or what `wrap` says.
-pub(crate) fn create_encrypted<S: Storage>(
-    storage: &S,
-    size_bytes: u64,
-    geometry: Geometry,
-    wrap: &dyn Fn(Uuid) -> Result<WrappedKey, KeyError>,
-) -> Result<(), VolumeError> {
-    make(storage, size_bytes, geometry, None, Some(wrap))
-}
-
-/// Makes a volume of what a snapshot holds, or of nothing.
-///
-/// # Errors
-/// As for [`create`].
-pub(crate) fn create_from<S: Storage>(
-    storage: &S,
-    size_bytes: u64,
-    geometry: Geometry,
-    origin: Option<&Origin>,
-) -> Result<(), VolumeError> {
-    make(storage, size_bytes, geometry, origin, None)
-}
-
-fn make<S: Storage>(
-    storage: &S,
-    size_bytes: u64,
-    geometry: Geometry,
-    origin: Option<&Origin>,
-    wrap: Option<&dyn Fn(Uuid) -> Result<WrappedKey, KeyError>>,
-) -> Result<(), VolumeError> {
-    let blocks = checked_blocks(size_bytes)?;
-    if storage.open(MANIFEST).is_ok() {
-        return Err(VolumeError::Exists { file: MANIFEST.to_owned() });
-    }
-    remove_orphans(storage, &[])?;
-    let volume = Uuid(storage.unique().map_err(io_error("choose a name for", MANIFEST))?);
-    let mut manifest = Manifest {
-        volume,
-        blocks,
-        lineage: volume,
-        last: None,
-        pending: None,
-        base: None,
-        next_layer: 1,
-        layers: Vec::new(),
-        key: wrap.map(|wrap| wrap(volume)).transpose()?,
-    };
-    if let Some(origin) = origin {
-        (manifest.volume, manifest.lineage) = (origin.volume, origin.snapshot.lineage);
-        manifest.base = Some(Base { snapshot: origin.snapshot.id, blocks: origin.blocks });
-        manifest.key.clone_from(&origin.key);
-        manifest.last = Some(Covered { snapshot: origin.snapshot.id, layer: 1, created_s: 0 });
-        // Nothing but checkpoints is ever written to its log.
-        let geometry = Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry };
-        add_layer(storage, &mut manifest, geometry, Role::Lowest)?;
-    }
-    add_layer(storage, &mut manifest, geometry, Role::FirstTop)?;
-    prepare_manifest(storage, &manifest)?;
-    put_manifest(storage)
-}
-
-/// Makes an empty layer on top of the others, for a manifest that is not written yet.
-fn add_layer<S: Storage>(
-    storage: &S,
-    manifest: &mut Manifest,
-    geometry: Geometry,
-    role: Role,
-) -> Result<(), VolumeError> {
-    let id = LayerId(manifest.next_layer);
-    let (layer, _) = Layer::create(storage, id, manifest.blocks, geometry, role)?;
-    manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });
-    manifest.next_layer += 1;
-    Ok(())
-}
-
-pub(crate) fn checked_blocks(size_bytes: u64) -> Result<u64, VolumeError> {
-    let blocks = size_bytes / BLOCK_BYTES;
-    if !size_bytes.is_multiple_of(BLOCK_BYTES) || !(1..=BLOCKS_MAX).contains(&blocks) {
-        return Err(VolumeError::BadSize { size_bytes });
-    }
-    Ok(blocks)
-}
-
-pub(crate) fn read_manifest<S: Storage>(storage: &S) -> Result<Manifest, VolumeError> {
-    let file = storage.open(MANIFEST).map_err(io_error("open", MANIFEST))?;
-    let len = file.len().map_err(io_error("find the length of", MANIFEST))?;
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(Manifest::LEN_MAX + 1)];
-    file.read_at(0, &mut bytes).map_err(io_error("read", MANIFEST))?;
-    Manifest::decode(&bytes).map_err(|damage| VolumeError::Damaged {
-        file: MANIFEST.to_owned(),
-        offset: damage.offset,
-        what: damage.what,
-    })
-}
-
-/// Replaces the manifest of a volume that is not open, in one step.
-pub(crate) fn replace_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<(), VolumeError> {
-    prepare_manifest(storage, manifest)?;
-    put_manifest(storage)
-}
-
-/// Writes a manifest beside the one that counts. What was named before is durable with it.
-fn prepare_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<(), VolumeError> {
-    if names(storage)?.iter().any(|name| name == NEW_MANIFEST) {
-        storage.remove(NEW_MANIFEST).map_err(io_error("remove", NEW_MANIFEST))?;
-    }
-    let file = storage.create(NEW_MANIFEST).map_err(io_error("create", NEW_MANIFEST))?;
-    file.write_at(0, &manifest.encode()).map_err(io_error("write", NEW_MANIFEST))?;
-    file.sync_data().map_err(io_error("sync", NEW_MANIFEST))?;
-    storage.sync_folder().map_err(io_error("sync the folder", FOLDER))
-}
-
-/// Makes the manifest that was prepared the one that counts. After an error nobody knows which one does.
-fn put_manifest<S: Storage>(storage: &S) -> Result<(), VolumeError> {
-    storage.rename(NEW_MANIFEST, MANIFEST).map_err(io_error("rename", NEW_MANIFEST))?;
-    storage.sync_folder().map_err(io_error("sync the folder", FOLDER))
-}
-
-fn names<S: Storage>(storage: &S) -> Result<Vec<String>, VolumeError> {
-    storage.names().map_err(io_error("list the files", FOLDER))
-}
-
-/// The files of layers that the manifest does not name: of what was begun and not ended.
-pub(crate) fn orphans<S: Storage>(storage: &S, layers: &[LayerEntry]) -> Result<Vec<String>, VolumeError> {
-    let is_orphan = |name: &String| {
-        let Some(rest) = name.strip_prefix("layer-") else { return false };
-        let id = rest.split('.').next().and_then(|id| id.parse::<u32>().ok());
-        id.is_some_and(|id| !layers.iter().any(|layer| layer.id == id))
-    };
-    Ok(names(storage)?.into_iter().filter(is_orphan).collect())
-}
-
-pub(crate) fn remove_orphans<S: Storage>(storage: &S, layers: &[LayerEntry]) -> Result<(), VolumeError> {
-    orphans(storage, layers)?
-        .into_iter()
-        .try_for_each(|name| storage.remove(&name).map_err(io_error("remove", &name)))
-}
 
 impl<S: Storage> Engine<S> {
     /// Opens a volume: reads the maps and the logs of its layers, and settles what a crash left open.

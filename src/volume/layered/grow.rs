@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::engine::{Engine, Stack, checked_blocks};
+use super::engine::{Engine, Stack};
 use super::error::{VolumeError, io_error};
+use super::folder::checked_blocks;
 use super::format::BLOCK_BYTES;
 use super::storage::Storage;
 

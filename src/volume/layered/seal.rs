@@ -13,8 +13,9 @@
 use std::sync::{Arc, MutexGuard};
 
 use super::books::Books;
-use super::engine::{self, Engine, Stack};
+use super::engine::{Engine, Stack};
 use super::error::VolumeError;
+use super::folder;
 use super::format::{LayerEntry, Manifest};
 use super::layer::{Layer, Role};
 use super::map::LayerId;
@@ -66,7 +67,7 @@ impl<S: Storage> Engine<S> {
         let old = Arc::clone(self.stack().last().expect("a stack has a top"));
         let id = LayerId(turn.manifest.next_layer);
         // An attempt that failed may have left files of this number.
-        engine::remove_orphans(&self.storage, &turn.manifest.layers)?;
+        folder::remove_orphans(&self.storage, &turn.manifest.layers)?;
         let (layer, header) =
             Layer::create(&self.storage, id, turn.manifest.blocks, old.geometry, Role::Top)?;
         let mut manifest = turn.manifest.clone();

@@ -12,8 +12,9 @@ use proptest::prelude::*;
 
 use super::check::check;
 use super::encrypted_tests::{create_encrypted, stores};
-use super::engine::{self, Engine, Origin};
+use super::engine::Engine;
 use super::error::VolumeError;
+use super::folder::{self, Origin};
 use super::format::{BLOCKS_MAX, Uuid};
 use super::layer::Geometry;
 use super::queue::Queue;
@@ -110,7 +111,7 @@ impl World {
         if is_encrypted {
             create_encrypted(&storage, BLOCKS * 4096, GEOMETRY);
         } else {
-            engine::create(&storage, BLOCKS * 4096, GEOMETRY).unwrap();
+            folder::create(&storage, BLOCKS * 4096, GEOMETRY).unwrap();
         }
         let mut world = Self {
             storage,
@@ -297,7 +298,7 @@ impl World {
         let origin = Origin { volume: self.unique(), snapshot, blocks, key };
         pin(&self.store, SnapshotName { id: origin.volume, ..snapshot }, snapshot.id).unwrap();
         self.storage = FakeStorage::new();
-        engine::create_from(&self.storage, (blocks + more) * 4096, GEOMETRY, Some(&origin)).unwrap();
+        folder::create_from(&self.storage, (blocks + more) * 4096, GEOMETRY, Some(&origin)).unwrap();
         self.content = content;
         self.content.resize(sectors(blocks + more), 0);
         self.open();

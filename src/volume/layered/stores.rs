@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use super::engine::{read_manifest, replace_manifest};
 use super::error::VolumeError;
+use super::folder::{read_manifest, replace_manifest};
 use super::format::Manifest;
 use super::storage::{Storage, StorageFile};
 use crate::backend::SECTOR_BYTES;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::check::check;
-use super::engine::{self, Engine};
+use super::engine::Engine;
+use super::folder;
 use super::format::{BLOCKS_MAX, MapPage};
 use super::layer::{Geometry, Layer};
 use super::queue::Queue;
@@ -30,7 +31,7 @@ struct Fake {
 impl Fake {
     fn new() -> Self {
         let storage = FakeStorage::new();
-        engine::create(&storage, 64 * BLOCK, SMALL).unwrap();
+        folder::create(&storage, 64 * BLOCK, SMALL).unwrap();
         Self::open(storage)
     }
 
@@ -192,7 +193,7 @@ fn a_layer_that_was_merged_is_gone_and_its_blocks_are_not() {
 #[test]
 fn what_a_merge_moved_between_second_files_is_durable_before_the_upper_layer_goes() {
     let storage = FakeStorage::new();
-    engine::create(&storage, 64 * BLOCK, Geometry { segment_blocks: 32, ..SMALL }).unwrap();
+    folder::create(&storage, 64 * BLOCK, Geometry { segment_blocks: 32, ..SMALL }).unwrap();
     let mut volume = Fake::open(storage);
     for byte in [1, 2] {
         volume.write(40, byte).unwrap();

@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::check::{self, Report};
-use super::engine::{self, Engine, Origin};
+use super::engine::Engine;
 use super::error::{VolumeError, io_error};
+use super::folder::{self, Origin};
 use super::format::{BLOCK_BYTES, Uuid};
 use super::layer::Geometry;
 use super::map::LayerId;
@@ -59,10 +60,10 @@ impl Volume {
     /// # Errors
     /// [`VolumeError`]: a bad size, a volume that is there already, or the host's refusal.
     pub fn create(folder: &Path, size_bytes: u64) -> Result<(), VolumeError> {
-        engine::checked_blocks(size_bytes)?;
+        folder::checked_blocks(size_bytes)?;
         std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
         let _lock = lock_folder(folder)?;
-        engine::create(&HostFolder::new(folder), size_bytes, Geometry::default())
+        folder::create(&HostFolder::new(folder), size_bytes, Geometry::default())
     }
 
     /// As [`create`](Self::create), but encrypted, by a new data key that the key `name` wraps.
@@ -75,14 +76,14 @@ impl Volume {
         keys: &dyn KeyStore,
         name: &KeyName,
     ) -> Result<(), VolumeError> {
-        engine::checked_blocks(size_bytes)?;
+        folder::checked_blocks(size_bytes)?;
         let key = DataKey::random()?;
         // Before a folder is made: most likely to fail is that there is no such key.
         WrappedKey::new(keys, name, &[], &key)?;
         std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
         let _lock = lock_folder(folder)?;
         let wrap = |lineage: Uuid| WrappedKey::new(keys, name, &lineage.0, &key);
-        engine::create_encrypted(&HostFolder::new(folder), size_bytes, Geometry::default(), &wrap)
+        folder::create_encrypted(&HostFolder::new(folder), size_bytes, Geometry::default(), &wrap)
     }
 
     /// Makes a volume in a folder of what a snapshot in a store holds, of its size or a larger one. It can be opened at once, with the
@@ -120,7 +121,7 @@ impl Volume {
         if volume_bytes < snapshot_bytes {
             return Err(SnapshotError::TooSmall { snapshot_bytes, volume_bytes });
         }
-        engine::checked_blocks(volume_bytes)?;
+        folder::checked_blocks(volume_bytes)?;
         std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
         let _lock = lock_folder(folder)?;
         let origin = Origin {
@@ -130,7 +131,7 @@ impl Volume {
             key: snapshot.manifest().key.clone(),
         };
         let geometry = Geometry::default();
-        Ok(engine::create_from(&HostFolder::new(folder), volume_bytes, geometry, Some(&origin))?)
+        Ok(folder::create_from(&HostFolder::new(folder), volume_bytes, geometry, Some(&origin))?)
     }
 
     /// Opens the volume in a folder.

@@ -10,7 +10,8 @@ use super::sectors::{Model, SECTOR, SECTORS, VOLUME_BLOCKS, content, offset};
 use crate::backend::{BlockQueue, BlockRequest};
 use crate::layered::check::check;
 use crate::layered::encrypted_tests::{create_encrypted, open};
-use crate::layered::engine::{self, Engine};
+use crate::layered::engine::Engine;
+use crate::layered::folder;
 use crate::layered::layer::Geometry;
 use crate::layered::queue::Queue;
 use crate::layered::storage::fake::{FakeStorage, Numbers, with_hook};
@@ -46,7 +47,7 @@ pub(super) fn run(config: Config, steps: Vec<Step>) -> usize {
     if config.is_encrypted {
         create_encrypted(&storage, VOLUME_BLOCKS * 4096, geometry);
     } else {
-        engine::create(&storage, VOLUME_BLOCKS * 4096, geometry).unwrap();
+        folder::create(&storage, VOLUME_BLOCKS * 4096, geometry).unwrap();
     }
     let world = Rc::new(World {
         storage: RefCell::new(storage),
