@@ -1,0 +1,6 @@
+//! The program begins in `sys.rs`, which says why.
+
+fn main() {
+    println!("cargo:rustc-link-arg-bins=-Wl,--entry=nimbo_start");
+    println!("cargo:rerun-if-changed=build.rs");
+}
