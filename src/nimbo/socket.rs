@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -26,11 +27,12 @@ impl SocketPath {
     /// When there is such a file, or the socket cannot be made.
     pub(crate) fn listen(path: &Path, what: &str) -> anyhow::Result<(Self, UnixListener)> {
         let cannot = || format!("cannot make {what} {}", path.display());
-        let _lock = lock_folder(path).with_context(cannot)?;
+        let folder = lock_folder(path).with_context(cannot)?;
         if is_abandoned(path) {
             fs::remove_file(path).with_context(cannot)?;
         }
-        let listener = match UnixListener::bind(path) {
+        let address = if fits_address(path) { path.to_owned() } else { beneath(&folder, path) };
+        let listener = match UnixListener::bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
                 "there is a file already where {what} should be, {}: if no other nimbo uses it, remove it",
                 path.display()
@@ -54,9 +56,34 @@ impl SocketPath {
     }
 }
 
+/// Connects to a socket, however long its path is.
+///
+/// # Errors
+/// What open(2) and connect(2) say.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    if fits_address(path) {
+        return UnixStream::connect(path);
+    }
+    UnixStream::connect(beneath(&File::open(folder_of(path))?, path))
+}
+
+/// Whether a path fits into an address (unix(7)).
+fn fits_address(path: &Path) -> bool {
+    const PATH_BYTES_MAX: usize = 107;
+    path.as_os_str().len() <= PATH_BYTES_MAX
+}
+
+/// A short path to a file in a folder that is open.
+fn beneath(folder: &File, path: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(path.file_name().unwrap_or_default())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn lock_folder(path: &Path) -> io::Result<File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = File::open(parent.unwrap_or(Path::new(".")))?;
+    let folder = File::open(folder_of(path))?;
     folder.lock()?;
     Ok(folder)
 }
@@ -70,7 +97,7 @@ fn open(path: &Path) -> io::Result<File> {
 fn is_abandoned(path: &Path) -> bool {
     let is_socket = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
     let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).is_err_and(refuses)
+    is_socket && connect(path).is_err_and(refuses)
 }
 
 impl Drop for SocketPath {
@@ -97,6 +124,19 @@ mod tests {
         fs::write(&path, "a file").unwrap();
         SocketPath::listen(&path, "the socket").unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), b"a file");
+    }
+
+    #[test]
+    fn a_path_may_be_longer_than_an_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let path = deep.join("socket");
+        drop(SocketPath::listen(&path, "the socket").unwrap());
+        assert!(!path.exists());
+        let (_socket, _listener) = SocketPath::listen(&path, "the socket").unwrap();
+        connect(&path).unwrap();
+        SocketPath::listen(&path, "the socket").unwrap_err();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `nimbo volume`: disks that last, in folders of their own.
 //!
-//! Each subcommand is a file here; what they do is the crate `volume`. One process at a time has a volume open, so what reads a volume
-//! that is being served asks the server: `serve` speaks NBD, which standard tools know. Snapshots are in an object store ([`store`]).
+//! Each subcommand is a file here; what they do is the crate `volume`. One process at a time has a volume open: others ask that one ([`served`]), or
+//! read what it serves by NBD, which standard tools know. Snapshots are in an object store ([`store`]).
 
 mod blocks;
 mod check;
@@ -11,9 +11,11 @@ mod create;
 mod info;
 mod key;
 mod limits;
+mod modify;
 mod output;
 mod restore;
 mod serve;
+mod served;
 mod snapshot;
 mod snapshots;
 mod stop;
@@ -23,6 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+pub(crate) use served::{ServeOptions, ServedVolume};
 pub(crate) use store::Access;
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
@@ -33,6 +36,7 @@ pub(crate) enum Command {
     Export(copy::ExportArgs),
     Serve(serve::Args),
     Info(info::Args),
+    Modify(modify::Args),
     Check(check::Args),
     Key(key::Args),
     Snapshot(snapshot::Args),
@@ -53,6 +57,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Export(args) => copy::export(args),
         Command::Serve(args) => serve::main(args),
         Command::Info(args) => info::main(args),
+        Command::Modify(args) => modify::main(args),
         Command::Check(args) => check::main(args),
         Command::Key(args) => key::main(args),
         Command::Snapshot(args) => snapshot::main(args),

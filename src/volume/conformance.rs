@@ -100,7 +100,7 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
     let raw = RawFile::open(&path, options).unwrap();
     match kind {
         Kind::Raw | Kind::Direct => Box::new(raw),
-        Kind::Limited => Box::new(crate::Limited::new(Arc::new(raw), few()).unwrap()),
+        Kind::Limited => Box::new(crate::Limited::new(Arc::new(raw), Some(few())).unwrap()),
         Kind::Overlay | Kind::OverlayOverDirect => Box::new(Overlay::create(&raw, folder, None).unwrap()),
         Kind::GrownOverlay => {
             let overlay = Overlay::create(&raw, folder, Some(bytes.len() as u64)).unwrap();

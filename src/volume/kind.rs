@@ -18,6 +18,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -39,7 +41,8 @@ const GP2_SMALL_GIB: u64 = 170;
 const IO1_SMALL_IOPS: u64 = 32_000;
 
 /// A type of volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum VolumeKind {
     Gp2,
     Gp3,

@@ -10,7 +10,8 @@
 //! ones that follow each other are one, as EBS counts ("Amazon EBS I/O characteristics and monitoring"). A discard or write of zeroes is one
 //! operation that moves no bytes, and a flush is free: it is about what was written and paid for.
 //!
-//! Reads and writes of the host itself ([`BlockBackend::read_at`]) are not limited.
+//! Reads and writes of the host itself ([`BlockBackend::read_at`]) are not limited. A disk may have no limits for a time; then a request
+//! costs a glance at a flag.
 
 mod alarm;
 pub mod bucket;
@@ -21,7 +22,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use types::{Clock, Instant, SystemClock};
 
@@ -33,14 +35,17 @@ use bucket::{Cost, Meters, Stream};
 
 const POISONED: &str = "no thread panics while it holds this lock";
 
-/// A disk with limits.
+/// A disk with limits, if it has any.
 pub struct Limited {
     disk: Arc<dyn BlockBackend>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    state: Mutex<State>,
+    /// None when there are no limits.
+    state: Mutex<Option<State>>,
+    /// Whether there are any: so that nobody who has none waits for the lock.
+    is_limited: AtomicBool,
     alarms: Alarms,
 }
 
@@ -50,8 +55,22 @@ struct State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect(POISONED)
+    fn with_state<T>(&self, work: impl FnOnce(&mut Option<State>) -> T) -> T {
+        work(&mut self.state.lock().expect(POISONED))
+    }
+
+    /// Whether a request may go now, or else when.
+    fn take(&self, cost: Cost) -> Result<(), Instant> {
+        self.with_state(|state| {
+            state.as_mut().map_or(Ok(()), |state| state.meters.take(SystemClock.now(), cost))
+        })
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        if !self.is_limited.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.with_state(|state| state.as_ref().map(|state| state.limits))
     }
 }
 
@@ -60,18 +79,30 @@ impl Limited {
     ///
     /// # Errors
     /// When there can be no further thread.
-    pub fn new(disk: Arc<dyn BlockBackend>, limits: Limits) -> io::Result<Self> {
-        let meters = Meters::new(&limits, SystemClock.now());
-        let state = Mutex::new(State { limits, meters });
-        Ok(Self { disk, shared: Arc::new(Shared { state, alarms: Alarms::start()? }) })
+    pub fn new(disk: Arc<dyn BlockBackend>, limits: Option<Limits>) -> io::Result<Self> {
+        let shared =
+            Shared { state: Mutex::new(None), is_limited: AtomicBool::new(false), alarms: Alarms::start()? };
+        let limited = Self { disk, shared: Arc::new(shared) };
+        limited.set_limits(limits);
+        Ok(limited)
     }
 
-    /// Changes the limits while the disk is used. Credits stay.
-    pub fn set_limits(&self, limits: Limits) {
-        let mut state = self.shared.state();
-        state.meters.change(&limits, SystemClock.now());
-        state.limits = limits;
-        drop(state);
+    /// Changes the limits while the disk is used. Credits stay; a disk that had no limits has all of them.
+    pub fn set_limits(&self, limits: Option<Limits>) {
+        self.shared.with_state(|state| {
+            let now = SystemClock.now();
+            *state = limits.map(|limits| {
+                let meters = match state.take() {
+                    Some(State { mut meters, .. }) => {
+                        meters.change(&limits, now);
+                        meters
+                    }
+                    None => Meters::new(&limits, now),
+                };
+                State { limits, meters }
+            });
+            self.shared.is_limited.store(state.is_some(), Ordering::Relaxed);
+        });
         // What is held may go sooner now.
         self.shared.alarms.ring_all();
     }
@@ -158,7 +189,7 @@ impl Queue {
     fn release(&mut self) -> (bool, Option<Instant>) {
         let mut has_released = false;
         while let Some(held) = self.held.front() {
-            if let Err(until) = self.shared.state().meters.take(SystemClock.now(), held.cost) {
+            if let Err(until) = self.shared.take(held.cost) {
                 self.shared.alarms.set(until, &self.event);
                 return (has_released, Some(until));
             }
@@ -187,12 +218,13 @@ impl BlockQueue for Queue {
         if self.in_flight() >= self.depth {
             return Err(QueueFull);
         }
+        // It may overtake what is held from before: requests in flight have no order.
+        let Some(limits) = self.shared.limits() else { return self.queue.push(token, request) };
         // What is wrong in itself costs nothing; the disk says what it is.
         if check(&request, self.disk.size_bytes(), self.disk.is_read_only()).is_err() {
             return self.queue.push(token, request);
         }
         let one = Cost { operations: 1, bytes: 0 };
-        let limits = self.shared.state().limits;
         let (cost, what, buffers) = match request {
             BlockRequest::Flush => return self.queue.push(token, request),
             BlockRequest::Read { offset, buffers } => {
@@ -208,7 +240,7 @@ impl BlockQueue for Queue {
                 (one, What::WriteZeroes { offset, len, may_unmap }, &[][..])
             }
         };
-        if self.held.is_empty() && self.shared.state().meters.take(SystemClock.now(), cost).is_ok() {
+        if self.held.is_empty() && self.shared.take(cost).is_ok() {
             return self.queue.push(token, request);
         }
         self.hold(token, cost, what, buffers);

@@ -5,20 +5,20 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use types::ByteSize;
-use volume::{BlockBackend, ReadOnly};
 
 use super::args::{Args, Disk};
 use crate::cache;
-use crate::vhost_user::Connection;
 use crate::vmm_process::DiskSpec;
-use crate::volume::Access;
+use crate::volume::{Access, ServeOptions, ServedVolume};
 
 /// In the order in which the guest sees them.
-pub(super) struct Disks(Vec<Opened>);
+pub(super) struct Disks {
+    disks: Vec<Opened>,
+    volumes: Vec<ServedVolume>,
+}
 
 enum Opened {
     /// The image under a temporary layer.
@@ -42,27 +42,27 @@ impl Disks {
     /// # Errors
     /// When one of them cannot be opened.
     pub(super) fn open(args: &Args, image: Option<&Path>) -> anyhow::Result<Self> {
-        let mut disks = Vec::new();
+        let (mut disks, mut volumes) = (Vec::new(), Vec::new());
         if let Some(path) = image {
             let (base, layer) = (open(path, "image")?, new_layer()?);
             disks.push(Opened::Image { base, path: path.to_owned(), layer, size: args.size });
         }
         for disk in &args.disk {
             disks.push(
-                open_disk(disk, &args.access)
+                open_disk(disk, &args.access, &mut volumes)
                     .with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
             );
         }
-        Ok(Self(disks))
+        Ok(Self { disks, volumes })
     }
 
     /// Whether the microVM's memory must be shared.
     pub(super) fn are_served_elsewhere(&self) -> bool {
-        self.0.iter().any(|disk| matches!(disk, Opened::Elsewhere(_)))
+        self.disks.iter().any(|disk| matches!(disk, Opened::Elsewhere(_)))
     }
 
-    /// Hands over what is open.
-    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> Vec<DiskSpec> {
+    /// Hands over what is open. The volumes stay, to be closed when the microVM's process has ended.
+    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> (Vec<DiskSpec>, Vec<ServedVolume>) {
         let spec = |disk| match disk {
             Opened::Image { base, path, layer, size } => {
                 DiskSpec::Layered { base: hand(base.into()), path, layer: hand(layer.into()), size }
@@ -72,11 +72,11 @@ impl Disks {
             }
             Opened::Elsewhere(stream) => DiskSpec::VhostUser { socket: hand(stream.into()) },
         };
-        self.0.into_iter().map(spec).collect()
+        (self.disks.into_iter().map(spec).collect(), self.volumes)
     }
 }
 
-fn open_disk(disk: &Disk, access: &Access) -> anyhow::Result<Opened> {
+fn open_disk(disk: &Disk, access: &Access, volumes: &mut Vec<ServedVolume>) -> anyhow::Result<Opened> {
     let Disk { file: path, read_only } = disk;
     let kind = fs::metadata(path)?.file_type();
     if kind.is_socket() {
@@ -86,12 +86,12 @@ fn open_disk(disk: &Disk, access: &Access) -> anyhow::Result<Opened> {
         return Ok(Opened::Elsewhere(UnixStream::connect(path).context("nobody listens there")?));
     }
     if kind.is_dir() {
-        let volume = Arc::new(access.open_volume(path)?);
-        let disk: Arc<dyn BlockBackend> = if *read_only { Arc::new(ReadOnly(volume)) } else { volume };
-        let serial = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let options = ServeOptions { name, read_only: *read_only, limits: None };
+        let volume = ServedVolume::open(access, path, options)?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
-        // It ends with the microVM's process, which has the other end.
-        let _serving = Connection::serve(theirs, &serial, disk)?;
+        volume.guests().admit(theirs)?;
+        volumes.push(volume);
         return Ok(Opened::Elsewhere(ours));
     }
     let file = OpenOptions::new().read(true).write(!read_only).open(path)?;

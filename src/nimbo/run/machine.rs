@@ -31,6 +31,7 @@ use crate::boot_source::CONSOLE;
 use crate::socket::SocketPath;
 use crate::sys;
 use crate::vmm_process::{self, BootSpec, InterfaceSpec, ProcessSpec, VsockSpec};
+use crate::volume::ServedVolume;
 
 /// How the microVM's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,6 @@ impl Nowhere {
 }
 
 /// The process.
-#[derive(Debug)]
 pub(super) struct Machine {
     child: Child,
     /// The process dies when this is closed, so also with this process.
@@ -78,6 +78,8 @@ pub(super) struct Machine {
     /// Has a byte when the guest runs, or ends without one.
     started: pipe::Receiver,
     control: Control,
+    /// What it has of this process.
+    volumes: Vec<ServedVolume>,
     _vsock: Option<Vsock>,
     /// Passes on what the process says on standard error.
     messages: JoinHandle<()>,
@@ -116,14 +118,16 @@ impl Machine {
             None => (None, None),
         };
         let disks = Disks::open(args, image)?;
+        let shares_memory = args.share_memory || disks.are_served_elsewhere();
+        let (disks, volumes) = disks.hand(&mut hand);
         let spec = ProcessSpec {
             cpus: args.cpus,
             memory: args.memory,
-            shares_memory: args.share_memory || disks.are_served_elsewhere(),
+            shares_memory,
             instance,
             instance_type: INSTANCE_TYPE.to_owned(),
             boot: boot(args, &mut hand)?,
-            disks: disks.hand(&mut hand),
+            disks,
             interface: network.map(|network| InterfaceSpec {
                 mac: network.mac,
                 mtu: network.mtu(),
@@ -138,8 +142,16 @@ impl Machine {
         let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
         drop(handed);
-        let machine =
-            Self { child, _lifeline: lifeline, started, control, _vsock: vsock, messages, was_killed: false };
+        let machine = Self {
+            child,
+            _lifeline: lifeline,
+            started,
+            control,
+            volumes,
+            _vsock: vsock,
+            messages,
+            was_killed: false,
+        };
         Ok((machine, console))
     }
 
@@ -176,10 +188,14 @@ impl Machine {
         Ok(end(status, self.was_killed))
     }
 
-    /// Passes on the last messages of a process that has ended.
-    pub(super) async fn finish(self) {
+    /// Passes on the last messages of a process that has ended, and closes its volumes.
+    ///
+    /// # Errors
+    /// When what was written last may not be on stable storage.
+    pub(super) async fn finish(self) -> anyhow::Result<()> {
         // The task ends with the stream, and has nothing to return.
         let _ = self.messages.await;
+        self.volumes.into_iter().try_for_each(ServedVolume::close)
     }
 }
 

@@ -94,7 +94,7 @@ async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
         }
     }
     let end = accompany(&mut machine, console, is_running, &mut signals).await?;
-    machine.finish().await;
+    machine.finish().await?;
     Ok(report(&end))
 }
 

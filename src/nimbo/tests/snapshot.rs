@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use objects::testing::S3Server;
-use support::{Folder, MIB, Serving, bytes_equal};
+use support::{Folder, MIB, Serving, bytes_equal, signal};
 
 const CHUNK: u64 = 512 << 10;
 const OBJECTS: [&str; 2] = ["--objects", "objects"];
@@ -187,10 +186,6 @@ fn half_a_snapshot(folder: &Folder) -> Child {
         std::thread::yield_now();
     }
     child
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 
 #[test]

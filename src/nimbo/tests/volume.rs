@@ -83,8 +83,10 @@ fn a_served_volume_belongs_to_its_server() {
     let folder = Folder::new();
     folder.nimbo(&["create", "volume", "--size", "1G"]);
     let serving = Serving::start(&folder, &["volume"], &["--nbd", "unix:socket"]);
-    assert!(folder.nimbo_fails(1, &["info", "volume"]).contains("in use by another process"));
-    assert!(folder.nimbo_fails(1, &["serve", "volume"]).contains("in use by another process"));
+    for command in [&["serve", "volume"][..], &["check", "volume"], &["export", "volume", "out.raw"]] {
+        let said = folder.nimbo_fails(1, command);
+        assert!(said.contains("in use by another process"), "{command:?}: {said}");
+    }
     serving.stop(Signal::SIGINT);
     assert!(!folder.path("socket").exists());
     folder.nimbo(&["info", "volume"]);

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ::volume::Volume;
-use ::volume::snapshot::{CHUNK_BYTES, SnapshotName};
+use ::volume::snapshot::{CHUNK_BYTES, Progress as Reach, SnapshotName};
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
+use super::served::Reached;
 use super::stop::{StopFlag, StopSignals};
 use super::store::{Access, Store};
 use crate::progress::Progress;
@@ -54,7 +55,8 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     Volume::create_from(&args.folder, &store.objects, args.name, args.size.map(ByteSize::bytes))
         .with_context(|| format!("cannot make the volume {}", args.folder.display()))?;
     if args.fill {
-        fetch_all(&args.folder, &args.access, &store, args.limit, &stop)?;
+        let volume = args.access.open_volume_with(&store, &args.folder)?;
+        fetch_all(&args.folder, &volume, &store, args.limit, &stop)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,37 +89,51 @@ pub(crate) struct FillArgs {
 
 pub(super) fn fill(args: &FillArgs) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    super::find(&args.folder)?;
-    fetch_all(&args.folder, &args.access, &args.access.store.open()?, args.limit, &stop)?;
+    match args.access.reach(&args.folder)? {
+        Reached::Here(volume) => {
+            let store = args.access.store.open()?;
+            fetch_all(&args.folder, &volume, &store, args.limit, &stop)?;
+        }
+        Reached::Served(mut client) => {
+            let filled = client.fill(args.access.store.location(), args.limit, &stop);
+            filled.with_context(|| format!("cannot fill the volume {}", args.folder.display()))?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn fetch_all(
     folder: &Path,
-    access: &Access,
+    volume: &Volume,
     store: &Store,
     limit: Option<ByteSize>,
     stop: &StopFlag,
 ) -> anyhow::Result<()> {
-    let volume = access.open_volume_with(store, folder)?;
-    let origin = volume.origin();
     let progress = Progress::start(format!("filling {}", folder.display()));
-    let tell = |reached: ::volume::snapshot::Progress| {
+    let fetched = fetch(volume, store, limit.map(ByteSize::bytes), &|reached| {
         progress.reach(reached.done * CHUNK_BYTES, reached.total * CHUNK_BYTES);
         !stop.is_up()
-    };
-    let filled = volume.fill(limit.map(ByteSize::bytes), &tell);
-    if !filled.with_context(|| format!("cannot fill the volume {}", folder.display()))? {
-        bail!("it was stopped; nimbo volume fill {} goes on", folder.display());
-    }
+    });
+    fetched.with_context(|| format!("cannot fill the volume {}", folder.display()))?;
     progress.finish();
+    Ok(())
+}
+
+/// Fetches what the volume lacks, at most so many bytes a second; `tell` says whether to go on.
+pub(super) fn fetch(
+    volume: &Volume,
+    store: &Store,
+    bytes_per_second: Option<u64>,
+    tell: &(dyn Fn(Reach) -> bool + Sync),
+) -> anyhow::Result<()> {
+    let origin = volume.origin();
+    if !volume.fill(bytes_per_second, tell)? {
+        bail!("it was stopped; the same again goes on");
+    }
     // The snapshot may have been deleted, and kept for this volume.
     if let Some(origin) = origin {
-        store
-            .exclusive()?
-            .snapshots
-            .collect(origin)
-            .context("the volume has all, but what was kept for it cannot be removed")?;
+        let collected = store.exclusive()?.snapshots.collect(origin);
+        collected.context("the volume has all, but what was kept for it cannot be removed")?;
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! `nimbo volume serve`: volumes as network block devices, until a signal ends it.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -12,14 +11,15 @@ use std::sync::Arc;
 
 use ::volume::nbd::{Export, Listener, Server};
 use ::volume::snapshot::{SnapshotDisk, SnapshotName};
-use ::volume::{BlockBackend, BlockRequest, ReadOnly, Volume};
+use ::volume::{BlockBackend as _, Limited};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::limits::LimitArgs;
+use super::served::{ServeOptions, ServedVolume, check};
 use super::stop::StopSignals;
 use super::store::Access;
 use crate::socket::SocketPath;
-use crate::vhost_user;
+use crate::vhost_user::{self, Guests};
 
 /// The port that IANA has given to NBD.
 const NBD_ADDRESS: &str = "127.0.0.1:10809";
@@ -154,63 +154,88 @@ impl FromStr for Address {
     }
 }
 
+/// A disk that is open.
+enum Opened {
+    Volume(ServedVolume),
+    Snapshot(Arc<Guests>),
+}
+
+/// By their names, in the order in which they were given.
+type Disks = Vec<(String, Opened)>;
+
+impl Opened {
+    fn guests(&self) -> &Arc<Guests> {
+        match self {
+            Opened::Volume(volume) => volume.guests(),
+            Opened::Snapshot(guests) => guests,
+        }
+    }
+}
+
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?;
-    let mut exports = Vec::new();
-    let mut volumes = Vec::new();
-    let mut names = HashSet::new();
+    let limits = args.limits.spec()?;
+    let mut disks: Disks = Vec::new();
     for served in &args.volumes {
         let name = served.name()?;
-        if !names.insert(name.clone()) {
+        if disks.iter().any(|(known, _)| *known == name) {
             bail!("two volumes would be called {name}; put another name before one: NAME={}", served.disk);
         }
-        let disk: Arc<dyn BlockBackend> = match &served.disk {
+        let opened = match &served.disk {
             Disk::Volume(folder) => {
-                let volume = Arc::new(args.access.open_volume(folder)?);
-                volumes.push((folder, Arc::clone(&volume)));
-                volume
+                let options = ServeOptions { name: name.clone(), read_only: args.read_only, limits };
+                Opened::Volume(ServedVolume::open(&args.access, folder, options)?)
             }
-            Disk::Snapshot(name) => Arc::new(SnapshotDisk::new(args.access.open_snapshot(*name)?)),
+            Disk::Snapshot(snapshot) => {
+                let disk = Arc::new(SnapshotDisk::new(args.access.open_snapshot(*snapshot)?));
+                let limits = check(limits, disk.size_bytes())?;
+                let disk = Limited::new(disk, limits).context("cannot limit the snapshot")?;
+                Opened::Snapshot(Arc::new(Guests::new(name.clone(), Arc::new(disk))))
+            }
         };
-        let disk = args.limits.apply(disk)?;
-        let disk = if args.read_only { Arc::new(ReadOnly(disk)) } else { disk };
-        exports.push(Export { name, disk });
+        disks.push((name, opened));
     }
-    let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &exports)).transpose()?;
+    let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &disks)).transpose()?;
     let default = || Address::Tcp(NBD_ADDRESS.to_owned());
     let clients = match args.nbd.clone().or_else(|| guests.is_none().then(default)) {
-        Some(address) => Some(serve_clients(&address, exports)?),
+        Some(address) => Some(serve_clients(&address, &disks)?),
         None => None,
     };
     stop.wait()?;
     drop((guests, clients));
-    for (folder, volume) in volumes {
-        flush(&volume).with_context(|| format!("cannot flush the volume {}", folder.display()))?;
-    }
+    disks.into_iter().try_for_each(|(_, opened)| match opened {
+        Opened::Volume(volume) => volume.close(),
+        Opened::Snapshot(_) => Ok(()),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Over NBD, until what is returned is dropped.
-fn serve_clients(address: &Address, exports: Vec<Export>) -> anyhow::Result<(Server, Option<SocketPath>)> {
-    let names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+fn serve_clients(
+    address: &Address,
+    disks: &[(String, Opened)],
+) -> anyhow::Result<(Server, Option<SocketPath>)> {
+    let export =
+        |(name, opened): &(String, Opened)| Export { name: name.clone(), disk: opened.guests().disk() };
     let (listener, base, socket) = listen(address)?;
-    let server = Server::start(listener, exports).context("cannot start the server")?;
-    for name in names {
-        println!("{name}: {}", base.url(&name));
+    let server =
+        Server::start(listener, disks.iter().map(export).collect()).context("cannot start the server")?;
+    for (name, _) in disks {
+        println!("{name}: {}", base.url(name));
     }
     Ok((server, socket))
 }
 
 /// Over vhost-user, until what is returned is dropped.
-fn serve_guests(path: &Path, exports: &[Export]) -> anyhow::Result<(vhost_user::Server, SocketPath)> {
-    let [export] = exports else {
+fn serve_guests(path: &Path, disks: &[(String, Opened)]) -> anyhow::Result<(vhost_user::Server, SocketPath)> {
+    let [(name, opened)] = disks else {
         bail!("a socket for microVMs serves one volume; serve each by a command of its own");
     };
     let (socket, listener) = SocketPath::listen(path, "the socket for microVMs")?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .with_context(|| format!("cannot protect the socket {}", path.display()))?;
-    let server = vhost_user::Server::start(listener, export.name.clone(), Arc::clone(&export.disk))?;
-    println!("{}: --disk {}", export.name, path.display());
+    let server = vhost_user::Server::start(listener, Arc::clone(opened.guests()))?;
+    println!("{name}: --disk {}", path.display());
     Ok((server, socket))
 }
 
@@ -264,13 +289,6 @@ fn listen(address: &Address) -> anyhow::Result<(Listener, UrlBase, Option<Socket
             Ok((Listener::Tcp(listener), UrlBase::Tcp(local), None))
         }
     }
-}
-
-fn flush(volume: &Volume) -> std::io::Result<()> {
-    let mut queue = volume.open_queue(1)?;
-    queue.push(0, BlockRequest::Flush).map_err(std::io::Error::other)?;
-    queue.wait()?;
-    queue.next_completion().map_or(Ok(()), |completion| completion.result)
 }
 
 #[cfg(test)]

@@ -4,17 +4,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ::volume::Volume;
-use ::volume::snapshot::{CHUNK_BYTES, SnapshotName};
+use ::volume::snapshot::{CHUNK_BYTES, Progress as Reach, SnapshotName};
 use anyhow::Context as _;
 
+use super::served::Reached;
 use super::stop::{StopFlag, StopSignals};
-use super::store::{Access, Store};
+use super::store::{Access, Location, Store};
 use crate::progress::Progress;
 
 const EXAMPLES: &str = "\
 Puts what changed since the last snapshot into the object store, in chunks of 512 KiB, and prints the snapshot's name. It is
 complete, and durable, when the name is printed. It holds what the volume held when it was begun: if one was begun
 earlier and stopped, by Ctrl-C or otherwise, that one is brought to its end; --cancel gives it up instead.
+
+A volume that nimbo volume serve or nimbo run has open goes on being used: whoever has it makes the snapshot, of one moment.
 
 Exit status:
   0  the snapshot is complete, or with --cancel nothing is left of it
@@ -25,7 +28,7 @@ Examples:
   nimbo volume snapshot /srv/volumes/web --objects s3://backups/nimbo
   nimbo volume snapshot /srv/volumes/web --cancel";
 
-/// Makes a snapshot of a volume that nobody uses, or goes on with it
+/// Makes a snapshot of a volume, also while it is used, or goes on with it
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -41,45 +44,58 @@ pub(crate) struct Args {
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
-    let volume = args.access.open_volume(&args.folder)?;
-    if args.cancel {
-        cancel(args, &volume)?;
-    } else {
-        let name = make(args, &volume, &stop)?;
-        println!("{name}");
-        // Layers that only an earlier snapshot needed apart. What is not merged now is merged the next time.
-        volume.compact(&|| stop.is_up()).context("cannot merge the volume's layers")?;
+    let cannot = || format!("cannot make a snapshot of {}", args.folder.display());
+    match (args.access.reach(&args.folder)?, args.cancel) {
+        (Reached::Here(volume), true) => cancel(&volume, args.access.store.location())?,
+        (Reached::Here(volume), false) => {
+            println!("{}", make(&volume, args, &stop).with_context(cannot)?);
+            compact(&volume, &|| stop.is_up())?;
+        }
+        (Reached::Served(mut client), true) => client.cancel_snapshot(args.access.store.location())?,
+        (Reached::Served(mut client), false) => {
+            println!("{}", client.make_snapshot(args.access.store.location(), &stop).with_context(cannot)?);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn make(args: &Args, volume: &Volume, stop: &StopFlag) -> anyhow::Result<SnapshotName> {
-    let cannot = || format!("cannot make a snapshot of {}", args.folder.display());
+fn make(volume: &Volume, args: &Args, stop: &StopFlag) -> anyhow::Result<SnapshotName> {
     let store = args.access.store.create()?;
     let verb = if volume.pending_snapshot().is_some() { "going on with" } else { "making" };
-    let name = volume.begin_snapshot().with_context(cannot)?;
+    let name = volume.begin_snapshot()?;
     let progress = Progress::start(format!("{verb} snapshot {name}"));
-    let tell = |reached: ::volume::snapshot::Progress| {
+    finish(volume, &store, name, &|reached| {
         progress.reach(reached.done * CHUNK_BYTES, reached.total * CHUNK_BYTES);
         !stop.is_up()
-    };
-    volume.upload_snapshot(&store.objects, &tell).with_context(cannot)?;
+    })?;
     progress.finish();
-    collect(&store, name)?;
     Ok(name)
 }
 
-/// Its parent may have been deleted meanwhile, and kept for it.
-fn collect(store: &Store, name: SnapshotName) -> anyhow::Result<()> {
+/// Brings the snapshot that was begun to its end; `tell` says whether to go on.
+pub(super) fn finish(
+    volume: &Volume,
+    store: &Store,
+    name: SnapshotName,
+    tell: &(dyn Fn(Reach) -> bool + Sync),
+) -> anyhow::Result<()> {
+    volume.upload_snapshot(&store.objects, tell)?;
+    // Its parent may have been deleted meanwhile, and kept for it.
     let collected = store.exclusive()?.snapshots.collect(name);
     collected.context("the snapshot is complete, but what it kept of deleted ones cannot be removed")?;
     Ok(())
 }
 
-fn cancel(args: &Args, volume: &Volume) -> anyhow::Result<()> {
+/// Merges layers that only an earlier snapshot needed apart. What is not merged when `stop` says so is merged the next time.
+pub(super) fn compact(volume: &Volume, stop: &dyn Fn() -> bool) -> anyhow::Result<()> {
+    volume.compact(stop).context("cannot merge the volume's layers")
+}
+
+/// Gives up the snapshot that was begun, if one was.
+pub(super) fn cancel(volume: &Volume, location: &Location) -> anyhow::Result<()> {
     if volume.pending_snapshot().is_none() {
         return Ok(());
     }
-    let cancelled = volume.cancel_snapshot(&args.access.store.open()?.exclusive()?.snapshots);
-    cancelled.with_context(|| format!("cannot give up the snapshot of {}", args.folder.display()))
+    let cancelled = volume.cancel_snapshot(&location.open()?.exclusive()?.snapshots);
+    cancelled.context("cannot give up the snapshot that was begun")
 }

@@ -1,15 +1,13 @@
 //! Where snapshots are: the option that says so, and what is behind it.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use ::volume::snapshot::{ObjectStore, Snapshot, SnapshotName, Snapshots};
 use ::volume::{Stores, Volume, VolumeError};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use objects::Folder;
 
 use super::key::Keys;
@@ -29,11 +27,9 @@ pub(super) struct StoreArgs {
 #[derive(Debug, Clone)]
 pub(super) struct Location(String);
 
-impl FromStr for Location {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
+impl From<&str> for Location {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 
@@ -47,6 +43,13 @@ impl Location {
     /// The folder that it is, if it is one.
     fn folder(&self) -> Option<&Path> {
         (!self.0.starts_with("s3://")).then(|| Path::new(&self.0))
+    }
+
+    /// As another process understands it.
+    pub(super) fn absolute(&self) -> anyhow::Result<String> {
+        let Some(folder) = self.folder() else { return Ok(self.0.clone()) };
+        let absolute = path::absolute(folder).context("cannot find the current folder")?;
+        absolute.into_os_string().into_string().map_err(|path| anyhow!("{} is not text", path.display()))
     }
 
     /// Opens the store, and makes it if it is a folder that is not there yet.
@@ -70,6 +73,10 @@ impl StoreArgs {
 
     pub(super) fn open(&self) -> anyhow::Result<Store> {
         self.objects.open()
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.objects
     }
 }
 

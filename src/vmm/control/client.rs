@@ -20,13 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("cannot {operation} the machine's control socket")]
+    #[error("cannot {operation} the control socket")]
     Socket { operation: &'static str, source: io::Error },
-    #[error("the machine's control socket answered what is not HTTP")]
+    #[error("the control socket answered what is not HTTP")]
     Head { source: httparse::Error },
-    #[error("the machine's control socket closed within an answer")]
+    #[error("the control socket closed within an answer")]
     Truncated,
-    #[error("the machine's answer to {method} {path} is not what was expected")]
+    #[error("the answer to {method} {path} is not what was expected")]
     Json { method: String, path: String, source: serde_json::Error },
     /// The machine said no.
     #[error("{}", .detail.message)]

@@ -1,9 +1,10 @@
-//! For tests of what a guest can reach: a machine without CPUs, and a driver that knows virtio.
+//! For tests of what a guest can reach: a machine without CPUs, and a driver that knows virtio. And for manuals of control sockets.
 //!
-//! Both panic where something is not as it must be, as tests do.
+//! All panic where something is not as it must be, as tests do.
 
 mod board;
 mod driver;
+pub mod manual;
 
 pub use crate::boot::testing::pvh_elf;
 pub use board::{Board, Device};

@@ -71,15 +71,15 @@ fn gives(expected: u32, saved: u64, count: u64, run: impl Fn(u64) -> Duration) {
 
 #[test]
 fn a_client_gets_the_operations_that_the_volume_has() {
-    let disk = Limited::new(disk(), gp3(3000)).unwrap();
+    let disk = Limited::new(disk(), Some(gp3(3000))).unwrap();
     gives(3000, 30, 900, |count| reads(&disk, count, 32));
-    disk.set_limits(gp3(12_000));
+    disk.set_limits(Some(gp3(12_000)));
     gives(12_000, 120, 3600, |count| reads(&disk, count, 32));
 }
 
 #[test]
 fn clients_of_several_queues_share_what_the_volume_has() {
-    let disk = Limited::new(disk(), gp3(3000)).unwrap();
+    let disk = Limited::new(disk(), Some(gp3(3000))).unwrap();
     gives(3000, 30, 900, |count| {
         let started = Instant::now();
         std::thread::scope(|scope| {
@@ -93,7 +93,7 @@ fn clients_of_several_queues_share_what_the_volume_has() {
 
 #[test]
 fn large_requests_are_limited_by_their_bytes() {
-    let disk = Limited::new(disk(), gp3(3000)).unwrap();
+    let disk = Limited::new(disk(), Some(gp3(3000))).unwrap();
     let mib = 1 << 20;
     let memory = Memory::new(mib);
     gives(125, 2, 32, |count| {
@@ -111,7 +111,7 @@ fn large_requests_are_limited_by_their_bytes() {
 fn a_flush_does_not_wait_and_new_limits_wake_who_does() {
     let one = Allowance { base: 1, peak: 1, credits: 0 };
     let slow = Limits { iops: one, ..gp3(3000) };
-    let disk = Limited::new(disk(), slow).unwrap();
+    let disk = Limited::new(disk(), Some(slow)).unwrap();
     let mut queue = disk.open_queue(8).unwrap();
     let memory = Memory::new(4096);
     for token in 0..4 {
@@ -125,7 +125,7 @@ fn a_flush_does_not_wait_and_new_limits_wake_who_does() {
     };
     assert_eq!(take(), [0, 9]);
     assert_eq!(take(), []);
-    disk.set_limits(gp3(50_000));
+    disk.set_limits(Some(gp3(50_000)));
     // What was overdrawn at one a second is paid back at the new rate.
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut found = Vec::new();

@@ -106,7 +106,7 @@ impl Serving {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        self::signal(&self.child, signal);
     }
 
     /// Ends it, and gives back what it said on standard error.
@@ -124,6 +124,10 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+pub fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 
 pub fn bytes_equal(one: &Path, other: &Path) -> bool {

@@ -14,6 +14,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Level, Uuid};
 
 pub(crate) type Hash = [u8; 32];
@@ -25,7 +27,8 @@ pub(crate) fn hash_of(plain: &[u8]) -> Hash {
 
 /// Which snapshot it is: its lineage, which it has in common with those that it shares chunks with, and its own id. Written as both in
 /// hexadecimal, with `-` between them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SnapshotName {
     pub(crate) lineage: Uuid,
     pub(crate) id: Uuid,
@@ -97,6 +100,20 @@ impl FromStr for SnapshotName {
             Some(Self { lineage: Uuid(from_hex(lineage)?), id: Uuid(from_hex(id)?) })
         };
         parse().ok_or_else(|| BadName { text: text.to_owned() })
+    }
+}
+
+impl TryFrom<String> for SnapshotName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        text.parse()
+    }
+}
+
+impl From<SnapshotName> for String {
+    fn from(name: SnapshotName) -> Self {
+        name.to_string()
     }
 }
 

@@ -1,0 +1,263 @@
+//! What can be done with a volume while it is served, from outside: snapshots, another size, other limits, and what its control socket says.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by a panic")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{Folder, GIB, MIB, Serving, bytes_equal};
+use vmm::control::client::{Client, ClientError};
+use vmm::testing::manual::Manual;
+use volume::nbd::client::{Client as NbdClient, command};
+
+const OBJECTS: [&str; 2] = ["--objects", "objects"];
+const NBD: [&str; 2] = ["--nbd", "unix:socket"];
+
+fn nimbo(folder: &Folder, arguments: &[&str]) -> String {
+    folder.nimbo(&[arguments, &OBJECTS].concat()).trim_end().to_owned()
+}
+
+fn control(folder: &Folder, volume: &str) -> Client {
+    Client::connect(&folder.path(volume).join("control")).unwrap()
+}
+
+fn info(folder: &Folder, volume: &str) -> Value {
+    serde_json::from_str(&nimbo(folder, &["info", volume, "--json"])).unwrap()
+}
+
+/// Writes numbers that grow by one to two places by turns, until it is told to stop. `acknowledged` is the last that both places have.
+fn count(folder: &Folder, stop: &AtomicBool, acknowledged: &AtomicU64) {
+    let mut client = NbdClient::greet(UnixStream::connect(folder.path("socket")).unwrap()).unwrap();
+    client.go("volume").unwrap();
+    for number in 1u64.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        for place in [0, 32 * MIB] {
+            client
+                .send(command::WRITE, 0, number, place, 4096, &[number.to_le_bytes(); 512].concat())
+                .unwrap();
+            client.reply().unwrap().result.unwrap();
+        }
+        acknowledged.store(number, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_volume_that_is_written_to_is_of_one_moment() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "64M"]);
+    let serving = Serving::start(&folder, &["volume"], &NBD);
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+    let names = std::thread::scope(|scope| {
+        let _stop_also_after_a_panic = Raised(&stop);
+        scope.spawn(|| count(&folder, &stop, &acknowledged));
+        [0; 5].map(|_| {
+            let before = acknowledged.load(Ordering::Acquire);
+            let name = nimbo(&folder, &["snapshot", "volume"]);
+            let after = acknowledged.load(Ordering::Acquire) + 1;
+            (name, before..=after)
+        })
+    });
+    serving.stop(Signal::SIGTERM);
+    for (name, possible) in names {
+        nimbo(&folder, &["restore", &name, "then"]);
+        nimbo(&folder, &["export", "then", "then.raw"]);
+        let file = File::open(folder.path("then.raw")).unwrap();
+        let [first, second] = [0, 32 * MIB].map(|place| {
+            let mut number = [0; 8];
+            file.read_exact_at(&mut number, place).unwrap();
+            u64::from_le_bytes(number)
+        });
+        assert!(first == second || first == second + 1, "{first} and {second} were never there together");
+        assert!(possible.contains(&first), "{first} was not there then: {possible:?}");
+        fs::remove_dir_all(folder.path("then")).unwrap();
+        fs::remove_file(folder.path("then.raw")).unwrap();
+    }
+}
+
+/// Raised when it is dropped.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// 256 MiB that do not compress.
+fn noise(folder: &Folder) {
+    let mut image = File::create(folder.path("noise.raw")).unwrap();
+    std::io::copy(&mut File::open("/dev/urandom").unwrap().take(256 * MIB), &mut image).unwrap();
+    folder.nimbo(&["import", "volume", "noise.raw"]);
+}
+
+#[test]
+fn a_snapshot_that_was_stopped_goes_on_or_is_given_up_while_the_volume_is_served() {
+    let folder = Folder::new();
+    noise(&folder);
+    let serving = Serving::start(&folder, &["volume"], &NBD);
+    let mut snapshot = folder
+        .command(env!("CARGO_BIN_EXE_nimbo"), &[&["volume", "snapshot", "volume"], &OBJECTS[..]].concat());
+    let mut snapshot = snapshot.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut client = control(&folder, "volume");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let begun = loop {
+        assert!(Instant::now() < deadline, "it puts nothing");
+        match client.get::<Value>("/v1/snapshot") {
+            Ok(status) if status["done_bytes"] != 0 => break status,
+            Ok(_) | Err(ClientError::Refused { status: 404, .. }) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let error = client.post::<Value>("/v1/snapshot", &json!({ "objects": "elsewhere" }), &[]).unwrap_err();
+    assert!(matches!(&error, ClientError::Refused { status: 409, .. }), "{error}");
+    assert!(error.to_string().contains("is being made already"), "{error}");
+    support::signal(&snapshot, Signal::SIGINT);
+    let mut said = String::new();
+    snapshot.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(snapshot.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("the same again goes on"), "{said}");
+    let pending = info(&folder, "volume")["pending_snapshot"].clone();
+    assert_eq!(pending, begun["snapshot"]);
+    // What is written now is not in it.
+    folder.tool("qemu-io", &["-f", "raw", "-c", "write -P 1 0 1M", serving.url()]);
+    let name = nimbo(&folder, &["snapshot", "volume"]);
+    assert_eq!(pending, name);
+    nimbo(&folder, &["restore", &name, "then"]);
+    nimbo(&folder, &["export", "then", "then.raw"]);
+    assert!(bytes_equal(&folder.path("then.raw"), &folder.path("noise.raw")));
+    // One that was stopped half-way, and given up.
+    folder.tool("qemu-io", &["-f", "raw", "-c", "write -P 2 0 100M", serving.url()]);
+    let begun: Value =
+        client.post("/v1/snapshot", &json!({ "objects": folder.path("objects") }), &[]).unwrap();
+    let _: Value = client.post("/v1/snapshot/stop", &json!({}), &[]).unwrap();
+    assert_ne!(begun["snapshot"], name);
+    nimbo(&folder, &["snapshot", "volume", "--cancel"]);
+    assert_eq!(info(&folder, "volume")["pending_snapshot"], Value::Null);
+    let left: Vec<Value> = serde_json::from_str(&nimbo(&folder, &["snapshots", "--json"])).unwrap();
+    assert_eq!(left.len(), 1);
+    serving.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn a_volume_from_a_snapshot_is_filled_while_it_is_served() {
+    let folder = Folder::new();
+    noise(&folder);
+    let name = nimbo(&folder, &["snapshot", "volume"]);
+    nimbo(&folder, &["restore", &name, "then"]);
+    let serving = Serving::start(&folder, &["then"], &[&NBD[..], &OBJECTS].concat());
+    assert_eq!(info(&folder, "then")["origin"], name);
+    nimbo(&folder, &["delete-snapshot", &name]);
+    nimbo(&folder, &["fill", "then", "--limit", "1G"]);
+    assert_eq!(info(&folder, "then")["origin"], Value::Null);
+    // The snapshot was deleted, and what was kept for this volume is gone.
+    let data: Vec<_> = fs::read_dir(folder.path("objects/data")).into_iter().flatten().collect();
+    assert!(data.is_empty(), "{data:?}");
+    let said = folder.nimbo_fails(1, &["fill", "then"]);
+    assert!(said.contains("the volume has all that it holds"), "{said}");
+    folder.tool("nbdcopy", &[serving.url(), "then.raw"]);
+    assert!(bytes_equal(&folder.path("then.raw"), &folder.path("noise.raw")));
+    serving.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn size_and_limits_change_while_the_volume_is_served() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "64M"]);
+    let said = folder.nimbo_fails(1, &["modify", "volume", "--type", "gp3"]);
+    assert!(said.contains("nobody serves volume"), "{said}");
+    assert!(folder.nimbo_fails(2, &["modify", "volume"]).contains("--size"));
+    let said = folder.nimbo_fails(1, &["serve", "volume", "--type", "gp3"]);
+    assert!(said.contains("--enforce-limits"), "{said}");
+    let limits = ["--enforce-limits", "--type", "gp2"];
+    let serving = Serving::start(&folder, &["volume"], &[&NBD[..], &limits].concat());
+    assert_eq!(info(&folder, "volume")["limits"], json!({ "type": "gp2" }));
+    folder.nimbo(&["modify", "volume", "--size", "2G"]);
+    assert_eq!(info(&folder, "volume")["size_bytes"], 2 * GIB);
+    assert!(folder.tool("nbdinfo", &["--size", serving.url()]).trim() == (2 * GIB).to_string());
+    folder.tool("qemu-io", &["-f", "raw", "-c", "write -P 1 2047M 1M", serving.url()]);
+    // More than 2 GiB may have is refused, and what they had stays.
+    let said = folder.nimbo_fails(1, &["modify", "volume", "--type", "gp3", "--iops", "7000"]);
+    assert!(said.contains("500 for each GiB"), "{said}");
+    // The size comes first.
+    folder.nimbo(&["modify", "volume", "--size", "20G", "--type", "gp3", "--iops", "7000"]);
+    assert_eq!(info(&folder, "volume")["limits"], json!({ "type": "gp3", "iops": 7000 }));
+    assert!(folder.nimbo(&["info", "volume"]).contains("limits      gp3, 7000 IOPS\n"));
+    // A standard volume has at most 1 TiB: it cannot become larger than that, nor lose what it is.
+    folder.nimbo(&["modify", "volume", "--type", "standard"]);
+    let said = folder.nimbo_fails(1, &["modify", "volume", "--size", "2T"]);
+    assert!(said.contains("1 to 1024 GiB"), "{said}");
+    assert!(folder.nimbo_fails(1, &["modify", "volume", "--size", "1G"]).contains("can only grow"));
+    assert_eq!(info(&folder, "volume")["size_bytes"], 20 * GIB);
+    folder.nimbo(&["modify", "volume", "--no-limits"]);
+    assert_eq!(info(&folder, "volume")["limits"], Value::Null);
+    serving.stop(Signal::SIGTERM);
+    assert_eq!(info(&folder, "volume")["size_bytes"], 20 * GIB);
+    folder.nimbo(&["modify", "volume", "--size", "21G"]);
+    assert_eq!(info(&folder, "volume")["size_bytes"], 21 * GIB);
+}
+
+#[test]
+fn the_manual_of_the_control_socket_tells_the_truth() {
+    let folder = Folder::new();
+    folder.image("disk.raw");
+    folder.nimbo(&["import", "volume", "disk.raw"]);
+    let serving = Serving::start(&folder, &["volume"], &NBD);
+    let socket = folder.path("volume/control");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let objects = folder.path("objects");
+    let manual = Manual {
+        text: include_str!("../../../docs/volume-control-api.md"),
+        folder: folder.0.path(),
+        environment: &[("S", socket.to_str().unwrap()), ("OBJECTS", objects.to_str().unwrap())],
+        free_members: &["snapshot", "state", "disk_bytes", "map_bytes", "done_bytes", "total_bytes"],
+    };
+    assert!(manual.check() > 10);
+    serving.stop(Signal::SIGTERM);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_request_that_makes_no_sense_is_told_why() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "64M"]);
+    let serving = Serving::start(&folder, &["volume"], &NBD);
+    for (method, path, body, status, hint) in [
+        ("GET", "/", "", 404, "nothing at this path"),
+        ("GET", "/v2/volume", "", 404, "nothing at this path"),
+        ("DELETE", "/v1/volume", "", 405, "answers to GET"),
+        ("GET", "/v1/volume?verbose=1", "", 400, "has no query"),
+        ("GET", "/v1/fill", "", 404, "nothing of this kind"),
+        ("PUT", "/v1/volume/size", "{", 400, "not what this path wants"),
+        ("PUT", "/v1/volume/size", "{}", 400, "size_bytes"),
+        ("PUT", "/v1/volume/size", r#"{"size_bytes":1,"x":1}"#, 400, "unknown field `x`"),
+        ("PUT", "/v1/volume/size", r#"{"size_bytes":67108865}"#, 409, "multiple of 4096"),
+        ("PUT", "/v1/volume/limits", r#"{"type":"gp4"}"#, 400, "gp4"),
+        ("POST", "/v1/snapshot", "{}", 400, "objects"),
+        ("POST", "/v1/snapshot", r#"{"objects":"/dev/null/x"}"#, 500, "/dev/null"),
+        ("POST", "/v1/snapshot/stop", "", 404, "nothing of this kind"),
+    ] {
+        let error = control(&folder, "volume").request(method, path, body.as_bytes(), &[]).unwrap_err();
+        let ClientError::Refused { status: found, detail } = error else { panic!("{path}: {error}") };
+        assert_eq!(found, status, "{method} {path}: {detail:?}");
+        assert!(detail.message.contains(hint), "{method} {path}: {detail:?}");
+    }
+    // Too much, and what is no HTTP: the connection ends, and the next one is served.
+    let mut client = control(&folder, "volume");
+    client.request("PUT", "/v1/volume/size", &vec![b' '; 1 << 20], &[]).unwrap_err();
+    let mut stream = UnixStream::connect(folder.path("volume/control")).unwrap();
+    stream.write_all(&[0xff; 4096]).unwrap();
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert_eq!(info(&folder, "volume")["size_bytes"], 64 * MIB);
+    serving.stop(Signal::SIGTERM);
+}

@@ -1,0 +1,208 @@
+//! A volume that this process has open, for whoever wants more of it than its disk: snapshots, another size, other limits.
+//!
+//! ```text
+//!   nimbo volume snapshot|modify|fill|info ──▶ FOLDER/control ──▶ server ──▶ ServedVolume ──▶ Volume, Limited, Guests
+//! ```
+//!
+//! Whoever may enter the volume's folder may use its control socket. What takes long is a task in the background, of which there is one of each kind.
+
+pub(crate) mod api;
+mod client;
+mod server;
+mod task;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use ::volume::{BlockBackend, BlockRequest, Limited, ReadOnly, Volume};
+use anyhow::{Context as _, bail};
+use types::ByteSize;
+
+use self::api::{FillSpec, LimitsSpec, SizeSpec, SnapshotSpec, VolumeStatus};
+pub(super) use self::client::Reached;
+use self::server::Server;
+use self::task::TaskSlot;
+use super::store::{Access, Location};
+use super::{restore, snapshot};
+use crate::vhost_user::Guests;
+
+/// The control socket's name in the volume's folder.
+pub(super) const CONTROL: &str = "control";
+const POISONED: &str = "no thread panics while it holds this lock";
+
+/// How a volume is served.
+pub(crate) struct ServeOptions {
+    /// What clients and guests know it by.
+    pub(crate) name: String,
+    pub(crate) read_only: bool,
+    pub(crate) limits: Option<LimitsSpec>,
+}
+
+/// An open volume with a control socket.
+pub(crate) struct ServedVolume {
+    shared: Arc<Shared>,
+    control: Option<Server>,
+}
+
+/// Lock order: `snapshot`, `fill`, `limits`.
+struct Shared {
+    folder: PathBuf,
+    volume: Arc<Volume>,
+    limited: Arc<Limited>,
+    guests: Arc<Guests>,
+    limits: Mutex<Option<LimitsSpec>>,
+    snapshot: Mutex<TaskSlot>,
+    fill: Mutex<TaskSlot>,
+}
+
+impl ServedVolume {
+    /// Opens the volume in a folder, and its control socket.
+    ///
+    /// # Errors
+    /// When it is in use or cannot be opened, or there is no volume with such limits.
+    pub(crate) fn open(access: &Access, folder: &Path, options: ServeOptions) -> anyhow::Result<Self> {
+        let volume = Arc::new(access.open_volume(folder)?);
+        let limits = check(options.limits, volume.size_bytes())?;
+        let limited = Arc::new(Limited::new(volume.clone(), limits).context("cannot limit the volume")?);
+        let disk: Arc<dyn BlockBackend> = match options.read_only {
+            true => Arc::new(ReadOnly(limited.clone())),
+            false => limited.clone(),
+        };
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            volume,
+            limited,
+            guests: Arc::new(Guests::new(options.name, disk)),
+            limits: Mutex::new(options.limits),
+            snapshot: Mutex::default(),
+            fill: Mutex::default(),
+        });
+        let control = Some(Server::start(&folder.join(CONTROL), Arc::clone(&shared))?);
+        Ok(Self { shared, control })
+    }
+
+    /// The microVMs that use it.
+    pub(crate) fn guests(&self) -> &Arc<Guests> {
+        &self.shared.guests
+    }
+
+    /// Ends what is done in the background, takes the disk away from guests, and flushes.
+    ///
+    /// # Errors
+    /// When the flush fails.
+    pub(crate) fn close(mut self) -> anyhow::Result<()> {
+        self.control = None;
+        self.shared.slot(&self.shared.snapshot).stop();
+        self.shared.slot(&self.shared.fill).stop();
+        self.shared.guests.end();
+        let flushed = flush(&self.shared.volume);
+        flushed.with_context(|| format!("cannot flush the volume {}", self.shared.folder.display()))
+    }
+}
+
+/// The limits of a volume of this size.
+///
+/// # Errors
+/// When AWS has no such volume.
+pub(super) fn check(limits: Option<LimitsSpec>, size_bytes: u64) -> anyhow::Result<Option<::volume::Limits>> {
+    limits.map(|limits| limits.check(size_bytes)).transpose().context("there is no such volume")
+}
+
+impl Shared {
+    fn slot<'a>(&self, slot: &'a Mutex<TaskSlot>) -> MutexGuard<'a, TaskSlot> {
+        slot.lock().expect(POISONED)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Option<LimitsSpec>> {
+        self.limits.lock().expect(POISONED)
+    }
+
+    fn status(&self) -> anyhow::Result<VolumeStatus> {
+        let status = VolumeStatus::of(&self.volume, &self.folder)?;
+        Ok(VolumeStatus { limits: *self.limits(), ..status })
+    }
+
+    /// Makes it larger; guests see that at once.
+    fn resize(&self, spec: SizeSpec) -> anyhow::Result<()> {
+        let limits = self.limits();
+        let checked = check(*limits, spec.size_bytes.bytes())?;
+        self.volume.grow(spec.size_bytes.bytes())?;
+        self.limited.set_limits(checked);
+        self.guests.refresh_size();
+        Ok(())
+    }
+
+    fn limit(&self, spec: Option<LimitsSpec>) -> anyhow::Result<()> {
+        let mut limits = self.limits();
+        self.limited.set_limits(check(spec, self.volume.size_bytes())?);
+        *limits = spec;
+        Ok(())
+    }
+
+    /// Begins a snapshot, or goes on with the one that was begun.
+    fn make_snapshot(self: &Arc<Self>, spec: &SnapshotSpec) -> anyhow::Result<()> {
+        let mut slot = self.slot(&self.snapshot);
+        slot.ensure_idle("a snapshot is being made")?;
+        // It may still be merging layers, which a seal would wait for.
+        slot.stop();
+        let store = Location::from(&*spec.objects).create()?;
+        let name = self.volume.begin_snapshot()?;
+        let shared = Arc::clone(self);
+        slot.begin("volume-snapshot", name, move |task| {
+            task.conclude(snapshot::finish(&shared.volume, &store, name, &|progress| task.reach(progress)));
+            if let Err(error) = snapshot::compact(&shared.volume, &|| task.is_stopped()) {
+                eprintln!("nimbo: {}: {error:#}", shared.folder.display());
+            }
+        })
+    }
+
+    fn cancel_snapshot(&self, spec: &SnapshotSpec) -> anyhow::Result<()> {
+        let mut slot = self.slot(&self.snapshot);
+        slot.stop();
+        snapshot::cancel(&self.volume, &Location::from(&*spec.objects))
+    }
+
+    fn fill(self: &Arc<Self>, spec: FillSpec) -> anyhow::Result<()> {
+        let mut slot = self.slot(&self.fill);
+        slot.ensure_idle("the volume is being filled")?;
+        let Some(origin) = self.volume.origin() else { bail!("the volume has all that it holds") };
+        let store = Location::from(&*spec.objects).open()?;
+        let shared = Arc::clone(self);
+        let limit = spec.bytes_per_second.map(ByteSize::bytes);
+        slot.begin("volume-fill", origin, move |task| {
+            task.conclude(restore::fetch(&shared.volume, &store, limit, &|progress| task.reach(progress)));
+        })
+    }
+}
+
+fn flush(volume: &Volume) -> io::Result<()> {
+    let mut queue = volume.open_queue(1)?;
+    queue.push(0, BlockRequest::Flush).map_err(io::Error::other)?;
+    queue.wait()?;
+    queue.next_completion().map_or(Ok(()), |completion| completion.result)
+}
+
+impl VolumeStatus {
+    pub(super) fn of(volume: &Volume, folder: &Path) -> anyhow::Result<Self> {
+        let disk_bytes =
+            disk_bytes(folder).with_context(|| format!("cannot look into {}", folder.display()))?;
+        Ok(Self {
+            size_bytes: ByteSize::from_bytes(volume.size_bytes()),
+            key: volume.key().map(|key| key.to_string()),
+            layers: volume.layers().len(),
+            disk_bytes: ByteSize::from_bytes(disk_bytes),
+            map_bytes: ByteSize::from_bytes(volume.map_bytes() as u64),
+            origin: volume.origin(),
+            pending_snapshot: volume.pending_snapshot(),
+            limits: None,
+        })
+    }
+}
+
+fn disk_bytes(folder: &Path) -> io::Result<u64> {
+    // stat(2) counts in units of 512 bytes, whatever the file system's are.
+    fs::read_dir(folder)?.try_fold(0, |sum, file| Ok(sum + file?.metadata()?.blocks() * 512))
+}
