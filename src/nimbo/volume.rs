@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-pub(crate) use served::{ServeOptions, ServedVolume};
+pub(crate) use served::{ServeOptions, ServedVolume, WhenFull};
 pub(crate) use store::Access;
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
