@@ -77,7 +77,7 @@ struct World {
     storage: FakeStorage,
     store: MemoryStore,
     engine: Option<Arc<Engine<FakeStorage>>>,
-    queue: Option<Queue<FakeStorage>>,
+    queue: Option<Rc<RefCell<Queue<FakeStorage>>>>,
     content: Content,
     pending: Option<(SnapshotName, Content)>,
     complete: BTreeMap<SnapshotName, Content>,
@@ -133,7 +133,7 @@ impl World {
         (self.queue, self.engine) = (None, None);
         let engine = Engine::open_with(self.storage.clone(), stores(shared(&self.store))).unwrap();
         let engine = Arc::new(engine);
-        self.queue = Some(Queue::new(Arc::clone(&engine), 8).unwrap());
+        self.queue = Some(Rc::new(RefCell::new(Queue::new(Arc::clone(&engine), 8).unwrap())));
         self.engine = Some(engine);
     }
 
@@ -148,16 +148,24 @@ impl World {
 
     fn run(&mut self, request: BlockRequest<'_>) {
         let engine = self.engine();
-        let queue = self.queue.as_mut().unwrap();
-        queue.push(0, request).unwrap();
+        let queue = Rc::clone(self.queue.as_ref().unwrap());
+        queue.borrow_mut().push(0, request).unwrap();
+        let ended = Rc::new(RefCell::new(None));
         loop {
             if engine.state().wants_round() {
                 engine.round();
             }
             if let Some(chunk) = engine.base().and_then(|base| base.next_wanted()) {
-                engine.fetch(chunk).unwrap();
+                // Who reads it may have it before it is written.
+                let (queue, ended) = (Rc::clone(&queue), Rc::clone(&ended));
+                let hook = move |_: &FakeStorage, _: &'static str| {
+                    let completion = queue.borrow_mut().next_completion();
+                    completion.map(|completion| ended.replace(Some(completion)));
+                };
+                with_hook(Rc::new(hook), || engine.fetch(chunk)).unwrap();
             }
-            if let Some(completion) = queue.next_completion() {
+            let completion = ended.take().or_else(|| queue.borrow_mut().next_completion());
+            if let Some(completion) = completion {
                 return completion.result.unwrap();
             }
         }
