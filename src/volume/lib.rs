@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod crypt;
+pub mod extents;
 pub mod import;
 pub mod kind;
 pub mod layered;
@@ -31,7 +32,8 @@ pub mod testing;
 mod conformance;
 
 pub use backend::{
-    BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
+    BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, IoBuffer, QueueFull, SECTOR_BYTES,
+    Topology,
 };
 pub use import::import;
 pub use kind::{Limits, VolumeKind, VolumeSpec};

@@ -31,6 +31,7 @@ use super::map::Location;
 use super::merge::page_of;
 use super::state::{Waiting, Waker};
 use super::storage::{Storage, StorageFile};
+use crate::backend::{Content, Extent};
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::snapshot::{Progress, Snapshot, SnapshotError, SnapshotName, release};
 
@@ -301,6 +302,28 @@ impl<S: Storage> Engine<S> {
 
     pub(crate) fn has_base(&self) -> bool {
         self.base().is_some()
+    }
+
+    /// What stands at `offset` of the volume, and for how many of the next `len` bytes that is so.
+    ///
+    /// # Errors
+    /// When the table of the snapshot cannot be read.
+    pub(crate) fn extent(&self, offset: u64, len: u64) -> Result<Extent, SnapshotError> {
+        let (block, within) = (offset / BLOCK_BYTES, offset % BLOCK_BYTES);
+        let (location, run) = self.map.run(block, (within + len).div_ceil(BLOCK_BYTES));
+        let (content, run) = match (location, self.base()) {
+            (Location::Layer(_), _) => (Content::Data, run),
+            (Location::Zero, _) => (Content::Zeroes, run),
+            (Location::Absent, Some(base)) if base.has(block) => {
+                let first = block / CHUNK_BLOCKS;
+                let end = (block + run).min(base.blocks).div_ceil(CHUNK_BLOCKS);
+                let (is_there, chunks) = base.source.run(first, end)?;
+                let run = run.min(((first + chunks) * CHUNK_BLOCKS).min(base.blocks) - block);
+                (if is_there { Content::Data } else { Content::Hole }, run)
+            }
+            (Location::Absent, _) => (Content::Hole, run),
+        };
+        Ok(Extent { content, len: len.min(run * BLOCK_BYTES - within) })
     }
 
     /// Whether a block that the map calls absent must be fetched.

@@ -19,8 +19,9 @@ use super::format::{BLOCKS_MAX, Uuid};
 use super::layer::Geometry;
 use super::queue::Queue;
 use super::storage::fake::{FakeStorage, Numbers, with_hook};
-use crate::backend::{BlockQueue, BlockRequest};
+use crate::backend::{BlockQueue, BlockRequest, Extent};
 use crate::crypt::OpenKeys;
+use crate::extents;
 use crate::snapshot::store::memory::{Fault, MemoryStore};
 use crate::snapshot::{
     CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, pin,
@@ -313,6 +314,16 @@ impl World {
     }
 
     fn check(&self) {
+        // First, for reading fetches what is not there.
+        let (engine, end) = (self.engine(), self.content.len() as u64 * SECTOR);
+        for at in (0..end).step_by(4096) {
+            let Extent { content, len } = engine.extent(at, end - at).unwrap();
+            assert!(len > 0 && at + len <= end);
+            let sectors =
+                usize::try_from(at / SECTOR).unwrap()..usize::try_from((at + len) / SECTOR).unwrap();
+            let is_zero = self.content[sectors].iter().all(|byte| *byte == 0);
+            assert!(content == extents::Content::Data || is_zero, "{content:?} at {at}");
+        }
         assert!(read(&self.engine()) == self.content, "what the volume is");
         for (name, content) in &self.complete {
             let mut snapshot = Snapshot::open(shared(&self.store), *name).unwrap();

@@ -19,7 +19,7 @@ use super::map::LayerId;
 use super::queue::Queue;
 use super::storage::host::HostFolder;
 use super::stores::{self, Stores};
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull};
 use crate::crypt::{DataKey, KeyName, KeyStore, WrappedKey};
 use crate::raw::{check_range, lock};
 use crate::snapshot::{
@@ -367,6 +367,10 @@ impl BlockBackend for Volume {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(offset, buffer.len(), self.size_bytes())?;
         self.0.engine.read_at(offset, buffer).map_err(io::Error::other)
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        self.0.engine.extent(offset, len).map_err(io::Error::other)
     }
 }
 
