@@ -10,6 +10,8 @@
 //! socket transfer to and from directly; only what of a write came together with headers is copied once. When no slot or no memory is left, the
 //! header stays where it is and nothing more is read.
 //!
+//! A block status needs no queue and is answered at once; where the disk has to ask an object store for it, all of the connection waits.
+//!
 //! Invariants: a slot is either free, with the receiver, with the queue or in `outgoing`; its pieces are the kernel's only while it is with
 //! the queue. The queue ends before the memory does.
 
