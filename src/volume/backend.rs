@@ -21,6 +21,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub use crate::extents::{Content, Extent};
 pub use crate::sys::IoBuffer;
 
 /// The unit of addresses and lengths on a disk, in bytes.
@@ -75,6 +76,17 @@ pub trait BlockBackend: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` when the range does not lie within the disk, or what the host says.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// What stands at `offset`, and for how many bytes, at most `len`, that is so; the next ones may be the same. The range lies within
+    /// the disk, in whole sectors, and is not empty. A disk that cannot tell says that all of it is data.
+    ///
+    /// It is said of the moment of the call, and may have to be asked of another machine.
+    ///
+    /// # Errors
+    /// What the host or that machine says.
+    fn extent(&self, _offset: u64, len: u64) -> io::Result<Extent> {
+        Ok(Extent { content: Content::Data, len })
+    }
 }
 
 /// One thread's way to a disk. Dropping it waits for what is in flight.

@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, SECTOR_BYTES};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, SECTOR_BYTES};
 use crate::crypt::OpenKeys;
+use crate::extents::extents;
 use crate::kind::{Allowance, Limits};
 use crate::snapshot::store::memory::MemoryStore;
 use crate::snapshot::{CHUNK_BYTES, ObjectStore, Snapshot, SnapshotDisk, SnapshotWriter};
@@ -174,6 +175,21 @@ fn read_all(backend: &dyn BlockBackend) -> Vec<u8> {
     bytes
 }
 
+/// What a disk says that it does not hold is zeroes, wherever it is asked from, and what it says covers all of it.
+fn check_extents(backend: &dyn BlockBackend, bytes: &[u8]) {
+    let end = bytes.len() as u64;
+    let place = |offset| usize::try_from(offset).unwrap();
+    for start in (0..end).step_by(SECTOR) {
+        let Extent { content, len } = backend.extent(start, end - start).unwrap();
+        assert!(len > 0 && len <= end - start && len.is_multiple_of(SECTOR_BYTES), "{len} at {start}");
+        let is_zero = bytes[place(start)..place(start + len)].iter().all(|byte| *byte == 0);
+        assert!(content == Content::Data || is_zero, "{content:?} at {start}");
+        assert_eq!(backend.extent(start, SECTOR_BYTES).unwrap(), Extent { content, len: SECTOR_BYTES });
+    }
+    let covered: u64 = extents(backend, 0, end).map(|extent| extent.unwrap().1.len).sum();
+    assert_eq!(covered, end);
+}
+
 /// Waits for the event as a device does, and takes all that ended.
 fn drain(queue: &mut dyn BlockQueue) -> Vec<Completion> {
     drain_all(&mut [queue])
@@ -226,6 +242,13 @@ fn reads_of_any_place_give_what_is_there_in_buffers_of_any_shape() {
             assert_eq!(memory.to_vec(), &bytes[sector * SECTOR..(sector + count) * SECTOR]);
         }
     });
+}
+
+#[test]
+fn what_a_disk_does_not_hold_is_zeroes() {
+    let mut bytes = pattern(SECTORS * SECTOR);
+    bytes[16 * SECTOR..40 * SECTOR].fill(0);
+    for_each_readable_kind(&bytes, |backend| check_extents(backend, &bytes));
 }
 
 #[test]
@@ -453,7 +476,9 @@ fn agrees_with_a_list_of_bytes(kind: Kind, parent: &Path, batches: &[Vec<(usize,
             apply(&mut model, &in_flight[&completion.token]);
         }
     }
-    for (index, (found, expected)) in read_all(&*disk.backend).into_iter().zip(&model).enumerate() {
+    let bytes = read_all(&*disk.backend);
+    check_extents(&*disk.backend, &bytes);
+    for (index, (found, expected)) in bytes.into_iter().zip(&model).enumerate() {
         assert!(
             expected.is_none_or(|expected| expected == found),
             "byte {index} is {found}, not {expected:?}"

@@ -1,4 +1,4 @@
-//! Making a raw disk or a volume of an image in another format, once, so that a running machine never decodes; and a raw disk of
+//! Making a raw disk or a volume of an image in another format, once, so that a running machine never decodes; and an image of
 //! a volume.
 //!
 //! What is made is sparse: what the image does not hold, and what is only zeroes, takes no space. It
@@ -9,6 +9,7 @@
 //! added up first, and an image that may not fit into the free space is refused before a byte is written.
 
 mod new_volume;
+mod qcow2_target;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -20,16 +21,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
-
 use crate::backend::BlockBackend;
 use crate::crypt::{KeyName, KeyStore};
+use crate::extents::{Content, Extent, file_extent};
 use crate::layered::VolumeError;
 use crate::qcow2::Qcow2;
 use crate::raw::read_to_end;
 use crate::{SECTOR_BYTES, Volume};
 use new_volume::{Key, NewVolume};
+use qcow2_target::Qcow2Target;
 use target::{Partial, Target, folder, free_bytes};
 
 /// What a thread takes on at a time.
@@ -40,7 +40,7 @@ const VOLUME_UNIT_BYTES: u64 = 4096;
 /// No file system of ours has larger files.
 const SIZE_BYTES_MAX: u64 = 1 << 46;
 
-/// A format that can be read.
+/// A format of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Raw,
@@ -246,37 +246,47 @@ fn import_to(
     Ok(Imported { format, size_bytes })
 }
 
-/// Makes the raw disk `target` of a volume, which `name` names in messages. Nobody should write to it meanwhile. Ends early when `stop`
-/// says so.
+/// Makes the image `target` of a volume, which `name` names in messages. What the volume does not hold is not read. Nobody should write
+/// to it meanwhile. Ends early when `stop` says so.
 ///
 /// # Errors
 /// [`ImportError`]; then there is no new `target`.
 pub fn export(
     volume: &Volume,
     name: &Path,
-    target: &Path,
+    (target, format): (&Path, Format),
     progress: &(dyn Fn(Progress) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), ImportError> {
+    let content = Source::Volume { volume, name };
     let partial = Partial::create(target)?;
-    let set = partial.file.set_len(volume.size_bytes());
-    set.map_err(|source| ImportError::Create { path: target.to_owned(), source })?;
-    copy_all(&Content::Volume { volume, name }, &partial, progress, stop)?;
-    partial.finish()
+    match format {
+        Format::Raw => {
+            let set = partial.file.set_len(volume.size_bytes());
+            set.map_err(|source| ImportError::Create { path: target.to_owned(), source })?;
+            copy_all(&content, &partial, progress, stop)?;
+            partial.finish()
+        }
+        Format::Qcow2 => {
+            let image = Qcow2Target::new(partial, volume.size_bytes());
+            copy_all(&content, &image, progress, stop)?;
+            image.finish()
+        }
+    }
 }
 
-fn open(source: &Path) -> Result<(Content<'static>, Format), ImportError> {
+fn open(source: &Path) -> Result<(Source<'static>, Format), ImportError> {
     let image = Image::open(source)?;
     let format = detect_image(&image)?;
     let content = match format {
-        Format::Raw => Content::Raw(Raw::new(image)?),
-        Format::Qcow2 => Content::Qcow2(Qcow2::open(image)?),
+        Format::Raw => Source::Raw(Raw::new(image)?),
+        Format::Qcow2 => Source::Qcow2(Qcow2::open(image)?),
     };
     Ok((content, format))
 }
 
 fn check_room(
-    content: &Content<'_>,
+    content: &Source<'_>,
     source: &Path,
     target: &Path,
     free_bytes: u64,
@@ -288,13 +298,13 @@ fn check_room(
     Ok(())
 }
 
-enum Content<'a> {
+enum Source<'a> {
     Raw(Raw),
     Qcow2(Qcow2),
     Volume { volume: &'a Volume, name: &'a Path },
 }
 
-impl Content<'_> {
+impl Source<'_> {
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Raw(raw) => raw.size_bytes,
@@ -311,6 +321,46 @@ impl Content<'_> {
             // Its layers may hold a block more than once.
             Self::Volume { .. } => Ok(false),
         }
+    }
+
+    /// What stands at `offset`, as of a disk; only its reader knows that of a qcow2.
+    fn extent(&self, offset: u64, len: u64) -> Result<Extent, ImportError> {
+        match self {
+            Self::Raw(raw) => Ok(file_extent(&raw.image.file, offset, len)),
+            Self::Volume { volume, name } => {
+                let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
+                volume.extent(offset, len).map_err(failed)
+            }
+            Self::Qcow2(_) => Ok(Extent { content: Content::Data, len }),
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
+        match self {
+            Self::Raw(raw) => raw.read(offset, buffer),
+            Self::Volume { volume, name } => {
+                let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
+                volume.read_at(offset, buffer).map_err(failed)
+            }
+            Self::Qcow2(_) => unreachable!("a qcow2 is read by a reader"),
+        }
+    }
+
+    /// Fills the buffer, and reads no more than what is there; says whether that is anything.
+    fn read_unit(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, ImportError> {
+        let (mut at, mut rest, mut has_data) = (offset, buffer, false);
+        while !rest.is_empty() {
+            let Extent { content, len } = self.extent(at, rest.len() as u64)?;
+            let (part, after) = rest.split_at_mut(usize::try_from(len).expect("at most the buffer"));
+            if content == Content::Data {
+                self.read(at, part)?;
+                has_data = true;
+            } else {
+                part.fill(0);
+            }
+            (at, rest) = (at + len, after);
+        }
+        Ok(has_data)
     }
 }
 
@@ -330,15 +380,6 @@ impl Raw {
         Ok(Self { image, size_bytes: metadata.len().next_multiple_of(SECTOR_BYTES), allocated_bytes })
     }
 
-    /// Whether there is anything but a hole in the `len` bytes from `offset` on. Where the file system or the device cannot tell, there is.
-    fn has_data(&self, offset: u64, len: u64) -> bool {
-        let Ok(start) = i64::try_from(offset) else { return true };
-        match lseek(&self.image.file, start, Whence::SeekData) {
-            Ok(data) => u64::try_from(data).is_ok_and(|data| data < offset + len),
-            Err(error) => error != Errno::ENXIO,
-        }
-    }
-
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         read_to_end(&self.image.file, offset, buffer).map_err(|source| self.image.read_failed(offset, source))
     }
@@ -354,7 +395,7 @@ pub(crate) fn check_size(image: &Image, size_bytes: u64) -> Result<(), ImportErr
 
 /// Copies unit by unit on as many threads as there are processors; the first error ends it, and so does `stop`.
 fn copy_all(
-    content: &Content<'_>,
+    content: &Source<'_>,
     target: &dyn Target,
     progress: &(dyn Fn(Progress) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
@@ -388,7 +429,7 @@ fn copy_all(
 }
 
 fn copy_units(
-    content: &Content<'_>,
+    content: &Source<'_>,
     target: &dyn Target,
     next: &AtomicU64,
     is_over: &dyn Fn() -> bool,
@@ -397,10 +438,7 @@ fn copy_units(
     let total = content.size_bytes();
     let mut buffer = vec![0; usize::try_from(UNIT_BYTES).expect("a few megabytes")];
     let mut writer = target.writer()?;
-    let mut reader = match content {
-        Content::Qcow2(qcow2) => Some(qcow2.reader()),
-        Content::Raw(_) | Content::Volume { .. } => None,
-    };
+    let mut reader = if let Source::Qcow2(qcow2) = content { Some(qcow2.reader()) } else { None };
     while !is_over() {
         let offset = next.fetch_add(UNIT_BYTES, Ordering::Relaxed);
         if offset >= total {
@@ -408,21 +446,22 @@ fn copy_units(
         }
         let len = UNIT_BYTES.min(total - offset);
         let part = &mut buffer[..usize::try_from(len).expect("a few megabytes")];
-        match (content, &mut reader) {
-            (Content::Raw(raw), _) if raw.has_data(offset, len) => {
-                raw.read(offset, part)?;
-                writer.write(offset, part)?;
-            }
-            (Content::Raw(_), _) => {}
-            (Content::Volume { volume, name }, _) => {
-                let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
-                volume.read_at(offset, part).map_err(failed)?;
-                writer.write(offset, part)?;
-            }
-            (Content::Qcow2(_), Some(reader)) => {
-                reader.copy(offset, len, part, &mut |at, bytes| writer.write(at, bytes))?;
-            }
-            (Content::Qcow2(_), None) => unreachable!("a qcow2 has a reader"),
+        if let Some(reader) = &mut reader {
+            reader.copy(offset, len, part, &mut |at, bytes| writer.write(at, bytes))?;
+            done(len);
+            continue;
+        }
+        let ahead = content.extent(offset, total - offset)?;
+        if ahead.content != Content::Data && ahead.len > len {
+            // Nobody needs to look at the units of what is empty.
+            let end = offset + ahead.len;
+            let end = if end < total { end - end % UNIT_BYTES } else { total };
+            let before = next.fetch_max(end, Ordering::Relaxed);
+            done(len + end.saturating_sub(before));
+            continue;
+        }
+        if content.read_unit(offset, part)? {
+            writer.write(offset, part)?;
         }
         done(len);
     }

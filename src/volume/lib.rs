@@ -12,6 +12,7 @@
 mod alarm;
 pub mod backend;
 pub mod crypt;
+pub mod extents;
 pub mod import;
 mod kept;
 pub mod kind;
@@ -34,7 +35,8 @@ mod waiting;
 mod conformance;
 
 pub use backend::{
-    BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES, Topology,
+    BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, IoBuffer, QueueFull, SECTOR_BYTES,
+    Topology,
 };
 pub use import::import;
 pub use kind::{Limits, VolumeKind, VolumeSpec};

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use types::{Clock, Instant, SystemClock};
 
 use crate::alarm::Alarms;
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull, Topology};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull, Topology};
 use crate::kept::Kept;
 use crate::kind::Limits;
 use crate::queue::{check, total_len};
@@ -138,6 +138,10 @@ impl BlockBackend for Limited {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(offset, buffer)
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        self.disk.extent(offset, len)
     }
 }
 

@@ -6,15 +6,16 @@
 //! ```
 //!
 //! A [`Server`] has any number of [`Export`]s, each a [`BlockBackend`] and a name. The handshake is fixed newstyle with `NBD_OPT_GO`, `INFO`,
-//! `LIST`, `EXPORT_NAME`, `ABORT` and `STRUCTURED_REPLY`. A client can read, write (also with FUA), flush, trim and write zeroes, keep
-//! [`DEPTH`] requests in flight, and use several connections, whose flushes cover each other's writes.
+//! `LIST`, `EXPORT_NAME`, `ABORT`, `STRUCTURED_REPLY`, `LIST_META_CONTEXT` and `SET_META_CONTEXT`. A client can read, write (also with FUA),
+//! flush, trim and write zeroes, ask which parts hold anything (`base:allocation`), keep [`DEPTH`] requests in flight, and use several
+//! connections, whose flushes cover each other's writes.
 //!
 //! Whatever a client sends is answered with an error of the protocol or by closing its connection. A connection takes memory for what was
 //! sent or is read, never for what a client says that it will send, and at most 40 MiB; a client that does not read its replies stops
 //! being read from, and keeps nobody else waiting.
 //!
-//! **What is not here.** TLS and any other protection: whoever can connect can read and write. Contexts of metadata
-//! (`NBD_OPT_SET_META_CONTEXT`), resizing, extended headers. Requests that are not whole sectors are refused, as the announced block size says.
+//! **What is not here.** TLS and any other protection: whoever can connect can read and write. Other contexts of metadata, holes in the
+//! replies to reads, resizing, extended headers. Requests that are not whole sectors are refused, as the announced block size says.
 //!
 //! Source: `doc/proto.md` of the NetworkBlockDevice project.
 

@@ -34,7 +34,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::backend::{BlockBackend, BlockQueue, SECTOR_BYTES};
+use crate::backend::{BlockBackend, BlockQueue, Extent, SECTOR_BYTES};
+use crate::extents::file_extent;
 use crate::queue::{Abilities, Layout, Queue};
 use crate::raw::{Raw, RawFile, check_range, read_to_end};
 use crate::sys::{FileIndex, InPlace, RingFile, transfers_in_place};
@@ -177,6 +178,11 @@ impl BlockBackend for Overlay {
             buffer = rest;
         }
         Ok(())
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        let (file, run) = self.0.run(offset, len);
+        Ok(if file == BASE { self.0.base.extent(offset, run) } else { file_extent(&self.0.top, offset, run) })
     }
 }
 

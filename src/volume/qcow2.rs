@@ -18,7 +18,7 @@
 //! Source: QEMU's `docs/interop/qcow2.txt`.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io::Read;
 

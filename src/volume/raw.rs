@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::backend::{BlockBackend, BlockQueue, SECTOR_BYTES};
+use crate::backend::{BlockBackend, BlockQueue, Extent, SECTOR_BYTES};
+use crate::extents::file_extent;
 use crate::queue::{Abilities, Layout, Queue};
 use crate::sys::{AlignedMemory, FileIndex, InPlace, RingFile, direct_alignment, transfers_in_place};
 
@@ -201,6 +202,10 @@ impl BlockBackend for RawFile {
         check_range(offset, buffer.len(), self.0.size_bytes)?;
         self.0.read_at(offset, buffer)
     }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        Ok(self.0.extent(offset, len))
+    }
 }
 
 impl Raw {
@@ -217,6 +222,10 @@ impl Raw {
         read_to_end(&self.file, start, memory.bytes_mut())?;
         buffer.copy_from_slice(&memory.bytes_mut()[skipped..skipped + buffer.len()]);
         Ok(())
+    }
+
+    pub(crate) fn extent(&self, offset: u64, len: u64) -> Extent {
+        file_extent(&self.file, offset, len)
     }
 
     pub(crate) fn ring_file(&self) -> RingFile<'_> {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull, Topology};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull, Topology};
 
 /// All but reads and flushes end with `EROFS`.
 pub struct ReadOnly(pub Arc<dyn BlockBackend>);
@@ -36,6 +36,10 @@ impl BlockBackend for ReadOnly {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, buffer)
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        self.0.extent(offset, len)
     }
 }
 

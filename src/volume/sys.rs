@@ -11,7 +11,7 @@ mod socket;
 pub(crate) use arena::Arena;
 pub use buffer::IoBuffer;
 pub(crate) use buffer::{AlignedMemory, zeroes};
-pub(crate) use file::{direct_alignment, transfers_in_place, zeroed_words};
+pub(crate) use file::{begin_writeback, direct_alignment, transfers_in_place, zeroed_words};
 pub(crate) use ring::{Call, Ended, FileIndex, InPlace, Ring, RingFile};
 pub(crate) use secret::Secret;
 pub(crate) use socket::{Waiting, receive, send};

@@ -8,7 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, SECTOR_BYTES};
+use crate::backend::{
+    BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, IoBuffer, QueueFull, SECTOR_BYTES,
+};
 use crate::crypt::{Cipher, DataKey};
 use crate::sys::AlignedMemory;
 
@@ -201,6 +203,21 @@ impl BlockBackend for FakeDisk {
         let range = state.range(offset, buffer.len() as u64)?;
         buffer.copy_from_slice(&state.bytes[range]);
         Ok(())
+    }
+
+    /// Sectors of zeroes are holes.
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        let state = self.state();
+        let sector = usize::try_from(SECTOR_BYTES).expect("a sector");
+        let is_hole = |at| {
+            let range = state.range(at, SECTOR_BYTES)?;
+            Ok::<_, io::Error>(state.bytes[range].iter().all(|byte| *byte == 0))
+        };
+        let first = is_hole(offset)?;
+        let content = if first { Content::Hole } else { Content::Data };
+        let sectors = (offset..offset + len).step_by(sector);
+        let same = sectors.take_while(|at| is_hole(*at).is_ok_and(|is_hole| is_hole == first));
+        Ok(Extent { content, len: same.count() as u64 * SECTOR_BYTES })
     }
 }
 

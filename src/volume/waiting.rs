@@ -15,7 +15,7 @@ use std::time::Duration;
 use types::{Clock, Instant, SystemClock};
 
 use crate::alarm::Alarms;
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull, Topology};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull, Topology};
 use crate::kept::Kept;
 
 /// How long after it failed a request is asked again.
@@ -73,6 +73,10 @@ impl BlockBackend for Waiting {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(offset, buffer)
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        self.disk.extent(offset, len)
     }
 }
 

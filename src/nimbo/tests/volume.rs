@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,6 +31,13 @@ fn images_go_in_and_out_with_their_holes() {
         folder.nimbo(&["export", "volume", "out.raw"]);
         assert!(bytes_equal(&raw, &folder.path("out.raw")));
         assert!(disk_bytes(&folder.path("out.raw")) < MIB);
+        for (name, format) in [("out.qcow2", &[][..]), ("out", &["--format", "qcow2"])] {
+            folder.nimbo(&[&["export", "volume", name], format].concat());
+            folder.tool("qemu-img", &["check", "-f", "qcow2", name]);
+            folder.tool("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", "out.raw", name]);
+            assert!(disk_bytes(&folder.path(name)) < 2 * MIB);
+            fs::remove_file(folder.path(name)).unwrap();
+        }
         assert!(folder.nimbo(&["check", "volume"]).contains("sound"));
         fs::remove_file(folder.path("out.raw")).unwrap();
         fs::remove_dir_all(folder.path("volume")).unwrap();
@@ -55,6 +63,7 @@ fn what_is_wrong_is_told_and_nothing_is_made() {
         (&["import", "new", "disk.raw", "--size", "1M"], 1, "too small"),
         (&["import", "new", "missing.raw"], 1, "cannot open the image missing.raw"),
         (&["export", "there", "disk.raw"], 1, "choose another name"),
+        (&["export", "there", "new.vmdk", "--format", "vmdk"], 2, "possible values: raw, qcow2"),
         (&["serve", "empty"], 1, "holds no volume"),
         (&["serve", "there", "--nbd", "nowhere"], 2, "unix:PATH or HOST:PORT"),
         (&["serve", "there", "there=there", "--nbd", "unix:s"], 1, "two volumes would be called there"),
@@ -169,6 +178,41 @@ fn libnbds_tools_find_and_copy_what_is_served() {
     folder.tool("nbdcopy", &["--connections=4", &serving.urls[1], "out.raw"]);
     assert!(bytes_equal(&raw, &folder.path("out.raw")));
     serving.stop(Signal::SIGINT);
+}
+
+/// To read all of it would take many minutes.
+#[test]
+fn tools_and_exports_leave_out_what_a_thin_volume_does_not_hold() {
+    let folder = Folder::new();
+    folder.nimbo(&["create", "volume", "--size", "1T"]);
+    let serving = Serving::start(&folder, &["volume"], &["--nbd", "unix:socket"]);
+    let written = [(0, MIB), (512 * GIB, 8192), (1024 * GIB - MIB, MIB)];
+    for (offset, len) in written {
+        let command = format!("write -P 7 {offset} {len}");
+        folder.tool("qemu-io", &["-f", "raw", "-c", &command, serving.url()]);
+    }
+    let map = folder.tool("nbdinfo", &["--map", serving.url()]);
+    let data = map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let data = data.filter(|fields| fields[2] == "0").map(|fields| [fields[0], fields[1]].map(str::to_owned));
+    let expected = written.map(|(offset, len)| [offset.to_string(), len.to_string()]);
+    assert_eq!(data.collect::<Vec<_>>(), expected, "{map}");
+    let started = Instant::now();
+    folder.tool("nbdcopy", &[serving.url(), "copied.raw"]);
+    folder.tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", serving.url(), "converted.qcow2"]);
+    serving.stop(Signal::SIGTERM);
+    folder.nimbo(&["export", "volume", "out.raw"]);
+    folder.nimbo(&["export", "volume", "out.qcow2"]);
+    for (image, format) in [("copied.raw", "raw"), ("converted.qcow2", "qcow2"), ("out.qcow2", "qcow2")] {
+        folder.tool("qemu-img", &["compare", "-f", "raw", "-F", format, "out.raw", image]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let out = File::open(folder.path("out.raw")).unwrap();
+    for (offset, len) in written {
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        out.read_exact_at(&mut bytes, offset).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7), "at {offset}");
+    }
+    assert!(disk_bytes(&folder.path("out.raw")) < 4 * MIB);
 }
 
 #[test]
@@ -324,11 +368,12 @@ fn a_volume_gives_no_more_than_its_type_does() {
         let said = folder.nimbo_fails(status, &[&serve[..], more].concat());
         assert!(said.contains(hint), "{said}");
     }
-    folder.image("image.raw");
+    // All of it is there: what is not is not read.
+    fs::write(folder.path("image.raw"), vec![7; usize::try_from(64 * MIB).unwrap()]).unwrap();
     let more = ["--nbd", "unix:socket", "--enforce-limits", "--type", "gp3"];
     let serving = Serving::start(&folder, &["volume"], &more);
     folder.tool("nbdcopy", &["image.raw", serving.url()]);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     folder.tool("nbdcopy", &[serving.url(), "null:"]);
     // 64 MiB at 125 MiB/s, and 1.25 that were saved up.
     assert!(started.elapsed().as_secs_f64() > 0.49, "{:?}", started.elapsed());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ::volume::crypt::{KeyName, KeyStore};
-use ::volume::import::{Progress as Reached, import_encrypted_volume, import_volume};
+use ::volume::import::{Format, Progress as Reached, import_encrypted_volume, import_volume};
 use anyhow::bail;
 use types::ByteSize;
 
@@ -64,8 +64,8 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 }
 
 const EXPORT_EXAMPLES: &str = "\
-The file is sparse: what is only zeroes takes no space. It gets its name when all of it is there. For another format,
-serve the volume and let qemu-img convert it, which also works while others use it.
+What the volume does not hold is not read, and what is only zeroes takes no space. The file gets its name when all of it is there.
+For another format, or while others use the volume, serve it and let qemu-img convert it.
 
 Exit status:
   0  the file is there
@@ -73,10 +73,11 @@ Exit status:
 
 Examples:
   nimbo volume export /srv/volumes/web web.raw
+  nimbo volume export /srv/volumes/web web.qcow2
   nimbo volume serve /srv/volumes/web --read-only --nbd unix:/tmp/web.sock &
-  qemu-img convert -p -O qcow2 'nbd+unix:///web?socket=/tmp/web.sock' web.qcow2";
+  qemu-img convert -p -O vmdk 'nbd+unix:///web?socket=/tmp/web.sock' web.vmdk";
 
-/// Makes a raw disk image of a volume
+/// Makes a disk image of a volume, raw or qcow2
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXPORT_EXAMPLES)]
 pub(crate) struct ExportArgs {
@@ -86,8 +87,28 @@ pub(crate) struct ExportArgs {
     /// The image to make; it must not be there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// What to make; without it, qcow2 if the file is called so, and raw otherwise
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<ImageFormat>,
     #[command(flatten)]
     access: Access,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ImageFormat {
+    Raw,
+    Qcow2,
+}
+
+impl ExportArgs {
+    fn format(&self) -> Format {
+        match self.format {
+            Some(ImageFormat::Raw) => Format::Raw,
+            Some(ImageFormat::Qcow2) => Format::Qcow2,
+            None if self.file.extension().is_some_and(|extension| extension == "qcow2") => Format::Qcow2,
+            None => Format::Raw,
+        }
+    }
 }
 
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
@@ -98,7 +119,8 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     }
     let progress = Progress::start(format!("exporting {}", args.folder.display()));
     let tell = |reached: Reached| progress.reach(reached.done_bytes, reached.total_bytes);
-    ::volume::import::export(&volume, &args.folder, &args.file, &tell, &|| stop.is_up())?;
+    let target = (&*args.file, args.format());
+    ::volume::import::export(&volume, &args.folder, target, &tell, &|| stop.is_up())?;
     progress.finish();
     Ok(ExitCode::SUCCESS)
 }

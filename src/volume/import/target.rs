@@ -1,4 +1,4 @@
-//! Where a copied disk goes: a sparse file, which has no name before it is whole.
+//! Where a copied disk goes: a file that has no name before it is whole, as it is or in a format.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,7 +25,7 @@ pub(crate) trait Target: Sync {
 }
 
 pub(crate) trait Writer {
-    /// Writes what of `bytes` is not zeroes.
+    /// Writes what of `bytes` is not zeroes. What is at a place is written once.
     ///
     /// # Errors
     /// With the place in the disk.
@@ -48,7 +48,7 @@ pub(super) fn data_runs(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().fold(0, |or, word| or | u128::from_ne_bytes(*word)) == 0
         && rest.iter().all(|byte| *byte == 0)
@@ -93,6 +93,10 @@ impl Partial {
         }
     }
 
+    pub(super) fn write_failed(&self, offset: u64, source: io::Error) -> ImportError {
+        ImportError::Write { path: self.target.clone(), offset, source }
+    }
+
     pub(crate) fn finish(mut self) -> Result<(), ImportError> {
         let done = self.file.sync_all().and_then(|()| {
             self.link()?;
@@ -125,8 +129,7 @@ impl Writer for &Partial {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ImportError> {
         for (start, data) in data_runs(bytes) {
             let offset = offset + start as u64;
-            let failed = |source| ImportError::Write { path: self.target.clone(), offset, source };
-            self.file.write_all_at(data, offset).map_err(failed)?;
+            self.file.write_all_at(data, offset).map_err(|source| self.write_failed(offset, source))?;
         }
         Ok(())
     }

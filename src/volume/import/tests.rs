@@ -6,7 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::BlockRequest;
+use crate::qcow2::tests::qemu_img;
+use crate::testing::{Memory, execute};
 
 const MIB: usize = 1 << 20;
 
@@ -44,7 +49,7 @@ fn a_volume_made_of_an_image_has_its_bytes_and_becomes_a_raw_disk_again() {
     assert_eq!(imported, Imported { format: Format::Raw, size_bytes });
     assert_eq!(told.into_inner(), bytes().len() as u64);
     let volume = Volume::open(&path("volume")).unwrap();
-    export(&volume, &path("volume"), &path("raw"), &|_| {}, &|| false).unwrap();
+    export(&volume, &path("volume"), (&path("raw"), Format::Raw), &|_| {}, &|| false).unwrap();
     let mut expected = bytes();
     expected.resize(usize::try_from(size_bytes).unwrap(), 0);
     assert!(fs::read(path("raw")).unwrap() == expected);
@@ -114,8 +119,83 @@ fn nothing_is_replaced_and_nothing_is_left_of_what_failed_or_was_stopped() {
     assert!(matches!(into("new", None, &|| false), ImportError::Exists { .. }));
     let volume = Volume::open(&path("new")).unwrap();
     fs::write(path("raw"), b"old").unwrap();
-    let error = export(&volume, &path("new"), &path("raw"), &|_| {}, &|| true).unwrap_err();
-    assert!(matches!(error, ImportError::Stopped));
+    for format in [Format::Raw, Format::Qcow2] {
+        let error = export(&volume, &path("new"), (&path("raw"), format), &|_| {}, &|| true).unwrap_err();
+        assert!(matches!(error, ImportError::Stopped));
+    }
     assert_eq!(fs::read(path("raw")).unwrap(), b"old");
     assert_eq!(names(folder.path()), ["image", "new", "raw"]);
+}
+
+/// To read all of it would take many minutes, and so would it to write it.
+#[test]
+fn what_a_volume_does_not_hold_is_neither_read_nor_written() {
+    const SIZE: u64 = 64 << 40;
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = |name: &str| folder.path().join(name);
+    Volume::create(&path("volume"), SIZE).unwrap();
+    let volume = Volume::open(&path("volume")).unwrap();
+    let mut queue = volume.open_queue(1).unwrap();
+    let places = [0, SIZE / 2 - 4096, SIZE / 2, SIZE - 512];
+    for (place, byte) in places.into_iter().zip(1..) {
+        let memory = Memory::from_bytes(&[byte; 512]);
+        execute(&mut *queue, BlockRequest::Write { offset: place, buffers: &[memory.all()] }).unwrap();
+    }
+    let (started, told) = (Instant::now(), AtomicU64::new(0));
+    let stop = || started.elapsed() > Duration::from_secs(60);
+    let progress = |progress: Progress| {
+        told.fetch_max(progress.done_bytes, Ordering::Relaxed);
+    };
+    export(&volume, &path("volume"), (&path("out"), Format::Qcow2), &progress, &stop).unwrap();
+    assert_eq!(told.into_inner(), SIZE);
+    assert!(fs::metadata(path("out")).unwrap().blocks() * 512 < 4 << 20);
+    qemu_img(folder.path(), &["check", "-q", "-f", "qcow2", "out"]);
+    import_volume(&path("out"), &path("again"), None, &|_| {}, &stop).unwrap();
+    let again = Volume::open(&path("again")).unwrap();
+    for (place, byte) in places.into_iter().zip(1..) {
+        let mut found = [0; 512];
+        again.read_at(place, &mut found).unwrap();
+        assert_eq!(found, [byte; 512]);
+    }
+}
+
+/// A write or a discard: where, how long, and of which byte; zero for a discard.
+fn any_change(size: u64) -> impl Strategy<Value = (u64, u64, u8)> {
+    let place = prop_oneof![0..size / 512, Just(0), Just(size / 512 - 1), Just((512 << 20) / 512 - 8)];
+    (place, prop_oneof![1u64..16, 100u64..3000], 0u8..4).prop_map(move |(sector, count, byte)| {
+        let sector = sector.min(size / 512 - 1);
+        (sector * 512, count.min(size / 512 - sector) * 512, byte)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 20, ..ProptestConfig::default() })]
+
+    /// Around the end of what the first L2 table is about, and with a last cluster that is not whole.
+    #[test]
+    fn a_qcow2_of_any_volume_is_sound_and_the_same_disk(changes in prop::collection::vec(any_change((516 << 20) + 4096), 0..24)) {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = |name: &str| folder.path().join(name);
+        Volume::create(&path("volume"), (516 << 20) + 4096).unwrap();
+        let volume = Volume::open(&path("volume")).unwrap();
+        let mut queue = volume.open_queue(1).unwrap();
+        for (index, (offset, len, byte)) in changes.into_iter().enumerate() {
+            let memory = Memory::from_bytes(&vec![byte; usize::try_from(len).unwrap()]);
+            let request = match byte {
+                0 => BlockRequest::Discard { offset, len },
+                _ => BlockRequest::Write { offset, buffers: &[memory.all()] },
+            };
+            execute(&mut *queue, request).unwrap();
+            if index % 8 == 7 {
+                volume.seal().unwrap();
+            }
+        }
+        for (name, format) in [("raw", Format::Raw), ("qcow2", Format::Qcow2)] {
+            export(&volume, &path("volume"), (&path(name), format), &|_| {}, &|| false).unwrap();
+        }
+        qemu_img(folder.path(), &["check", "-q", "-f", "qcow2", "qcow2"]);
+        qemu_img(folder.path(), &["compare", "-q", "-f", "raw", "-F", "qcow2", "raw", "qcow2"]);
+        import(&path("qcow2"), &path("again"), &|_| {}).unwrap();
+        qemu_img(folder.path(), &["compare", "-q", "-f", "raw", "-F", "raw", "raw", "again"]);
+    }
 }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   a block that no layer has ─▶ its chunk is wanted ─▶ fetched, checked ─▶ written to the lowest layer ─▶ the map has its blocks
-//!                                     ▲                                                                      │
-//!                     the filler, chunk by chunk                                               a checkpoint, now and then
+//!                                     ▲                     │                                                │
+//!                     the filler, chunk by chunk     readers have it                            a checkpoint, now and then
 //! ```
+//!
+//! Who reads does not wait until a chunk is written: it is given what arrived, as long as the map says that no layer has it.
 //!
 //! As long as there is a base, a block that the map calls absent is one of the snapshot that was never fetched; what was fetched and is
 //! zeroes the map calls zero. The lowest layer holds what was fetched and nothing else: chunks as a whole, in its map as soon as a
@@ -29,11 +31,14 @@ use super::map::Location;
 use super::merge::page_of;
 use super::state::{Waiting, Waker};
 use super::storage::{Storage, StorageFile};
+use crate::backend::{Content, Extent};
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::snapshot::{Progress, Snapshot, SnapshotError, SnapshotName, release};
 
 /// After so many chunks what was fetched is made durable: 64 MiB.
 const SAVE_CHUNKS: u32 = 128;
+/// How many threads help the one that gets what queues want.
+const HELPERS_MAX: usize = 3;
 /// How many chunks the filler asks the table for at a time.
 const FILL_STEP: usize = 64;
 const POISONED: &str = "no thread panics while it holds this lock";
@@ -59,12 +64,27 @@ struct Local {
     unsaved: u32,
 }
 
+/// The bytes of a chunk as layers have them; nothing if they are all zeroes.
+pub(crate) type ChunkBytes = Option<Arc<Vec<u8>>>;
+
+/// What became of a chunk that a queue wants.
+#[derive(Debug)]
+pub(crate) enum Want {
+    /// It was not there yet; the waker is called when there is news.
+    Waits,
+    /// It is being written to the lowest layer.
+    Arrived(ChunkBytes),
+    Failed,
+}
+
 /// What is to be fetched.
 #[derive(Default)]
 struct Wanted {
     queue: VecDeque<u64>,
     queued: HashSet<u64>,
     under_way: HashSet<u64>,
+    /// Of those that are under way, what was fetched and is not in the map yet.
+    arrived: HashMap<u64, ChunkBytes>,
     /// The chunks that could not be fetched, and when: one more with each failure.
     failures: HashMap<u64, u64>,
     clock: u64,
@@ -161,18 +181,28 @@ impl<F: StorageFile> FetchedFrom<F> {
         self.wanted().clock
     }
 
-    /// Asks for a chunk, and has `waker` called when something was fetched; says whether it failed after `since`.
-    pub(crate) fn want(&self, chunk: u64, since: u64, waker: &Arc<Waker>) -> bool {
+    /// Asks for a chunk, and has `waker` called when something was fetched. It has failed if it did so after `since`.
+    pub(crate) fn want(&self, chunk: u64, since: u64, waker: &Arc<Waker>) -> Want {
         let mut wanted = self.wanted();
         if wanted.failures.get(&chunk).is_some_and(|failed| *failed > since) || wanted.is_stopped {
-            return true;
+            return Want::Failed;
         }
         wanted.waiting.add(waker);
+        if let Some(bytes) = wanted.arrived.get(&chunk) {
+            return Want::Arrived(bytes.clone());
+        }
         if !wanted.under_way.contains(&chunk) && wanted.queued.insert(chunk) {
             wanted.queue.push_back(chunk);
             self.news.notify_all();
         }
-        false
+        Want::Waits
+    }
+
+    /// Gives a chunk to who waits to read it.
+    fn show(&self, chunk: u64, bytes: ChunkBytes) {
+        let mut wanted = self.wanted();
+        wanted.arrived.insert(chunk, bytes);
+        wanted.waiting.call();
     }
 
     /// A chunk that is wanted, if one is.
@@ -181,12 +211,12 @@ impl<F: StorageFile> FetchedFrom<F> {
         self.wanted().next()
     }
 
-    /// Waits until a chunk is wanted, or nothing is to be fetched any more.
-    fn wait_for_wanted(&self) -> Option<u64> {
+    /// Waits until a chunk is wanted, or nothing is to be fetched any more; says whether others are wanted, too.
+    fn wait_for_wanted(&self) -> Option<(u64, bool)> {
         let mut wanted = self.wanted();
         while !wanted.is_stopped {
             if let Some(chunk) = wanted.next() {
-                return Some(chunk);
+                return Some((chunk, !wanted.queue.is_empty()));
             }
             wanted = self.news.wait(wanted).expect(POISONED);
         }
@@ -274,6 +304,28 @@ impl<S: Storage> Engine<S> {
         self.base().is_some()
     }
 
+    /// What stands at `offset` of the volume, and for how many of the next `len` bytes that is so.
+    ///
+    /// # Errors
+    /// When the table of the snapshot cannot be read.
+    pub(crate) fn extent(&self, offset: u64, len: u64) -> Result<Extent, SnapshotError> {
+        let (block, within) = (offset / BLOCK_BYTES, offset % BLOCK_BYTES);
+        let (location, run) = self.map.run(block, (within + len).div_ceil(BLOCK_BYTES));
+        let (content, run) = match (location, self.base()) {
+            (Location::Layer(_), _) => (Content::Data, run),
+            (Location::Zero, _) => (Content::Zeroes, run),
+            (Location::Absent, Some(base)) if base.has(block) => {
+                let first = block / CHUNK_BLOCKS;
+                let end = (block + run).min(base.blocks).div_ceil(CHUNK_BLOCKS);
+                let (is_there, chunks) = base.source.run(first, end)?;
+                let run = run.min(((first + chunks) * CHUNK_BLOCKS).min(base.blocks) - block);
+                (if is_there { Content::Data } else { Content::Hole }, run)
+            }
+            (Location::Absent, _) => (Content::Hole, run),
+        };
+        Ok(Extent { content, len: len.min(run * BLOCK_BYTES - within) })
+    }
+
     /// Whether a block that the map calls absent must be fetched.
     pub(crate) fn lacks(&self, block: u64) -> bool {
         self.base().is_some_and(|base| base.has(block))
@@ -295,6 +347,7 @@ impl<S: Storage> Engine<S> {
         let result = if base.is_fetched(chunk) { Ok(()) } else { self.fetch_from(base, chunk) };
         let mut wanted = base.wanted();
         wanted.under_way.remove(&chunk);
+        wanted.arrived.remove(&chunk);
         match &result {
             Ok(()) => drop(wanted.failures.remove(&chunk)),
             Err(_) => {
@@ -309,9 +362,10 @@ impl<S: Storage> Engine<S> {
     }
 
     fn fetch_from(&self, base: &FetchedFrom<S::File>, chunk: u64) -> Result<(), SnapshotError> {
-        let bytes = base.source.stored_chunk(chunk)?;
+        let bytes = base.source.stored_chunk(chunk)?.map(Arc::new);
+        base.show(chunk, bytes.clone());
         let mut local = base.local();
-        base.keep(&mut local, chunk, bytes.as_deref())?;
+        base.keep(&mut local, chunk, bytes.as_ref().map(|bytes| &bytes[..]))?;
         let (index, _) = place(chunk);
         let page = &local.pages[&index];
         let first = chunk * CHUNK_BLOCKS;
@@ -334,9 +388,25 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// Fetches what queues want, until [`FetchedFrom::stop`].
+    /// Fetches what queues want, until [`FetchedFrom::stop`], on as many threads as there is work for.
     pub(crate) fn serve_fetches(&self) {
-        while let Some(chunk) = self.base().and_then(FetchedFrom::wait_for_wanted) {
+        std::thread::scope(|scope| {
+            let mut helpers = 0;
+            self.fetch_wanted(&mut |has_more| {
+                if has_more && helpers < HELPERS_MAX {
+                    // Without it there is less at a time.
+                    let helper = std::thread::Builder::new().name("volume-fetch".to_owned());
+                    let helping = helper.spawn_scoped(scope, || self.fetch_wanted(&mut |_| {}));
+                    helpers += usize::from(helping.is_ok());
+                }
+            });
+        });
+    }
+
+    /// `each` is told of each chunk that is about to be fetched, whether more are wanted.
+    fn fetch_wanted(&self, each: &mut dyn FnMut(bool)) {
+        while let Some((chunk, has_more)) = self.base().and_then(FetchedFrom::wait_for_wanted) {
+            each(has_more);
             // Who waits for it finds the failure, and cannot be told why.
             if let Err(error) = self.fetch(chunk) {
                 tracing::warn!(

@@ -84,6 +84,7 @@ fn make<S: Storage>(
         layers: Vec::new(),
         key: wrap.map(|wrap| wrap(volume)).transpose()?,
     };
+    let mut layers = Vec::new();
     if let Some(origin) = origin {
         (manifest.volume, manifest.lineage) = (origin.volume, origin.snapshot.lineage);
         manifest.base = Some(Base { snapshot: origin.snapshot.id, blocks: origin.blocks });
@@ -91,10 +92,14 @@ fn make<S: Storage>(
         manifest.last = Some(Covered { snapshot: origin.snapshot.id, layer: 1, created_s: 0 });
         // Nothing but checkpoints is ever written to its log.
         let geometry = Geometry { log_pages: Header::LOG_PAGES_MIN, ..geometry };
-        add_layer(storage, &mut manifest, geometry, Role::Lowest)?;
+        layers.push(add_layer(storage, &mut manifest, geometry, Role::Lowest)?);
     }
-    add_layer(storage, &mut manifest, geometry, Role::FirstTop)?;
-    prepare_manifest(storage, &manifest)?;
+    layers.push(add_layer(storage, &mut manifest, geometry, Role::FirstTop)?);
+    let file = write_manifest(storage, &manifest)?;
+    // After all was written: a file system with a journal makes it durable by one commit, and not by one for each file.
+    layers.iter().map(Layer::main).chain([&file]).for_each(StorageFile::begin_sync);
+    layers.iter().try_for_each(|layer| layer.sync(0))?;
+    sync_manifest(storage, &file)?;
     put_manifest(storage)
 }
 
@@ -104,12 +109,12 @@ fn add_layer<S: Storage>(
     manifest: &mut Manifest,
     geometry: Geometry,
     role: Role,
-) -> Result<(), VolumeError> {
+) -> Result<Layer<S::File>, VolumeError> {
     let id = LayerId(manifest.next_layer);
     let (layer, _) = Layer::create(storage, id, manifest.blocks, geometry, role)?;
     manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });
     manifest.next_layer += 1;
-    Ok(())
+    Ok(layer)
 }
 
 pub(crate) fn checked_blocks(size_bytes: u64) -> Result<u64, VolumeError> {
@@ -140,11 +145,20 @@ pub(crate) fn replace_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> 
 
 /// Writes a manifest beside the one that counts. What was named before is durable with it.
 pub(crate) fn prepare_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<(), VolumeError> {
+    let file = write_manifest(storage, manifest)?;
+    sync_manifest(storage, &file)
+}
+
+fn write_manifest<S: Storage>(storage: &S, manifest: &Manifest) -> Result<S::File, VolumeError> {
     if names(storage)?.iter().any(|name| name == NEW_MANIFEST) {
         storage.remove(NEW_MANIFEST).map_err(io_error("remove", NEW_MANIFEST))?;
     }
     let file = storage.create(NEW_MANIFEST).map_err(io_error("create", NEW_MANIFEST))?;
     file.write_at(0, &manifest.encode()).map_err(io_error("write", NEW_MANIFEST))?;
+    Ok(file)
+}
+
+fn sync_manifest<S: Storage>(storage: &S, file: &S::File) -> Result<(), VolumeError> {
     file.sync_data().map_err(io_error("sync", NEW_MANIFEST))?;
     storage.sync_folder().map_err(io_error("sync the folder", FOLDER))
 }

@@ -75,7 +75,7 @@ pub(crate) fn file_name(id: LayerId, segment: usize) -> String {
 }
 
 impl<F: StorageFile> Layer<F> {
-    /// Makes a layer that holds nothing, with its files on stable storage. Its name is not, until the folder is synced.
+    /// Makes a layer that holds nothing. It lasts when its first file, which alone has anything in it, and the folder are synced.
     ///
     /// # Errors
     /// When the storage fails; files may be left, which nothing refers to.
@@ -111,9 +111,6 @@ impl<F: StorageFile> Layer<F> {
             Role::Top | Role::Lowest => layer.write_log()?,
         }
         layer.write_header(&header)?;
-        for segment in 0..layer.segments.len() {
-            layer.sync(segment)?;
-        }
         Ok((layer, header))
     }
 

@@ -17,6 +17,7 @@
 
 mod encrypted;
 mod files;
+mod lacking;
 mod request;
 mod tracked;
 
@@ -39,6 +40,7 @@ use crate::queue::{Cursor, check, is_unsupported, total_len};
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::sys::{Call, zeroes};
 use files::Files;
+use lacking::Needs;
 use request::{Request, Stage, Work};
 
 /// How much a discard makes absent at a time, so that its changes fit into the log.
@@ -162,7 +164,7 @@ impl<S: Storage> Queue<S> {
         match request.work {
             Work::Read => {
                 let blocks = request.at / BLOCK_BYTES..request.part_end.div_ceil(BLOCK_BYTES);
-                if self.lacks(index, blocks) {
+                if self.lacks(index, blocks, Needs::Bytes) {
                     return self.request(index).error.is_none();
                 }
                 self.read(index);
@@ -183,37 +185,11 @@ impl<S: Storage> Queue<S> {
 
     fn end(&mut self, index: u32) {
         let request = &mut self.requests[index as usize];
+        request.arrived.clear();
         request.slots.drain(..).for_each(|slot| self.files.release(&mut self.ring, slot));
         let result = request.error.take().map_or(Ok(()), Err);
         self.ended.push_back(Completion { token: request.token, result });
         self.free.push(index);
-    }
-
-    /// Whether some of these blocks must be fetched first: then the request waits for that, or has failed.
-    fn lacks(&mut self, index: u32, blocks: Range<u64>) -> bool {
-        let request = &mut self.requests[index as usize];
-        let Some(base) = self.engine.base() else { return false };
-        let mut is_lacking = false;
-        let mut next = blocks.start;
-        while next < blocks.end {
-            let (location, run) = self.engine.map.run(next, blocks.end - next);
-            let end = next + run;
-            while location == Location::Absent && next < end && base.has(next) {
-                is_lacking = true;
-                let since = *request.waits_since.get_or_insert_with(|| base.clock());
-                let chunk = next / CHUNK_BLOCKS;
-                if base.want(chunk, since, &self.waker) {
-                    request.error.get_or_insert(io::Error::from_raw_os_error(libc::EIO));
-                    return true;
-                }
-                next = (chunk + 1) * CHUNK_BLOCKS;
-            }
-            next = next.max(end);
-        }
-        if is_lacking {
-            self.parked.push_back(index);
-        }
-        is_lacking
     }
 
     /// One call for each run that stands in one place.
@@ -231,10 +207,13 @@ impl<S: Storage> Queue<S> {
             let (block, within) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
             let (location, run) = self.engine.map.run(block, end.div_ceil(BLOCK_BYTES) - block);
             let Some(layer) = self.files.find(&self.engine, &mut self.ring, location) else { continue };
-            let run = layer.as_ref().map_or(run, |layer| run.min(layer.place(block).run));
+            let run = match &layer {
+                Some(layer) => run.min(layer.place(block).run),
+                None => run.min(CHUNK_BLOCKS - block % CHUNK_BLOCKS),
+            };
             let len = (run * BLOCK_BYTES - within).min(end - at);
             match layer {
-                None => cursor.take(len).for_each(|buffer| buffer.fill_with_zeroes()),
+                None => self.copy_arrived(index, location, at, &mut cursor, len),
                 Some(layer) => {
                     let place = layer.place(block);
                     self.scratch.clear();
@@ -288,7 +267,7 @@ impl<S: Storage> Queue<S> {
         // What is written in part must be there first.
         for offset in [at, end] {
             let block = offset / BLOCK_BYTES;
-            if !offset.is_multiple_of(BLOCK_BYTES) && self.lacks(index, block..block + 1) {
+            if !offset.is_multiple_of(BLOCK_BYTES) && self.lacks(index, block..block + 1, Needs::Place) {
                 return self.request(index).error.is_none();
             }
         }

@@ -70,6 +70,7 @@ impl<S: Storage> Engine<S> {
         folder::remove_orphans(&self.storage, &turn.manifest.layers)?;
         let (layer, header) =
             Layer::create(&self.storage, id, turn.manifest.blocks, old.geometry, Role::Top)?;
+        layer.sync(0)?;
         let mut manifest = turn.manifest.clone();
         manifest.next_layer += 1;
         manifest.layers.push(LayerEntry { id: id.0, uuid: layer.uuid });

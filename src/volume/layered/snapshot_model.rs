@@ -19,8 +19,9 @@ use super::format::{BLOCKS_MAX, Uuid};
 use super::layer::Geometry;
 use super::queue::Queue;
 use super::storage::fake::{FakeStorage, Numbers, with_hook};
-use crate::backend::{BlockQueue, BlockRequest};
+use crate::backend::{BlockQueue, BlockRequest, Extent};
 use crate::crypt::OpenKeys;
+use crate::extents;
 use crate::snapshot::store::memory::{Fault, MemoryStore};
 use crate::snapshot::{
     CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, pin,
@@ -77,7 +78,7 @@ struct World {
     storage: FakeStorage,
     store: MemoryStore,
     engine: Option<Arc<Engine<FakeStorage>>>,
-    queue: Option<Queue<FakeStorage>>,
+    queue: Option<Rc<RefCell<Queue<FakeStorage>>>>,
     content: Content,
     pending: Option<(SnapshotName, Content)>,
     complete: BTreeMap<SnapshotName, Content>,
@@ -133,7 +134,7 @@ impl World {
         (self.queue, self.engine) = (None, None);
         let engine = Engine::open_with(self.storage.clone(), stores(shared(&self.store))).unwrap();
         let engine = Arc::new(engine);
-        self.queue = Some(Queue::new(Arc::clone(&engine), 8).unwrap());
+        self.queue = Some(Rc::new(RefCell::new(Queue::new(Arc::clone(&engine), 8).unwrap())));
         self.engine = Some(engine);
     }
 
@@ -148,16 +149,24 @@ impl World {
 
     fn run(&mut self, request: BlockRequest<'_>) {
         let engine = self.engine();
-        let queue = self.queue.as_mut().unwrap();
-        queue.push(0, request).unwrap();
+        let queue = Rc::clone(self.queue.as_ref().unwrap());
+        queue.borrow_mut().push(0, request).unwrap();
+        let ended = Rc::new(RefCell::new(None));
         loop {
             if engine.state().wants_round() {
                 engine.round();
             }
             if let Some(chunk) = engine.base().and_then(|base| base.next_wanted()) {
-                engine.fetch(chunk).unwrap();
+                // Who reads it may have it before it is written.
+                let (queue, ended) = (Rc::clone(&queue), Rc::clone(&ended));
+                let hook = move |_: &FakeStorage, _: &'static str| {
+                    let completion = queue.borrow_mut().next_completion();
+                    completion.map(|completion| ended.replace(Some(completion)));
+                };
+                with_hook(Rc::new(hook), || engine.fetch(chunk)).unwrap();
             }
-            if let Some(completion) = queue.next_completion() {
+            let completion = ended.take().or_else(|| queue.borrow_mut().next_completion());
+            if let Some(completion) = completion {
                 return completion.result.unwrap();
             }
         }
@@ -305,6 +314,16 @@ impl World {
     }
 
     fn check(&self) {
+        // First, for reading fetches what is not there.
+        let (engine, end) = (self.engine(), self.content.len() as u64 * SECTOR);
+        for at in (0..end).step_by(4096) {
+            let Extent { content, len } = engine.extent(at, end - at).unwrap();
+            assert!(len > 0 && at + len <= end);
+            let sectors =
+                usize::try_from(at / SECTOR).unwrap()..usize::try_from((at + len) / SECTOR).unwrap();
+            let is_zero = self.content[sectors].iter().all(|byte| *byte == 0);
+            assert!(content == extents::Content::Data || is_zero, "{content:?} at {at}");
+        }
         assert!(read(&self.engine()) == self.content, "what the volume is");
         for (name, content) in &self.complete {
             let mut snapshot = Snapshot::open(shared(&self.store), *name).unwrap();

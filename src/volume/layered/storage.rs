@@ -50,6 +50,8 @@ pub(crate) trait StorageFile: Send + Sync + 'static {
     /// The first place from `offset` on that may hold other than zeroes.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
     fn sync_data(&self) -> io::Result<()>;
+    /// Begins to write what a sync will have to wait for: who syncs several files begins with all of them, so that these wait together.
+    fn begin_sync(&self) {}
 }
 
 /// One thread's way to move data: calls that are started, submitted together, and end in any order.

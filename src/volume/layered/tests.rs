@@ -1,7 +1,9 @@
 //! What one history says better than any: damage, a full disk, and what a volume costs.
 
+use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use super::folder;
 use super::format::{BLOCKS_MAX, MapPage};
 use super::layer::{Geometry, Layer};
 use super::queue::Queue;
-use super::storage::fake::{FakeFile, FakeStorage, Numbers};
+use super::storage::fake::{FakeFile, FakeStorage, Numbers, with_hook};
 use super::storage::host::HostFolder;
 use super::storage::{Storage as _, StorageFile as _};
 use super::*;
@@ -204,6 +206,38 @@ fn what_a_merge_moved_between_second_files_is_durable_before_the_upper_layer_goe
         let left = volume.storage.crash(&mut Numbers::new(seed));
         assert_eq!(Fake::open(left).byte(40), 2);
     }
+}
+
+/// With two files for its blocks, of which the second has nothing to sync.
+#[test]
+fn a_volume_that_is_being_made_is_there_as_a_whole_or_can_be_made_again() {
+    let geometry = Geometry { segment_blocks: 32, ..SMALL };
+    let outcomes = Rc::new(RefCell::new([0, 0]));
+    let look = {
+        let outcomes = Rc::clone(&outcomes);
+        move |storage: &FakeStorage, _: &'static str| {
+            for seed in 0..8 {
+                let left = storage.crash(&mut Numbers::new(seed));
+                let is_there = left.open("volume").is_ok();
+                outcomes.borrow_mut()[usize::from(is_there)] += 1;
+                if !is_there {
+                    folder::create(&left, 64 * BLOCK, geometry).unwrap();
+                }
+                assert!(check(&left, false).unwrap().is_sound());
+                let mut volume = Fake::open(left);
+                volume.write(40, 7).unwrap();
+                volume.flush();
+                let left = volume.storage.crash(&mut Numbers::new(seed));
+                assert_eq!([39, 40, 41].map(|block| Fake::open(left.clone()).byte(block)), [0, 7, 0]);
+            }
+        }
+    };
+    let storage = FakeStorage::new();
+    with_hook(Rc::new(look.clone()), || folder::create(&storage, 64 * BLOCK, geometry)).unwrap();
+    assert!(outcomes.borrow().iter().all(|count| *count > 0), "{outcomes:?}");
+    outcomes.borrow_mut()[0] = 0;
+    look(&storage, "it was made");
+    assert_eq!(outcomes.borrow()[0], 0, "what was made is there");
 }
 
 fn used_bytes(folder: &Path) -> u64 {

@@ -19,7 +19,7 @@ use super::map::LayerId;
 use super::queue::Queue;
 use super::storage::host::HostFolder;
 use super::stores::{self, Stores};
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull};
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull};
 use crate::crypt::{DataKey, KeyName, KeyStore, WrappedKey};
 use crate::raw::{check_range, lock};
 use crate::snapshot::{
@@ -28,8 +28,6 @@ use crate::snapshot::{
 };
 
 const LOCK: &str = "lock";
-/// How many threads get what queues want of a snapshot.
-const FETCHERS: usize = 4;
 /// How often a fill that is ahead of its limit asks whether to go on.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -43,8 +41,8 @@ struct Open {
     engine: Arc<Engine<HostFolder>>,
     stop: Arc<AtomicBool>,
     committer: Option<JoinHandle<()>>,
-    /// They get what queues want of a snapshot.
-    fetchers: Vec<JoinHandle<()>>,
+    /// It gets what queues want of a snapshot.
+    fetcher: Option<JoinHandle<()>>,
     _lock: File,
 }
 
@@ -156,10 +154,10 @@ impl Volume {
             let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
             spawn("volume-commit", move || engine.serve(&|| stop.load(Ordering::Acquire)))?
         };
-        let mut open = Open { engine, stop, committer: Some(committer), fetchers: Vec::new(), _lock: lock };
-        for _ in 0..if open.engine.has_base() { FETCHERS } else { 0 } {
+        let mut open = Open { engine, stop, committer: Some(committer), fetcher: None, _lock: lock };
+        if open.engine.has_base() {
             let engine = Arc::clone(&open.engine);
-            open.fetchers.push(spawn("volume-fetch", move || engine.serve_fetches())?);
+            open.fetcher = Some(spawn("volume-fetch", move || engine.serve_fetches())?);
         }
         Ok(Self(Arc::new(open)))
     }
@@ -338,7 +336,7 @@ impl Drop for Open {
             base.stop();
         }
         // If one panicked, the requests that it owed have failed already.
-        self.fetchers.drain(..).for_each(|fetcher| drop(fetcher.join()));
+        self.fetcher.take().map(JoinHandle::join);
         self.engine.save_fetched();
         // Who does not flush may lose what he wrote by a crash, not because its disk was put away.
         self.engine.round();
@@ -369,6 +367,10 @@ impl BlockBackend for Volume {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(offset, buffer.len(), self.size_bytes())?;
         self.0.engine.read_at(offset, buffer).map_err(io::Error::other)
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        self.0.engine.extent(offset, len).map_err(io::Error::other)
     }
 }
 

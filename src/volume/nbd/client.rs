@@ -7,7 +7,7 @@ use super::protocol::{
     STRUCTURED_REPLY_MAGIC, info, option, option_reply,
 };
 
-pub use super::protocol::{command, command_flag, transmission_flag};
+pub use super::protocol::{allocation_flag, command, command_flag, transmission_flag};
 
 /// What an export was said to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +87,18 @@ impl<S: Read + Write> Client<S> {
         match self.option(option::STRUCTURED_REPLY, &[])?.as_slice() {
             [(option_reply::ACK, _)] => Ok(()),
             _ => Err(wrong("no structured replies")),
+        }
+    }
+
+    /// Chooses contexts of metadata of an export; says which there are, with their numbers.
+    ///
+    /// # Errors
+    /// As for [`option`](Self::option), and when the server refuses.
+    pub fn choose_contexts(&mut self, name: &str, queries: &[&str]) -> io::Result<Vec<(u32, String)>> {
+        let mut replies = self.option(option::SET_META_CONTEXT, &context_request(name, queries))?;
+        match replies.pop() {
+            Some((option_reply::ACK, _)) => Ok(contexts(&replies)),
+            _ => Err(wrong("no contexts")),
         }
     }
 
@@ -186,6 +198,10 @@ impl<S: Read + Write> Client<S> {
                 fields.u64().ok_or_else(|| wrong("no offset"))?;
                 (Ok(()), fields.0.to_vec())
             }
+            0x1_0005 => {
+                fields.u32().ok_or_else(|| wrong("no context"))?;
+                (Ok(()), fields.0.to_vec())
+            }
             0x1_8001 => (Err(fields.u32().ok_or_else(|| wrong("no error"))?), Vec::new()),
             _ => return Err(wrong("not a chunk that is the only one")),
         };
@@ -201,6 +217,24 @@ impl<S: Read + Write> Client<S> {
         self.stream.read_exact(&mut data)?;
         Ok(data)
     }
+}
+
+/// The data of an option about contexts.
+pub(super) fn context_request(name: &str, queries: &[&str]) -> Vec<u8> {
+    let string = |text: &str| [&length(text.as_bytes()).to_be_bytes()[..], text.as_bytes()].concat();
+    let count = u32::try_from(queries.len()).expect("tests ask for little");
+    let queries = queries.iter().flat_map(|query| string(query));
+    [string(name), count.to_be_bytes().to_vec(), queries.collect()].concat()
+}
+
+/// The contexts that a server told of.
+pub(super) fn contexts(replies: &[(u32, Vec<u8>)]) -> Vec<(u32, String)> {
+    let context = |(kind, data): &(u32, Vec<u8>)| {
+        let mut fields = Fields(data);
+        let id = fields.u32().filter(|_| *kind == option_reply::META_CONTEXT)?;
+        Some((id, String::from_utf8_lossy(fields.0).into_owned()))
+    };
+    replies.iter().filter_map(context).collect()
 }
 
 fn length(data: &[u8]) -> u32 {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::protocol::{
-    Fields, GREETING_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, handshake_flag, info, option, option_reply,
-    transmission_flag,
+    ALLOCATION, ALLOCATION_ID, Fields, GREETING_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, handshake_flag,
+    info, option, option_reply, transmission_flag,
 };
 use super::{Export, TRANSFER_BYTES_MAX};
 use crate::sys::{AlignedMemory, Waiting, receive, send};
@@ -33,6 +33,8 @@ pub(super) struct Chosen {
     pub(super) export: usize,
     /// Reads are answered by structured replies.
     pub(super) structured: bool,
+    /// The client may ask which parts hold anything.
+    pub(super) allocation: bool,
 }
 
 /// Why there is no session.
@@ -56,7 +58,8 @@ pub(super) fn negotiate(
     socket: BorrowedFd<'_>,
     exports: &[Export],
 ) -> Result<Option<Chosen>, HandshakeError> {
-    let mut negotiation = Negotiation { stream: Stream::new(socket), exports, structured: false };
+    let stream = Stream::new(socket);
+    let mut negotiation = Negotiation { stream, exports, structured: false, allocation: None };
     match negotiation.run() {
         Err(HandshakeError::Connection(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         outcome => outcome,
@@ -67,6 +70,8 @@ struct Negotiation<'a> {
     stream: Stream<'a>,
     exports: &'a [Export],
     structured: bool,
+    /// The export for which the client chose that context last.
+    allocation: Option<usize>,
 }
 
 impl Negotiation<'_> {
@@ -121,6 +126,7 @@ impl Negotiation<'_> {
                 self.structured = true;
                 self.reply(option, option_reply::ACK, &[])?;
             }
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.contexts(option, data)?,
             option::INFO | option::GO => match InfoRequest::parse(data) {
                 None => {
                     self.reply(option, option_reply::ERR_INVALID, b"the option's lengths do not agree")?
@@ -130,7 +136,7 @@ impl Negotiation<'_> {
                     Some(export) => {
                         self.tell_about(option, export, &request)?;
                         if option == option::GO {
-                            return Ok(Some(Chosen { export, structured: self.structured }));
+                            return Ok(Some(self.chosen(export)));
                         }
                     }
                 },
@@ -190,7 +196,38 @@ impl Negotiation<'_> {
         answer.extend(transmission_flags(&self.exports[export], self.structured).to_be_bytes());
         answer.resize(answer.len() + if has_zeroes { ZEROES_AFTER_EXPORT } else { 0 }, 0);
         self.stream.write(&answer)?;
-        Ok(Chosen { export, structured: self.structured })
+        Ok(self.chosen(export))
+    }
+
+    fn chosen(&self, export: usize) -> Chosen {
+        Chosen { export, structured: self.structured, allocation: self.allocation == Some(export) }
+    }
+
+    /// Lists or chooses contexts of metadata. What was chosen before counts no more, whatever comes of it.
+    fn contexts(&mut self, option: u32, data: &[u8]) -> Result<(), HandshakeError> {
+        let chooses = option == option::SET_META_CONTEXT;
+        if chooses {
+            self.allocation = None;
+        }
+        if !self.structured {
+            let text = b"structured replies are to be negotiated first";
+            return self.reply(option, option_reply::ERR_INVALID, text);
+        }
+        let Some(request) = ContextRequest::parse(data) else {
+            return self.reply(option, option_reply::ERR_INVALID, b"the option's lengths do not agree");
+        };
+        let Some(export) = self.find(request.name) else {
+            return self.reply(option, option_reply::ERR_UNKNOWN, b"there is no such export");
+        };
+        if request.has(ALLOCATION) || !chooses && (request.queries.is_empty() || request.has("base:")) {
+            let id = if chooses { ALLOCATION_ID } else { 0 };
+            let context = [&id.to_be_bytes()[..], ALLOCATION.as_bytes()].concat();
+            self.reply(option, option_reply::META_CONTEXT, &context)?;
+            if chooses {
+                self.allocation = Some(export);
+            }
+        }
+        self.reply(option, option_reply::ACK, &[])
     }
 
     fn find(&self, name: &[u8]) -> Option<usize> {
@@ -241,6 +278,31 @@ impl<'a> InfoRequest<'a> {
 
     fn wants(&self, info: u16) -> bool {
         self.wanted.as_chunks().0.iter().any(|number| u16::from_be_bytes(*number) == info)
+    }
+}
+
+/// The data of `LIST_META_CONTEXT` and `SET_META_CONTEXT`.
+struct ContextRequest<'a> {
+    name: &'a [u8],
+    queries: Vec<&'a [u8]>,
+}
+
+impl<'a> ContextRequest<'a> {
+    fn parse(data: &'a [u8]) -> Option<Self> {
+        let mut fields = Fields(data);
+        let string = |fields: &mut Fields<'a>| {
+            let len = usize::try_from(fields.u32()?).ok()?;
+            fields.bytes(len)
+        };
+        let name = string(&mut fields)?;
+        let count = fields.u32()?;
+        // Each takes bytes, so there are not more than fit.
+        let queries = (0..count).map(|_| string(&mut fields)).collect::<Option<_>>()?;
+        fields.0.is_empty().then_some(Self { name, queries })
+    }
+
+    fn has(&self, query: &str) -> bool {
+        self.queries.contains(&query.as_bytes())
     }
 }
 

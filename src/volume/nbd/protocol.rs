@@ -24,16 +24,29 @@ pub(super) mod option {
     pub(in crate::nbd) const INFO: u32 = 6;
     pub(in crate::nbd) const GO: u32 = 7;
     pub(in crate::nbd) const STRUCTURED_REPLY: u32 = 8;
+    pub(in crate::nbd) const LIST_META_CONTEXT: u32 = 9;
+    pub(in crate::nbd) const SET_META_CONTEXT: u32 = 10;
 }
 
 pub(super) mod option_reply {
     pub(in crate::nbd) const ACK: u32 = 1;
     pub(in crate::nbd) const SERVER: u32 = 2;
     pub(in crate::nbd) const INFO: u32 = 3;
+    pub(in crate::nbd) const META_CONTEXT: u32 = 4;
     pub(in crate::nbd) const ERR_UNSUPPORTED: u32 = (1 << 31) + 1;
     pub(in crate::nbd) const ERR_INVALID: u32 = (1 << 31) + 3;
     pub(in crate::nbd) const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     pub(in crate::nbd) const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+}
+
+/// The metadata context that tells which parts of an export hold anything, and the number that this server gives it.
+pub(super) const ALLOCATION: &str = "base:allocation";
+pub(super) const ALLOCATION_ID: u32 = 1;
+
+/// What it tells of a part.
+pub mod allocation_flag {
+    pub const HOLE: u32 = 1;
+    pub const ZERO: u32 = 1 << 1;
 }
 
 /// What `INFO` and `GO` tell of an export.
@@ -61,17 +74,20 @@ pub mod command {
     pub const FLUSH: u16 = 3;
     pub const TRIM: u16 = 4;
     pub const WRITE_ZEROES: u16 = 6;
+    pub const BLOCK_STATUS: u16 = 7;
 }
 
 pub mod command_flag {
     pub const FUA: u16 = 1;
     pub const NO_HOLE: u16 = 1 << 1;
     pub const DF: u16 = 1 << 2;
+    pub const REQ_ONE: u16 = 1 << 3;
 }
 
 mod chunk_type {
     pub(super) const NONE: u16 = 0;
     pub(super) const OFFSET_DATA: u16 = 1;
+    pub(super) const BLOCK_STATUS: u16 = 5;
     pub(super) const ERROR: u16 = (1 << 15) + 1;
 }
 
@@ -170,6 +186,11 @@ impl ReplyHeader {
             return Self::chunk(chunk_type::NONE, cookie, 0, &[]);
         }
         Self::chunk(chunk_type::OFFSET_DATA, cookie, len, &offset.to_be_bytes())
+    }
+
+    /// The one chunk of a block status; `len` bytes of descriptors follow.
+    pub(super) fn block_status(cookie: u64, len: u32) -> Self {
+        Self::chunk(chunk_type::BLOCK_STATUS, cookie, len, &ALLOCATION_ID.to_be_bytes())
     }
 
     /// The one chunk of a request that failed.

@@ -236,7 +236,7 @@ pub(super) enum ClientError {
 /// Leads a client from its handshake to its end.
 pub(super) fn serve_client(socket: &OwnedFd, exports: &[Export]) -> Result<(), ClientError> {
     if let Some(chosen) = handshake::negotiate(socket.as_fd(), exports)? {
-        session::serve(socket.as_fd(), &exports[chosen.export], chosen.structured)?;
+        session::serve(socket.as_fd(), &exports[chosen.export], &chosen)?;
     }
     Ok(())
 }

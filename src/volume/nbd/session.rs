@@ -10,6 +10,8 @@
 //! socket transfer to and from directly; only what of a write came together with headers is copied once. When no slot or no memory is left, the
 //! header stays where it is and nothing more is read.
 //!
+//! A block status needs no queue and is answered at once; where the disk has to ask an object store for it, all of the connection waits.
+//!
 //! Invariants: a slot is either free, with the receiver, with the queue or in `outgoing`; its pieces are the kernel's only while it is with
 //! the queue. The queue ends before the memory does.
 
@@ -19,17 +21,23 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::handshake::Chosen;
 use super::pool::Pool;
 use super::protocol::{
-    Error, REPLY_BYTES_MAX, REQUEST_BYTES, ReplyHeader, RequestHeader, command, command_flag,
+    Error, REPLY_BYTES_MAX, REQUEST_BYTES, ReplyHeader, RequestHeader, allocation_flag, command, command_flag,
 };
 use super::{DEPTH, Export, TRANSFER_BYTES_MAX};
-use crate::backend::{BlockQueue, BlockRequest, SECTOR_BYTES};
+use crate::backend::{BlockQueue, BlockRequest, Content, SECTOR_BYTES};
+use crate::extents::extents;
 use crate::sys::{AlignedMemory, Arena, IoBuffer, Waiting, receive, send};
 
 /// Room for the requests and small writes that arrive together.
 const RECEIVED_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 10).expect("it is not zero");
 const SLOTS: usize = DEPTH as usize;
+/// A length and what is told of it.
+const DESCRIPTOR_BYTES: u32 = 8;
+/// How many parts are told at a time: a piece of the pool.
+const DESCRIPTORS_MAX: u32 = 8192;
 /// How many buffers that were sent may stand before those that were not.
 const OUTGOING_KEPT: usize = 1024;
 /// Whose event it is.
@@ -53,8 +61,8 @@ pub(super) enum SessionError {
 ///
 /// # Errors
 /// [`SessionError`]
-pub(super) fn serve(socket: BorrowedFd<'_>, export: &Export, structured: bool) -> Result<(), SessionError> {
-    Session::new(socket, export, structured)?.run()
+pub(super) fn serve(socket: BorrowedFd<'_>, export: &Export, chosen: &Chosen) -> Result<(), SessionError> {
+    Session::new(socket, export, chosen)?.run()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +72,7 @@ enum Work {
     Flush,
     Trim,
     WriteZeroes { may_unmap: bool },
+    BlockStatus { only_one: bool },
 }
 
 /// A request, from its header to its reply.
@@ -102,6 +111,7 @@ struct Session<'a> {
     socket: BorrowedFd<'a>,
     export: &'a Export,
     structured: bool,
+    allocation: bool,
     events: Epoll,
     /// What is known of the socket since its last event.
     is_readable: bool,
@@ -132,7 +142,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(socket: BorrowedFd<'a>, export: &'a Export, structured: bool) -> Result<Self, SessionError> {
+    fn new(socket: BorrowedFd<'a>, export: &'a Export, chosen: &Chosen) -> Result<Self, SessionError> {
         let queue = export.disk.open_queue(DEPTH).map_err(SessionError::Open)?;
         let events = watch(socket, queue.completion_event()).map_err(SessionError::Open)?;
         let slot = || Slot {
@@ -147,7 +157,8 @@ impl<'a> Session<'a> {
             queue,
             socket,
             export,
-            structured,
+            structured: chosen.structured,
+            allocation: chosen.allocation,
             events,
             is_readable: true,
             is_writable: true,
@@ -347,13 +358,18 @@ impl Session<'_> {
         slot.work = work.unwrap_or(Work::Flush);
         slot.then_flush = header.flags & command_flag::FUA != 0
             && matches!(slot.work, Work::Write | Work::Trim | Work::WriteZeroes { .. });
-        let has_data = matches!(work, Ok(Work::Read | Work::Write));
-        if has_data && !self.pool.take(header.len, &mut slot.pieces) {
+        let data_len = match work {
+            Ok(Work::Read | Work::Write) => header.len,
+            Ok(Work::BlockStatus { .. }) => DESCRIPTOR_BYTES * DESCRIPTORS_MAX,
+            _ => 0,
+        };
+        if !self.pool.take(data_len, &mut slot.pieces) {
             return false;
         }
         self.free.pop();
         match work {
             Ok(Work::Write) => self.receiving = Receiving::Data { slot: index, done: 0 },
+            Ok(Work::BlockStatus { only_one }) => self.tell_status(index, only_one),
             Ok(_) => self.push(index),
             Err(error) if header.command == command::WRITE => {
                 self.receiving = Receiving::Refused { slot: index, left: header.len, error };
@@ -375,6 +391,10 @@ impl Session<'_> {
                 let may_unmap = header.flags & command_flag::NO_HOLE == 0;
                 (Work::WriteZeroes { may_unmap }, command_flag::NO_HOLE)
             }
+            command::BLOCK_STATUS if self.allocation && header.len > 0 => {
+                let only_one = header.flags & command_flag::REQ_ONE != 0;
+                (Work::BlockStatus { only_one }, command_flag::REQ_ONE)
+            }
             _ => return Err(Error::Invalid),
         };
         // FUA may stand at every request.
@@ -384,7 +404,8 @@ impl Session<'_> {
         if work == Work::Flush {
             return if header.offset == 0 && header.len == 0 { Ok(work) } else { Err(Error::Invalid) };
         }
-        if work != Work::Read && self.export.disk.is_read_only() {
+        let is_reading = matches!(work, Work::Read | Work::BlockStatus { .. });
+        if !is_reading && self.export.disk.is_read_only() {
             return Err(Error::NotPermitted);
         }
         let is_transfer = matches!(work, Work::Read | Work::Write);
@@ -411,9 +432,44 @@ impl Session<'_> {
             Work::Flush => BlockRequest::Flush,
             Work::Trim => BlockRequest::Discard { offset, len },
             Work::WriteZeroes { may_unmap } => BlockRequest::WriteZeroes { offset, len, may_unmap },
+            Work::BlockStatus { .. } => unreachable!("no queue has part in it"),
         };
         self.queue.push(index as u64, request).expect("a queue carries as many requests as there are slots");
         self.has_pushed = true;
+    }
+}
+
+/// What needs no queue: which parts hold anything.
+impl Session<'_> {
+    fn tell_status(&mut self, index: usize, only_one: bool) {
+        let slot = &mut self.slots[index];
+        let most = if only_one { 1 } else { DESCRIPTORS_MAX as usize };
+        let mut descriptors = Vec::new();
+        let mut failure = None;
+        for part in extents(&*self.export.disk, slot.offset, u64::from(slot.len)).take(most) {
+            match part {
+                Ok((_, extent)) => {
+                    let len = u32::try_from(extent.len).expect("a part of the request");
+                    let flags = match extent.content {
+                        Content::Data => 0,
+                        Content::Zeroes => allocation_flag::ZERO,
+                        Content::Hole => allocation_flag::HOLE | allocation_flag::ZERO,
+                    };
+                    descriptors.extend([len, flags].map(u32::to_be_bytes).concat());
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        // What is known is told, which may be less than was asked for.
+        let result = match failure {
+            Some(error) if descriptors.is_empty() => Err(Error::from(error)),
+            _ => Ok(()),
+        };
+        if let [piece] = &mut slot.pieces[..] {
+            *piece = piece.part(0, descriptors.len());
+            piece.copy_from(&descriptors);
+        }
+        self.reply(index, result);
     }
 }
 
@@ -445,16 +501,22 @@ impl Session<'_> {
     /// Puts the reply of a request that is over among the outgoing.
     fn reply(&mut self, index: usize, result: Result<(), Error>) {
         let slot = &self.slots[index];
-        let is_read = slot.work == Work::Read;
+        let has_data = matches!(slot.work, Work::Read | Work::BlockStatus { .. });
         let header = match result {
-            Ok(()) if is_read && self.structured => ReplyHeader::data(slot.cookie, slot.offset, slot.len),
+            Ok(()) if slot.work == Work::Read && self.structured => {
+                ReplyHeader::data(slot.cookie, slot.offset, slot.len)
+            }
+            Ok(()) if has_data && self.structured => {
+                let len = slot.pieces.iter().map(IoBuffer::len).sum::<usize>();
+                ReplyHeader::block_status(slot.cookie, u32::try_from(len).expect("a piece"))
+            }
             Err(error) if self.structured => ReplyHeader::failure(slot.cookie, error),
             _ => ReplyHeader::simple(slot.cookie, result.err()),
         };
         let place = self.reply_headers.buffer().part(index * REPLY_BYTES_MAX, REPLY_BYTES_MAX);
         let len = place.copy_from(header.bytes());
         self.outgoing.push(place.part(0, len));
-        if is_read && result.is_ok() {
+        if has_data && result.is_ok() {
             self.outgoing.extend_from_slice(&slot.pieces);
         }
         self.replying.push((index, self.outgoing.len()));

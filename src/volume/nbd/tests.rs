@@ -1,5 +1,7 @@
 //! The server from a client's side, over socket pairs and over its listeners.
 
+mod status;
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -157,9 +159,9 @@ fn options_that_are_wrong_are_refused_and_the_next_one_is_not() {
         (option::GO, vec![0xff; 6], option_reply::ERR_INVALID),
         (option::GO, vec![0, 0, 0, 0, 0, 9], option_reply::ERR_INVALID),
         (option::INFO, vec![0, 0, 0, 0, 0, 0, 1], option_reply::ERR_INVALID),
-        // TLS, contexts of metadata, and what nobody knows.
+        // TLS, extended headers, and what nobody knows.
         (5, vec![], option_reply::ERR_UNSUPPORTED),
-        (10, vec![1, 2, 3], option_reply::ERR_UNSUPPORTED),
+        (11, vec![1, 2, 3], option_reply::ERR_UNSUPPORTED),
         (0xffff_ffff, vec![], option_reply::ERR_UNSUPPORTED),
         (option::GO, vec![0; 100_000], option_reply::ERR_TOO_BIG),
     ] {

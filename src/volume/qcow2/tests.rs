@@ -13,7 +13,7 @@ use crate::import::{Format, ImportError, detect, import};
 const SIZE: usize = 20 << 20;
 
 /// Runs `qemu-img` in a folder.
-fn qemu_img(folder: &Path, arguments: &[&str]) {
+pub(crate) fn qemu_img(folder: &Path, arguments: &[&str]) {
     let output = Command::new("qemu-img").args(arguments).current_dir(folder).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "qemu-img {arguments:?}: {errors}");

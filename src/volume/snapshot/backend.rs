@@ -16,7 +16,9 @@ use super::error::SnapshotError;
 use super::format::CHUNK_BYTES;
 use super::parallel;
 use super::reader::Snapshot;
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull};
+use crate::backend::{
+    BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, IoBuffer, QueueFull,
+};
 use crate::queue::check;
 use crate::raw::check_range;
 
@@ -134,6 +136,14 @@ impl BlockBackend for SnapshotDisk {
             rest = after;
         }
         Ok(())
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        let first = offset / CHUNK_BYTES;
+        let run = self.0.snapshot.run(first, (offset + len).div_ceil(CHUNK_BYTES));
+        let (is_there, chunks) = run.map_err(io::Error::other)?;
+        let content = if is_there { Content::Data } else { Content::Hole };
+        Ok(Extent { content, len: len.min((first + chunks) * CHUNK_BYTES - offset) })
     }
 }
 

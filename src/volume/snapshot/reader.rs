@@ -254,6 +254,20 @@ impl Snapshot {
         Ok(found)
     }
 
+    /// Whether chunk `first` is anything but zeroes, and for how many chunks before `end`, at least one, that is so.
+    pub(crate) fn run(&self, first: u64, end: u64) -> Result<(bool, u64), SnapshotError> {
+        let mut next = first;
+        while next < end && self.entry(Place::Chunk(next))?.is_some() {
+            next += 1;
+        }
+        if next > first {
+            return Ok((true, next - first));
+        }
+        let found = self.entries(first, 1)?;
+        let next = found.first().map_or(end, |(chunk, _)| end.min(*chunk));
+        Ok((false, next - first))
+    }
+
     /// The first leaf from a number on.
     fn next_leaf(&self, from: u64) -> Result<Option<Arc<Page>>, SnapshotError> {
         if from >= BLOCKS_MAX / CHUNK_BLOCKS / PAGE_ENTRIES {

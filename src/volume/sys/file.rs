@@ -40,6 +40,12 @@ pub(crate) fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<Direct
         .then_some(DirectAlignment { memory: status.stx_dio_mem_align, offset: status.stx_dio_offset_align }))
 }
 
+/// Begins to write the file's part of the page cache to the disk. It is a hint: what became of it, a sync tells.
+pub(crate) fn begin_writeback(file: BorrowedFd<'_>) {
+    // SAFETY: the call takes no memory, and the descriptor is open as long as it is borrowed.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Words of zeroes. The kernel gives their pages on first touch, so a large list that is hardly used
 /// costs hardly any memory.
 pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {

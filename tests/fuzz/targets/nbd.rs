@@ -14,16 +14,17 @@ const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
 /// The client's flags.
 const FLAGS: &[u8] = b"\0\0\0\x03";
 const STRUCTURED_REPLIES: &[u8] = b"IHAVEOPT\0\0\0\x08\0\0\0\0";
+const BASE_ALLOCATION: &[u8] = b"IHAVEOPT\0\0\0\x0a\0\0\0\x1b\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation";
 const GO: &[u8] = b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0";
 
-/// Serves one client. The first byte says what it says by itself before: nothing, a handshake, or one with structured replies.
+/// Serves one client. The first byte says what it says by itself before: nothing, a handshake, or one with structured replies and block status.
 pub fn run(data: &[u8]) {
     let Some((&how, said)) = data.split_first() else { return };
     let handshake: &[&[u8]] = match how % 4 {
         0 => &[],
         1 => &[FLAGS],
         2 => &[FLAGS, GO],
-        _ => &[FLAGS, STRUCTURED_REPLIES, GO],
+        _ => &[FLAGS, STRUCTURED_REPLIES, BASE_ALLOCATION, GO],
     };
     let disk = FakeDisk::new(vec![0; DISK_BYTES]);
     let read_only = how & 4 != 0;
@@ -58,7 +59,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [b"IHAVEOPT", &number.to_be_bytes()[..], &length.to_be_bytes(), data].concat()
     };
     let about = b"\0\0\0\x04disk\0\x02\0\x01\0\x03";
-    let options = [option(3, &[]), option(8, &[]), option(6, about), option(7, about)].concat();
+    let contexts = b"\0\0\0\x04disk\0\0\0\x02\0\0\0\x05base:\0\0\0\x0fbase:allocation";
+    let options = [
+        option(3, &[]),
+        option(8, &[]),
+        option(9, contexts),
+        option(10, contexts),
+        option(6, about),
+        option(7, about),
+    ]
+    .concat();
     let oldest = [option(5, &[]), option(1, b"disk")].concat();
     let abort = [option(10, b"\0\0\0\0"), option(2, &[])].concat();
     let request = |command: u16, flags: u16, offset: u64, length: u32, data: &[u8]| {
@@ -78,6 +88,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         request(4, 0, 0, 512, &[]),
         request(1, 0, 65_536, 512, &[8; 512]),
         request(0, 0, 0, 65_536, &[]),
+        request(7, 0, 0, 65_536, &[]),
+        request(7, 8, 512, 1024, &[]),
         request(2, 0, 0, 0, &[]),
     ]
     .concat();

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::backend::IoBuffer;
+use crate::layered::base::ChunkBytes;
 use crate::layered::state::Permit;
 use crate::sys::AlignedMemory;
 
@@ -44,6 +45,8 @@ pub(super) struct Request<F> {
     pub(super) error: Option<io::Error>,
     /// When it began to wait for chunks of a snapshot, by the clock of those.
     pub(super) waits_since: Option<u64>,
+    /// What a read needs of the snapshot, and no layer had when it was last looked.
+    pub(super) arrived: Vec<(u64, ChunkBytes)>,
     pub(super) permit: Option<Permit<F>>,
     /// Whole blocks that the guest's memory is only a part of, or that must not change while they are written.
     pub(super) bounce: AlignedMemory,
@@ -73,6 +76,7 @@ impl<F> Request<F> {
             slots: Vec::new(),
             error: None,
             waits_since: None,
+            arrived: Vec::new(),
             permit: None,
             bounce: AlignedMemory::zeroed(0),
             is_all_bounced: false,

@@ -4,10 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{BlockBackend, BlockRequest};
+use crate::backend::{BlockBackend, BlockRequest, Content};
+use crate::extents::extents;
 use crate::layered::{Volume, VolumeError};
 use crate::snapshot::store::memory::{Fault, MemoryStore};
-use crate::snapshot::{CHUNK_BYTES, ObjectStore, Progress, SnapshotError, SnapshotName, Snapshots};
+use crate::snapshot::{
+    CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotDisk, SnapshotError, SnapshotName, Snapshots,
+    StoreError,
+};
 use crate::testing::{Memory, execute};
 
 const SIZE: u64 = 64 << 20;
@@ -90,6 +94,69 @@ fn a_volume_from_a_snapshot_fetches_what_is_read_and_only_once() {
     assert_eq!(read(&volume, 3 * CHUNK_BYTES, 8192).unwrap(), expected);
     Snapshots::new(objects).collect(name).unwrap();
     assert_eq!(store.keys(), [""; 0], "nobody needs the snapshot any more");
+}
+
+#[test]
+fn what_a_volume_from_a_snapshot_holds_is_known_without_fetching_it() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (store, objects, name) = snapshot(folder.path());
+    let path = folder.path().join("volume");
+    Volume::create_from(&path, &objects, name, Some(2 * SIZE)).unwrap();
+    let volume = Volume::open_with(&path, Some(Arc::clone(&objects))).unwrap();
+    write(&volume, SIZE + 4096, &[1; 4096]);
+    let disk = SnapshotDisk::new(Snapshot::open(objects, name).unwrap());
+    store.heal();
+    let data_of = |disk: &dyn BlockBackend| -> Vec<(u64, u64)> {
+        let all = extents(disk, 0, disk.size_bytes()).map(Result::unwrap);
+        all.filter(|(_, extent)| extent.content == Content::Data)
+            .map(|(at, extent)| (at, extent.len))
+            .collect()
+    };
+    let of_snapshot = [0, 3, 100].map(|chunk| (chunk * CHUNK_BYTES, CHUNK_BYTES));
+    assert_eq!(data_of(&disk), of_snapshot);
+    assert_eq!(data_of(&volume), [&of_snapshot[..], &[(SIZE + 4096, 4096)]].concat());
+    assert_eq!(store.calls(), 4, "a node and a leaf for each");
+    // Zeroes hide what is in the snapshot.
+    let mut queue = volume.open_queue(1).unwrap();
+    execute(&mut *queue, BlockRequest::Discard { offset: 3 * CHUNK_BYTES, len: CHUNK_BYTES }).unwrap();
+    assert_eq!(volume.extent(3 * CHUNK_BYTES + 512, SIZE).unwrap().content, Content::Zeroes);
+}
+
+/// A store in which a snapshot is deleted just before it is pinned.
+struct Deletes(MemoryStore, SnapshotName);
+
+impl ObjectStore for Deletes {
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        if key.starts_with("pins/") {
+            Snapshots::new(Arc::new(self.0.clone())).delete(self.1).unwrap();
+        }
+        self.0.put(key, bytes)
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        self.0.get(key)
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(&str)) -> Result<(), StoreError> {
+        self.0.list(prefix, each)
+    }
+
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.0.delete(key)
+    }
+}
+
+#[test]
+fn no_volume_is_made_from_a_snapshot_that_goes_before_it_is_pinned() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (store, _, name) = snapshot(folder.path());
+    let path = folder.path().join("volume");
+    let objects: Arc<dyn ObjectStore> = Arc::new(Deletes(store.clone(), name));
+    let made = Volume::create_from(&path, &objects, name, None);
+    assert!(matches!(made, Err(SnapshotError::NotFound { name: missing }) if missing == name), "{made:?}");
+    assert!(Volume::open_with(&path, Some(objects)).is_err());
+    assert_eq!(store.keys(), [""; 0], "nothing is pinned");
+    Volume::create(&path, SIZE).unwrap();
 }
 
 #[test]

@@ -19,7 +19,9 @@ use nix::unistd::{Whence, lseek};
 use super::{Storage, StorageFile, StorageRing};
 use crate::backend::{IoBuffer, SECTOR_BYTES};
 use crate::raw::read_to_end;
-use crate::sys::{Call, Ended, FileIndex, InPlace, Ring, RingFile, direct_alignment, transfers_in_place};
+use crate::sys::{
+    Call, Ended, FileIndex, InPlace, Ring, RingFile, begin_writeback, direct_alignment, transfers_in_place,
+};
 
 /// How many files a ring knows at a time.
 pub(crate) const RING_FILES: u32 = 1024;
@@ -165,6 +167,10 @@ impl StorageFile for HostFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn begin_sync(&self) {
+        begin_writeback(self.file.as_fd());
     }
 }
 
