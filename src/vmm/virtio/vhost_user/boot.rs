@@ -8,6 +8,8 @@
 //! 0x0000  descriptors: header, data, status     0x3000  header     0x10_0000  data
 //! 0x1000  available ring     0x2000  used ring     0x3010  status
 //! ```
+//!
+//! The memory has addresses that no guest's has, so that a backend can be told of both.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -15,13 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use volume::{BlockBackend, BlockQueue, SECTOR_BYTES};
 
 use super::connection::table;
 use super::frontend::RemoteDisk;
-use crate::memory::{self, Backing, Memory, RAM_BYTES_MIN};
+use crate::memory::{self, Memory, RAM_BYTES_MAX, sealed_file};
 use crate::poll::event_fd;
 use crate::virtio::queue::layout;
 use crate::virtio::{ActiveQueue, Interrupt, InterruptVectors, feature};
@@ -30,13 +32,15 @@ use crate::virtio::{ActiveQueue, Interrupt, InterruptVectors, feature};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const SIZE: u16 = 4;
-const DESCRIPTORS: u64 = 0;
-const AVAILABLE: u64 = 0x1000;
-const USED: u64 = 0x2000;
-const HEADER: u64 = 0x3000;
-const STATUS: u64 = 0x3010;
-const DATA: u64 = 0x10_0000;
+/// Beyond all RAM.
+const DESCRIPTORS: u64 = RAM_BYTES_MAX * 2;
+const AVAILABLE: u64 = DESCRIPTORS + 0x1000;
+const USED: u64 = DESCRIPTORS + 0x2000;
+const HEADER: u64 = DESCRIPTORS + 0x3000;
+const STATUS: u64 = DESCRIPTORS + 0x3010;
+const DATA: u64 = DESCRIPTORS + 0x10_0000;
 const DATA_BYTES: u64 = 1 << 20;
+const MEMORY_BYTES: u64 = 2 << 20;
 
 /// Descriptor flags (virtio 1.2, 2.7.5).
 const NEXT: u16 = 1;
@@ -59,7 +63,12 @@ impl BootReader {
     /// When the host has no memory or descriptor to give.
     pub fn new(remote: Arc<RemoteDisk>) -> io::Result<Arc<Self>> {
         let event = || EventFd::new(EFD_NONBLOCK);
-        let memory = memory::allocate(RAM_BYTES_MIN, Backing::Shared).map_err(io::Error::other)?;
+        let place = FileOffset::new(sealed_file("boot", MEMORY_BYTES)?, 0);
+        let bytes = usize::try_from(MEMORY_BYTES).map_err(io::Error::other)?;
+        let region = GuestRegionMmap::from_range(GuestAddress(DESCRIPTORS), bytes, Some(place));
+        let memory = GuestMemoryMmap::from_regions(vec![region.map_err(io::Error::other)?]);
+        let memory = Arc::new(memory.map_err(io::Error::other)?);
+        remote.memories().boot = Some(Arc::clone(&memory));
         let vectors = Arc::from([event()?]);
         Ok(Arc::new(BootReader { remote, memory, kick: event()?, vectors, error: event()? }))
     }
@@ -82,7 +91,7 @@ impl BootReader {
         interrupt.choose(0);
         let (kick, memory) = (self.kick.try_clone()?, Arc::clone(&self.memory));
         let active = ActiveQueue { index: 0, queue, kick, interrupt, memory, in_flight: None };
-        backend.set_guest(feature::VERSION_1, table(&self.memory)?)?;
+        backend.set_guest(feature::VERSION_1, table(self.remote.memories().all())?)?;
         if let Some(kept) = backend.new_region(1, SIZE)? {
             backend.set_region(&kept)?;
         }

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::frontend::FrontendError;
 use super::message::{CONFIG_CHANGED, Form, Message, Region, Request, decode_in_flight, receive, send};
 use super::{PROTOCOL_FEATURES, protocol};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Memory};
 use crate::poll::event_fd;
 use crate::virtio::block::feature as block;
 use crate::virtio::in_flight::{InFlightRegion, RegionSpec};
@@ -240,26 +240,17 @@ impl Connection {
     ) -> io::Result<()> {
         let ring = u32::from(active.index);
         let number = u8::try_from(active.index).map_err(io::Error::other)?;
-        let place = |guest: u64| {
-            let host = ram.get_host_address(GuestAddress(guest)).map_err(io::Error::other)?;
-            Ok::<_, io::Error>(host.addr() as u64)
-        };
-        let queue = &active.queue;
-        self.order(&Request::SetRingSize { ring, size: u32::from(queue.size()) }, &[])?;
-        self.order(
-            &Request::SetRingAddresses {
-                ring,
-                descriptors: place(queue.desc_table())?,
-                used: place(queue.used_ring())?,
-                available: place(queue.avail_ring())?,
-            },
-            &[],
-        )?;
+        let [descriptors, available, used] = places(ram, active)?;
+        self.order(&Request::SetRingSize { ring, size: u32::from(active.queue.size()) }, &[])?;
+        self.order(&Request::SetRingAddresses { ring, descriptors, used, available }, &[])?;
         self.order(&Request::SetRingBase { ring, base: u32::from(base) }, &[])?;
         self.call(active)?;
         self.order(&Request::SetRingError { ring: number, is_given: true }, &[event_fd(error)])?;
         self.order(&Request::SetRingKick { ring: number, is_given: true }, &[event_fd(&active.kick)])?;
-        self.order(&Request::EnableRing { ring, enabled: true }, &[])
+        self.order(&Request::EnableRing { ring, enabled: true }, &[])?;
+        // Requests may wait whose kick somebody else has taken. The counter can only be at its end when there is a kick.
+        let _ = active.kick.write(1);
+        Ok(())
     }
 
     /// Has the driver told by the vector that it has chosen for a ring.
@@ -312,14 +303,29 @@ fn is_readable(stream: &UnixStream, patience: Duration) -> io::Result<bool> {
     }
 }
 
-/// The table of memory that a backend is to map, with its files.
+/// Where the parts of a ring are in this process: descriptors, available and used ring.
+///
+/// # Errors
+/// When the driver placed them outside of its memory.
+pub(super) fn places(ram: &GuestRam, active: &ActiveQueue) -> io::Result<[u64; 3]> {
+    let place = |guest: u64| {
+        let host = ram.get_host_address(GuestAddress(guest)).map_err(io::Error::other)?;
+        Ok::<_, io::Error>(host.addr() as u64)
+    };
+    let queue = &active.queue;
+    Ok([place(queue.desc_table())?, place(queue.avail_ring())?, place(queue.used_ring())?])
+}
+
+/// The table of memories that a backend is to map, with their files.
 ///
 /// # Errors
 /// When the memory is private.
-pub(super) fn table(ram: &GuestRam) -> io::Result<(Vec<Region>, Vec<BorrowedFd<'_>>)> {
+pub(super) fn table<'a>(
+    memories: impl IntoIterator<Item = &'a Memory>,
+) -> io::Result<(Vec<Region>, Vec<BorrowedFd<'a>>)> {
     let mut regions = Vec::new();
     let mut files = Vec::new();
-    for region in ram.iter() {
+    for region in memories.into_iter().flat_map(|memory| memory.iter()) {
         let file = region.file_offset().ok_or_else(|| {
             io::Error::other(
                 "the guest's memory is private; a disk that is served elsewhere needs shared memory",

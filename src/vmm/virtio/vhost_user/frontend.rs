@@ -12,6 +12,7 @@ use volume::SECTOR_BYTES;
 
 use super::connection::{CONFIG_BYTES, Connection, Kept, Offer};
 use super::handler::Handler;
+use crate::memory::Memory;
 use crate::virtio::block::feature as block;
 use crate::virtio::{DeviceKind, DeviceParts, ReconnectError, VirtioDevice, WorkerPart};
 
@@ -52,10 +53,25 @@ pub struct RemoteDisk {
     successor: Mutex<Option<Connection>>,
     /// The configuration space as the backend told it last.
     config: Mutex<Vec<u8>>,
+    memories: Mutex<Memories>,
     /// What is in flight, while a driver uses the disk.
     kept: Mutex<Option<Kept>>,
     /// Written to when there is a successor.
     news: EventFd,
+}
+
+/// Where queues lie, or have lain. A backend is told of both at each time: some look at queues that are stopped whenever the table changes,
+/// and end if one is nowhere in it.
+#[derive(Default)]
+pub(super) struct Memories {
+    pub(super) guest: Option<Memory>,
+    pub(super) boot: Option<Memory>,
+}
+
+impl Memories {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Memory> {
+        self.guest.iter().chain(&self.boot)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,6 +93,7 @@ impl RemoteDisk {
             queues: AtomicU16::new(1),
             connection: Mutex::new(Some(connection)),
             successor: Mutex::new(None),
+            memories: Mutex::default(),
             kept: Mutex::new(None),
             news,
         }))
@@ -105,6 +122,10 @@ impl RemoteDisk {
     /// The connection; none when its other end is gone.
     pub(super) fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
         lock(&self.connection)
+    }
+
+    pub(super) fn memories(&self) -> MutexGuard<'_, Memories> {
+        lock(&self.memories)
     }
 
     pub(super) fn kept(&self) -> MutexGuard<'_, Option<Kept>> {

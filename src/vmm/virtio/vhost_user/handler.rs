@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::connection::table;
+use super::connection::{places, table};
 use super::frontend::{QUEUE_SIZE, RemoteDisk};
 use super::gone::{self, FailingRing};
 use crate::memory::Memory;
@@ -111,7 +111,7 @@ impl Handler {
         let Some(given) = &mut self.given else { return Ok(true) };
         let mut connection = self.remote.connection();
         let Some(backend) = connection.as_mut() else { return Ok(false) };
-        backend.set_guest(given.features, table(&given.memory)?)?;
+        backend.set_guest(given.features, table(self.remote.memories().all())?)?;
         let mut kept = self.remote.kept();
         if kept.is_none() {
             let queues = given.rings.iter().map(|ring| ring.active.index + 1).max().unwrap_or(1);
@@ -356,9 +356,11 @@ impl QueueHandler for Handler {
 
     fn start(&mut self, activation: Activation, context: &WorkerContext) -> Result<(), DeviceError> {
         let Activation { queues, features, memory, signals } = activation;
-        table(&memory).map_err(host("give the memory to the disk's backend"))?;
+        table([&memory]).map_err(host("give the memory to the disk's backend"))?;
+        self.remote.memories().guest = Some(memory.clone());
         let mut rings = Vec::with_capacity(queues.len());
         for active in queues {
+            places(&memory, &active).map_err(host("find a queue in the guest's memory"))?;
             let changed = self.vectors.try_clone().map_err(host("keep an eventfd"))?;
             active.interrupt.tell_choices(Some(changed));
             rings.push(GivenRing { vector: active.interrupt.vector(), active, base: 0 });

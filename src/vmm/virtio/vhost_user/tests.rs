@@ -99,7 +99,9 @@ impl Guest {
         header.extend([0; 4]);
         header.extend(sector.to_le_bytes());
         let driver = &mut self.drivers[queue];
-        let added = driver.add(&[Piece::Out(header), data, Piece::In(1)]);
+        let data = Some(data).filter(|data| !matches!(data, Piece::In(0)));
+        let pieces: Vec<Piece> = [Piece::Out(header)].into_iter().chain(data).chain([Piece::In(1)]).collect();
+        let added = driver.add(&pieces);
         driver.kick();
         added
     }
@@ -115,7 +117,7 @@ impl Guest {
     }
 
     fn status(&self, queue: usize, added: &Added) -> u8 {
-        self.drivers[queue].read(added.at[2], 1)[0]
+        self.drivers[queue].read(*added.at.last().unwrap(), 1)[0]
     }
 
     fn flush(&mut self) {

@@ -310,3 +310,85 @@ fn a_guest_that_stands_still_while_its_backend_is_replaced_goes_on() {
     guest.running.worker.resume();
     assert_eq!(guest.read(0, 1), [7; 512]);
 }
+
+/// QEMU's backend, which keeps nothing of what is in flight.
+fn serve_by_qemu(host: &mut Host) -> UnixStream {
+    let socket = host.folder.path().join("socket");
+    let _ = std::fs::remove_file(&socket);
+    let blockdev = format!("driver=file,node-name=disk,filename={}", host.path().display());
+    let export = format!(
+        "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path={}",
+        socket.display()
+    );
+    let mut command = Command::new("qemu-storage-daemon");
+    command.args(["--blockdev", &blockdev, "--export", &export]);
+    host.children.push(command.spawn().unwrap());
+    let mut stream = None;
+    wait_until("QEMU listens", || {
+        stream = UnixStream::connect(&socket).ok();
+        stream.is_some()
+    });
+    stream.unwrap()
+}
+
+/// A driver in the same memory, after a reset.
+fn another_driver(before: &Driver) -> Driver {
+    use vm_memory::Bytes;
+    for ring in [before.available_ring(), before.used_ring()] {
+        before.memory.write_slice(&[0; 0x1000], vm_memory::GuestAddress(ring)).unwrap();
+    }
+    Driver::new(&before.memory, 0, 8)
+}
+
+#[test]
+fn a_backend_of_another_make_is_read_used_and_replaced() {
+    let mut host = Host::new();
+    let stream = serve_by_qemu(&mut host);
+    let remote = RemoteDisk::connect(stream).unwrap();
+    let reader = BootReader::new(remote.clone()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(host.path()).unwrap(),
+        &[5; 512],
+        512,
+    )
+    .unwrap();
+    let mut bytes = [0; 1025];
+    reader.begin().unwrap().read_at(511, &mut bytes).unwrap();
+    assert_eq!((bytes[0], bytes[1], bytes[512], bytes[513]), (0, 5, 5, 0));
+    let spec = VhostUserBlockSpec { name: "disk".into(), queues: 1, patience: Duration::from_secs(60) };
+    let DeviceParts { device, mut workers } = remote.parts(spec).unwrap();
+    let drivers = vec![Driver::new(&shared_memory(), 0, 16)];
+    let running = Running::start(workers.remove(0), &[&drivers[0]], FEATURES);
+    let mut guest = Guest { device, running, drivers };
+    guest.write(0, 3, 7);
+    guest.running.worker.pause();
+    guest.running.worker.resume();
+    guest.flush();
+    // Once more, where a guest has been.
+    guest.running.worker.stop();
+    reader.begin().unwrap().read_at(3 * 512, &mut bytes).unwrap();
+    assert_eq!((bytes[0], bytes[511], bytes[512]), (7, 7, 0));
+    guest.drivers = vec![another_driver(&guest.drivers[0])];
+    guest.running.activate(&[&guest.drivers[0]], FEATURES);
+    assert_eq!(guest.read(0, 3), [7; 512]);
+    host.kill();
+    wait_until("the device is disconnected", || !guest.running.signals.is_connected());
+    let meanwhile = guest.ask(0, 1, 4, Piece::Out(vec![8; 512]));
+    let again = serve_by_qemu(&mut host);
+    guest.device.reconnect(again).unwrap();
+    assert_eq!(guest.drivers[0].wait_used().0, meanwhile.head);
+    assert_eq!(guest.status(0, &meanwhile), OK);
+    assert_eq!((guest.read(0, 3), guest.read(0, 4)), (vec![7; 512], vec![8; 512]));
+    guest.flush();
+    host.kill();
+    // A driver that comes when nobody serves the disk waits as well.
+    wait_until("the device is disconnected", || !guest.running.signals.is_connected());
+    guest.running.worker.stop();
+    guest.drivers = vec![another_driver(&guest.drivers[0])];
+    guest.running.activate(&[&guest.drivers[0]], FEATURES);
+    let added = guest.ask(0, 0, 3, Piece::In(512));
+    let last = host.serve(true);
+    wait_until("the end is seen", || guest.device.reconnect(last.try_clone().unwrap()).is_ok());
+    wait_used(&mut guest, 0, 1);
+    assert_eq!(guest.status(0, &added), OK);
+}
