@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +29,8 @@ use crate::virtio::{
 };
 
 const QUEUE_SIZE_MAX: u16 = 32768;
+/// A frontend that hears nothing for so long is left: whoever serves others too must come to an end.
+const PATIENCE: Duration = Duration::from_secs(10);
 const PROTOCOL: u64 =
     protocol::MQ | protocol::REPLY_ACK | protocol::BACKEND_REQ | protocol::CONFIG | protocol::IN_FLIGHT;
 
@@ -108,6 +111,7 @@ impl Backend {
             .into_iter()
             .map(|part| WorkerThread::spawn(part, enter))
             .collect::<io::Result<_>>()?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let config: InterruptVectors = Arc::from([EventFd::new(EFD_NONBLOCK)?]);
         let interrupt = Interrupt::new(config.clone());
         interrupt.choose(0);
@@ -235,6 +239,11 @@ impl Backend {
             }
             Request::SetBackendChannel => {
                 self.channel = descriptors.into_iter().next().map(UnixStream::from);
+                if let Some(channel) = &self.channel {
+                    let operation = "bound the time that the frontend may take to hear";
+                    let bounded = channel.set_write_timeout(Some(PATIENCE));
+                    bounded.map_err(|source| BackendError::Io { operation, source })?;
+                }
             }
             Request::GetConfig { offset, bytes } => return Ok(Some(self.config(offset, bytes))),
             ring => return self.carry_out_for_ring(ring, descriptors),
