@@ -20,12 +20,13 @@ mod snapshot;
 mod snapshots;
 mod stop;
 mod store;
+mod write_snapshot;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-pub(crate) use served::{ServeOptions, ServedVolume};
+pub(crate) use served::{ServeOptions, ServedVolume, WhenFull};
 pub(crate) use store::Access;
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     CopySnapshot(copy_snapshot::Args),
     Blocks(blocks::BlocksArgs),
     Changed(blocks::ChangedArgs),
+    ReadBlock(blocks::ReadArgs),
+    WriteSnapshot(write_snapshot::Args),
 }
 
 /// Does what `command` says.
@@ -68,6 +71,8 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
         Command::CopySnapshot(args) => copy_snapshot::main(args),
         Command::Blocks(args) => blocks::blocks(args),
         Command::Changed(args) => blocks::changed(args),
+        Command::ReadBlock(args) => blocks::read(args),
+        Command::WriteSnapshot(args) => write_snapshot::main(args),
     }
 }
 

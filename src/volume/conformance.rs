@@ -42,6 +42,7 @@ enum Kind {
     Encrypted,
     /// With so few operations a second that some are held.
     Limited,
+    Waiting,
     /// Of a snapshot in a store; it can only be read.
     Snapshot,
 }
@@ -49,12 +50,14 @@ enum Kind {
 /// Every kind on every file system at hand: the machine's, tmpfs, and that of the test itself, which is
 /// the checkout's (9p in the lab). Direct I/O only where there is any.
 fn all() -> Vec<(Kind, PathBuf)> {
-    use Kind::{Direct, Encrypted, Fake, GrownOverlay, Layered, Limited, Overlay, OverlayOverDirect, Raw};
+    use Kind::{
+        Direct, Encrypted, Fake, GrownOverlay, Layered, Limited, Overlay, OverlayOverDirect, Raw, Waiting,
+    };
     let here = std::env::current_exe().unwrap();
     let mut all = vec![(Fake, "/".into())];
     for parent in [Path::new("/var/tmp"), Path::new("/dev/shm"), here.parent().unwrap()] {
         let direct = if has_direct(parent) { &[Direct, OverlayOverDirect][..] } else { &[] };
-        let kinds = [Raw, Overlay, GrownOverlay, Layered, Encrypted, Limited].iter().chain(direct);
+        let kinds = [Raw, Overlay, GrownOverlay, Layered, Encrypted, Limited, Waiting].iter().chain(direct);
         all.extend(kinds.map(|kind| (*kind, parent.to_owned())));
     }
     all
@@ -94,12 +97,13 @@ fn file_backend(kind: Kind, folder: &Path, bytes: &[u8]) -> Box<dyn BlockBackend
     let content = if matches!(kind, Kind::GrownOverlay) { &bytes[..half] } else { bytes };
     std::fs::write(&path, content).unwrap();
     let options = RawOptions {
-        read_only: !matches!(kind, Kind::Raw | Kind::Direct | Kind::Limited),
+        read_only: !matches!(kind, Kind::Raw | Kind::Direct | Kind::Limited | Kind::Waiting),
         direct: matches!(kind, Kind::Direct | Kind::OverlayOverDirect),
     };
     let raw = RawFile::open(&path, options).unwrap();
     match kind {
         Kind::Raw | Kind::Direct => Box::new(raw),
+        Kind::Waiting => Box::new(crate::Waiting::new(Arc::new(raw)).unwrap()),
         Kind::Limited => Box::new(crate::Limited::new(Arc::new(raw), Some(few())).unwrap()),
         Kind::Overlay | Kind::OverlayOverDirect => Box::new(Overlay::create(&raw, folder, None).unwrap()),
         Kind::GrownOverlay => {

@@ -8,7 +8,7 @@
 //!
 //! A layer is a sparse file in which a block has its place, and a map that says which blocks it holds; the lowest is the oldest, the top
 //! one is written to. In memory the maps of all layers are one ([`map`]), so a read costs one look-up and an aligned write copies nothing.
-//! docs/volume-format.md has the bytes ([`format`]).
+//! docs/volume-format.md has the bytes ([`mod@format`]).
 //!
 //! **What makes a write durable.** The map of a layer is its map pages and a log of changes since ([`books`]). A flush of few new
 //! blocks is one sync of one file: the record in the log tells the checksums of the blocks' data, and only after a crash it matters

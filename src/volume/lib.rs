@@ -9,9 +9,11 @@
 
 #![deny(unsafe_code)]
 
+mod alarm;
 pub mod backend;
 pub mod crypt;
 pub mod import;
+mod kept;
 pub mod kind;
 pub mod layered;
 pub mod limits;
@@ -26,6 +28,7 @@ pub mod snapshot;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod waiting;
 
 #[cfg(test)]
 mod conformance;
@@ -40,3 +43,4 @@ pub use limits::Limited;
 pub use overlay::{Overlay, OverlayError};
 pub use raw::{RawError, RawFile, RawOptions};
 pub use read_only::ReadOnly;
+pub use waiting::Waiting;

@@ -13,7 +13,6 @@
 //! Reads and writes of the host itself ([`BlockBackend::read_at`]) are not limited. A disk may have no limits for a time; then a request
 //! costs a glance at a flag.
 
-mod alarm;
 pub mod bucket;
 #[cfg(test)]
 mod tests;
@@ -27,10 +26,11 @@ use std::sync::{Arc, Mutex};
 
 use types::{Clock, Instant, SystemClock};
 
-use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, IoBuffer, QueueFull, Topology};
+use crate::alarm::Alarms;
+use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, QueueFull, Topology};
+use crate::kept::Kept;
 use crate::kind::Limits;
 use crate::queue::{check, total_len};
-use alarm::Alarms;
 use bucket::{Cost, Meters, Stream};
 
 const POISONED: &str = "no thread panics while it holds this lock";
@@ -150,38 +150,14 @@ struct Queue {
     depth: usize,
     stream: Stream,
     held: VecDeque<Held>,
-    /// Lists of buffers, to be used again.
-    spare: Vec<Vec<IoBuffer>>,
+    spare: Vec<Kept>,
 }
 
 /// A request whose time has not come.
 struct Held {
     token: u64,
     cost: Cost,
-    what: What,
-    buffers: Vec<IoBuffer>,
-}
-
-#[derive(Clone, Copy)]
-enum What {
-    Read { offset: u64 },
-    Write { offset: u64 },
-    Discard { offset: u64, len: u64 },
-    WriteZeroes { offset: u64, len: u64, may_unmap: bool },
-}
-
-impl Held {
-    fn request(&self) -> BlockRequest<'_> {
-        let buffers = &self.buffers;
-        match self.what {
-            What::Read { offset } => BlockRequest::Read { offset, buffers },
-            What::Write { offset } => BlockRequest::Write { offset, buffers },
-            What::Discard { offset, len } => BlockRequest::Discard { offset, len },
-            What::WriteZeroes { offset, len, may_unmap } => {
-                BlockRequest::WriteZeroes { offset, len, may_unmap }
-            }
-        }
-    }
+    kept: Kept,
 }
 
 impl Queue {
@@ -193,19 +169,18 @@ impl Queue {
                 self.shared.alarms.set(until, &self.event);
                 return (has_released, Some(until));
             }
-            let pushed = self.queue.push(held.token, held.request());
+            let pushed = self.queue.push(held.token, held.kept.request());
             pushed.expect("the disk's queue is as deep as this one");
-            self.spare.extend(self.held.pop_front().map(|held| held.buffers));
+            self.spare.extend(self.held.pop_front().map(|held| held.kept));
             has_released = true;
         }
         (has_released, None)
     }
 
-    fn hold(&mut self, token: u64, cost: Cost, what: What, buffers: &[IoBuffer]) {
-        let mut list = self.spare.pop().unwrap_or_default();
-        list.clear();
-        list.extend_from_slice(buffers);
-        self.held.push_back(Held { token, cost, what, buffers: list });
+    fn hold(&mut self, token: u64, cost: Cost, request: BlockRequest<'_>) {
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.keep(request);
+        self.held.push_back(Held { token, cost, kept });
     }
 }
 
@@ -224,26 +199,22 @@ impl BlockQueue for Queue {
         if check(&request, self.disk.size_bytes(), self.disk.is_read_only()).is_err() {
             return self.queue.push(token, request);
         }
-        let one = Cost { operations: 1, bytes: 0 };
-        let (cost, what, buffers) = match request {
+        let cost = match request {
             BlockRequest::Flush => return self.queue.push(token, request),
             BlockRequest::Read { offset, buffers } => {
-                let cost = self.stream.cost(offset, total_len(buffers), false, &limits);
-                (cost, What::Read { offset }, buffers)
+                self.stream.cost(offset, total_len(buffers), false, &limits)
             }
             BlockRequest::Write { offset, buffers } => {
-                let cost = self.stream.cost(offset, total_len(buffers), true, &limits);
-                (cost, What::Write { offset }, buffers)
+                self.stream.cost(offset, total_len(buffers), true, &limits)
             }
-            BlockRequest::Discard { offset, len } => (one, What::Discard { offset, len }, &[][..]),
-            BlockRequest::WriteZeroes { offset, len, may_unmap } => {
-                (one, What::WriteZeroes { offset, len, may_unmap }, &[][..])
+            BlockRequest::Discard { .. } | BlockRequest::WriteZeroes { .. } => {
+                Cost { operations: 1, bytes: 0 }
             }
         };
         if self.held.is_empty() && self.shared.take(cost).is_ok() {
             return self.queue.push(token, request);
         }
-        self.hold(token, cost, what, buffers);
+        self.hold(token, cost, request);
         Ok(())
     }
 

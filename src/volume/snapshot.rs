@@ -6,7 +6,7 @@
 //!                                                     Snapshots: list, delete, copy
 //! ```
 //!
-//! A snapshot is a manifest, which names the pages of a table, which name chunks ([`format`]). What did not change since the parent is
+//! A snapshot is a manifest, which names the pages of a table, which name chunks ([`mod@format`]). What did not change since the parent is
 //! named and not put again, pages as well as chunks, so a snapshot costs what changed and not what there is. It is complete when its
 //! manifest is there, which is put last.
 //!

@@ -132,6 +132,13 @@ impl FakeDisk {
         self.state().failures.push((range, errno));
     }
 
+    /// Fails nothing any more.
+    pub fn recover(&self) {
+        let mut state = self.state();
+        state.failures.clear();
+        state.flush_failure = None;
+    }
+
     /// Fails every flush.
     pub fn fail_flush(&self, errno: i32) {
         self.state().flush_failure = Some(errno);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use network::Publish;
 use types::ByteSize;
 
-use crate::volume::Access;
+use crate::volume::{Access, WhenFull};
 
 /// Where the guest's kernel is decompressed and its first programs fit.
 pub(crate) const MEMORY_MIN: ByteSize = ByteSize::from_bytes(64 << 20);
@@ -89,6 +89,9 @@ pub(crate) struct Args {
     /// guest connects to port N of address 2, it gets whoever listens at PATH_N. The guest's own address is 3
     #[arg(long, value_name = "PATH")]
     pub(super) vsock: Option<PathBuf>,
+    /// What becomes of a write when the file system that a volume among the disks is on is full
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub(super) when_full: WhenFull,
     /// For the volumes among the disks
     #[command(flatten)]
     pub(super) access: Access,

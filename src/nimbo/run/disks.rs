@@ -15,7 +15,7 @@ use super::args::{Args, Disk};
 use super::reconnect;
 use crate::cache;
 use crate::vmm_process::DiskSpec;
-use crate::volume::{Access, ServeOptions, ServedVolume};
+use crate::volume::{ServeOptions, ServedVolume};
 
 /// In the order in which the guest sees them.
 pub(super) struct Disks {
@@ -65,7 +65,7 @@ impl Disks {
         }
         for disk in &args.disk {
             disks.push(
-                open_disk(disk, &args.access, &mut volumes)
+                open_disk(disk, args, &mut volumes)
                     .with_context(|| format!("cannot open the disk {}", disk.file.display()))?,
             );
         }
@@ -99,7 +99,7 @@ impl Disks {
     }
 }
 
-fn open_disk(disk: &Disk, access: &Access, volumes: &mut Vec<ServedVolume>) -> anyhow::Result<Opened> {
+fn open_disk(disk: &Disk, args: &Args, volumes: &mut Vec<ServedVolume>) -> anyhow::Result<Opened> {
     let Disk { file: path, read_only } = disk;
     let kind = fs::metadata(path)?.file_type();
     if kind.is_socket() {
@@ -111,8 +111,8 @@ fn open_disk(disk: &Disk, access: &Access, volumes: &mut Vec<ServedVolume>) -> a
     }
     if kind.is_dir() {
         let name = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let options = ServeOptions { name, read_only: *read_only, limits: None };
-        let volume = ServedVolume::open(access, path, options)?;
+        let options = ServeOptions { name, read_only: *read_only, limits: None, when_full: args.when_full };
+        let volume = ServedVolume::open(&args.access, path, options)?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
         volume.guests().admit(theirs)?;
         volumes.push(volume);

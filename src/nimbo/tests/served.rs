@@ -207,6 +207,62 @@ fn size_and_limits_change_while_the_volume_is_served() {
     assert_eq!(info(&folder, "volume")["size_bytes"], 21 * GIB);
 }
 
+/// A file system of 24 MiB, for as long as it lives.
+struct SmallFileSystem<'a>(&'a Folder);
+
+impl<'a> SmallFileSystem<'a> {
+    fn mount(folder: &'a Folder) -> Self {
+        fs::create_dir(folder.path("small")).unwrap();
+        File::create(folder.path("small.ext4")).unwrap().set_len(24 * MIB).unwrap();
+        folder.tool("mkfs.ext4", &["-q", "-m", "0", "small.ext4"]);
+        folder.tool("mount", &["-o", "loop", "small.ext4", "small"]);
+        Self(folder)
+    }
+}
+
+impl Drop for SmallFileSystem<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.command("umount", &["small"]).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_writes_or_lets_them_wait() {
+    let folder = Folder::new();
+    let _mounted = SmallFileSystem::mount(&folder);
+    folder.nimbo(&["create", "small/volume", "--size", "1G"]);
+    let fill = ["-f", "raw", "-c", "write -P 1 0 16M", "-c", "write -P 2 16M 16M", "-c", "flush"];
+    let serving = Serving::start(&folder, &["small/volume"], &NBD);
+    let output = folder.run("qemu-io", &[&fill[..], &[serving.url()]].concat());
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    // What could not be written harms nothing else.
+    folder.tool("qemu-io", &["-f", "raw", "-c", "read -P 1 0 16M", "-c", "discard 16M 16M", serving.url()]);
+    serving.stop(Signal::SIGTERM);
+    folder.nimbo(&["check", "small/volume"]);
+
+    let serving = Serving::start(&folder, &["small/volume"], &[&NBD[..], &["--when-full", "wait"]].concat());
+    let write =
+        ["-f", "raw", "-c", "write -P 2 16M 16M", "-c", "flush", "-c", "read -P 2 16M 16M", serving.url()];
+    let mut writer = folder.command("qemu-io", &write).stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while info(&folder, "small/volume")["waiting_for_room"] == 0 {
+        assert!(Instant::now() < deadline && writer.try_wait().unwrap().is_none(), "nothing waits");
+        std::thread::yield_now();
+    }
+    assert!(folder.nimbo(&["info", "small/volume"]).contains("wait for room in small/volume"));
+    folder.tool("qemu-io", &["-f", "raw", "-c", "read -P 1 0 16M", "-c", "discard 0 16M", serving.url()]);
+    let ended = writer.wait_with_output().unwrap();
+    assert!(
+        ended.status.success() && !String::from_utf8_lossy(&ended.stdout).contains("failed"),
+        "{ended:?}"
+    );
+    assert_eq!(info(&folder, "small/volume")["waiting_for_room"], 0);
+    serving.stop(Signal::SIGTERM);
+    folder.nimbo(&["check", "small/volume"]);
+}
+
 #[test]
 fn the_manual_of_the_control_socket_tells_the_truth() {
     let folder = Folder::new();

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -367,4 +367,75 @@ fn a_bucket_does_as_well_and_snapshots_move_between_stores() {
         nimbo_s3(&["delete-snapshot", name, "--objects", bucket]);
     }
     assert_eq!(nimbo_s3(&["snapshots", "--objects", bucket, "--json"]), "[]");
+}
+
+/// What a backup program does: the blocks of one snapshot, and later those that changed, become snapshots of another store.
+#[test]
+fn a_snapshot_is_written_block_by_block() {
+    let folder = Folder::new();
+    folder.image("disk.raw");
+    folder.nimbo(&["import", "volume", "disk.raw"]);
+    let first = nimbo(&folder, &["snapshot", "volume"]);
+    change(&folder, "volume", &["write -P 5 1M 1M", "discard 20M 1M"]);
+    let second = nimbo(&folder, &["snapshot", "volume"]);
+    folder.nimbo(&["export", "volume", "second.raw"]);
+    let numbers = |listed: String| {
+        listed.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let stream = |name: &str, numbers: &[String]| {
+        let mut stream = Vec::new();
+        for number in numbers {
+            stream.extend(format!("{number}\n").into_bytes());
+            let read = [&["volume", "read-block", name, number], &OBJECTS[..]].concat();
+            let read = folder.run(env!("CARGO_BIN_EXE_nimbo"), &read);
+            assert!(read.status.success() && read.stdout.len() as u64 == CHUNK, "{read:?}");
+            stream.extend(read.stdout);
+        }
+        stream
+    };
+    let copy = ["--objects", "copies"];
+    let write = |arguments: &[&str], stream: &[u8]| {
+        let arguments = [&["volume", "write-snapshot"], arguments, &copy].concat();
+        let mut command = folder.command(env!("CARGO_BIN_EXE_nimbo"), &arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // It may end before it has read all.
+        let _ = stdin.write_all(stream);
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (
+            output.status.success(),
+            said.trim_end().to_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let all = stream(&first, &numbers(nimbo(&folder, &["blocks", &first])));
+    let (succeeded, first_copy, said) = write(&["--size", "64M"], &all);
+    assert!(succeeded, "{said}");
+    let changed = stream(&second, &numbers(nimbo(&folder, &["changed", &first, &second])));
+    let (succeeded, second_copy, said) = write(&["--size", "64M", "--parent", &first_copy], &changed);
+    assert!(succeeded, "{said}");
+    for (name, expected) in [(&first_copy, "disk.raw"), (&second_copy, "second.raw")] {
+        folder.nimbo(&[&["restore", name, "copy"], &copy[..]].concat());
+        folder.nimbo(&[&["export", "copy", "copy.raw"], &copy[..]].concat());
+        assert!(bytes_equal(&folder.path("copy.raw"), &folder.path(expected)));
+        folder.nimbo(&[&["fill", "copy"], &copy[..]].concat());
+        fs::remove_dir_all(folder.path("copy")).unwrap();
+        fs::remove_file(folder.path("copy.raw")).unwrap();
+    }
+    let before = files(&folder.path("copies"));
+    for (arguments, stream, hint) in [
+        (&["--size", "64M"][..], &all[..1000], "block 0 is not whole"),
+        (&["--size", "64M"], b"x\n", "\"x\" is no number"),
+        (&["--size", "64M"], b"1", "a newline"),
+        (&["--size", "1M"], &all, "block"),
+        (&["--size", "1M", "--parent", &first_copy], b"", "67108864"),
+        (&["--size", "64M", "--parent", &first], b"", "no snapshot"),
+    ] {
+        let (succeeded, _, said) = write(arguments, stream);
+        assert!(!succeeded && said.contains(hint), "{arguments:?}: {said}");
+        assert_eq!(files(&folder.path("copies")), before, "{arguments:?} left something");
+    }
 }

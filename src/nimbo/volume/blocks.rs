@@ -1,12 +1,14 @@
-//! `nimbo volume blocks` and `nimbo volume changed`: what a backup program asks of snapshots.
+//! `nimbo volume blocks`, `changed` and `read-block`: what a backup program asks of snapshots.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use ::volume::snapshot::{CHUNK_BYTES, SnapshotError, SnapshotName};
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::output;
-use super::store::StoreArgs;
+use super::store::{Access, StoreArgs};
 
 /// How many blocks are asked for at a time.
 const STEP: usize = 4096;
@@ -73,6 +75,37 @@ pub(super) fn changed(args: &ChangedArgs) -> anyhow::Result<ExitCode> {
     let snapshots = args.store.open()?.snapshots();
     let (older, newer) = (snapshots.open(args.older)?, snapshots.open(args.newer)?);
     print(args.json, |first| newer.changed(&older, first, STEP))
+}
+
+const READ_EXAMPLES: &str = "\
+It has 512 KiB, also where the volume ends within it; what it does not hold is zeroes.
+
+Exit status:
+  0  written to standard output
+  1  the snapshot cannot be read; a message tells why
+
+Examples:
+  nimbo volume read-block 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 7 >block-7";
+
+/// Writes a block of a snapshot to standard output
+#[derive(Debug, clap::Args)]
+#[command(after_help = READ_EXAMPLES)]
+pub(crate) struct ReadArgs {
+    /// The snapshot
+    #[arg(value_name = "NAME")]
+    name: SnapshotName,
+    /// The number of the block, as nimbo volume blocks prints it
+    #[arg(value_name = "NUMBER")]
+    index: u64,
+    #[command(flatten)]
+    access: Access,
+}
+
+pub(super) fn read(args: &ReadArgs) -> anyhow::Result<ExitCode> {
+    let chunk = args.access.open_snapshot(args.name)?.chunk(args.index)?;
+    let zeroes = || vec![0; usize::try_from(CHUNK_BYTES).expect("far less than memory")];
+    io::stdout().write_all(&chunk.unwrap_or_else(zeroes)).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Debug, Serialize)]

@@ -56,6 +56,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(limits) = &status.limits {
         println!("limits      {limits}");
     }
+    if status.waiting_for_room > 0 {
+        println!("full        {} writes wait for room in {}", status.waiting_for_room, args.folder.display());
+    }
     println!("layers      {}", status.layers);
     println!("disk space  {}", HumanBytes(status.disk_bytes.bytes()));
     println!("map         {} of memory {who}", HumanBytes(status.map_bytes.bytes()));

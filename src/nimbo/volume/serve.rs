@@ -15,7 +15,7 @@ use ::volume::{BlockBackend as _, Limited};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::limits::LimitArgs;
-use super::served::{ServeOptions, ServedVolume, check};
+use super::served::{ServeOptions, ServedVolume, WhenFull, check};
 use super::stop::StopSignals;
 use super::store::Access;
 use crate::socket::SocketPath;
@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    /// What becomes of a write when the file system that the volume is on is full
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    when_full: WhenFull,
     #[command(flatten)]
     access: Access,
     #[command(flatten)]
@@ -183,7 +186,12 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         }
         let opened = match &served.disk {
             Disk::Volume(folder) => {
-                let options = ServeOptions { name: name.clone(), read_only: args.read_only, limits };
+                let options = ServeOptions {
+                    name: name.clone(),
+                    read_only: args.read_only,
+                    limits,
+                    when_full: args.when_full,
+                };
                 Opened::Volume(ServedVolume::open(&args.access, folder, options)?)
             }
             Disk::Snapshot(snapshot) => {

@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ::volume::{BlockBackend, BlockRequest, Limited, ReadOnly, Volume};
+use ::volume::{BlockBackend, BlockRequest, Limited, ReadOnly, Volume, Waiting};
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
@@ -39,6 +39,17 @@ pub(crate) struct ServeOptions {
     pub(crate) name: String,
     pub(crate) read_only: bool,
     pub(crate) limits: Option<LimitsSpec>,
+    pub(crate) when_full: WhenFull,
+}
+
+/// What becomes of a write for which the file system has no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WhenFull {
+    /// It fails, as on a broken disk
+    #[default]
+    Fail,
+    /// It waits until there is room
+    Wait,
 }
 
 /// An open volume with a control socket.
@@ -51,6 +62,7 @@ pub(crate) struct ServedVolume {
 struct Shared {
     folder: PathBuf,
     volume: Arc<Volume>,
+    waiting: Option<Arc<Waiting>>,
     limited: Arc<Limited>,
     guests: Arc<Guests>,
     limits: Mutex<Option<LimitsSpec>>,
@@ -66,7 +78,15 @@ impl ServedVolume {
     pub(crate) fn open(access: &Access, folder: &Path, options: ServeOptions) -> anyhow::Result<Self> {
         let volume = Arc::new(access.open_volume(folder)?);
         let limits = check(options.limits, volume.size_bytes())?;
-        let limited = Arc::new(Limited::new(volume.clone(), limits).context("cannot limit the volume")?);
+        let waiting = match options.when_full {
+            WhenFull::Fail => None,
+            WhenFull::Wait => Some(Arc::new(Waiting::new(volume.clone()).context("cannot wait for room")?)),
+        };
+        let disk: Arc<dyn BlockBackend> = match &waiting {
+            Some(waiting) => waiting.clone(),
+            None => volume.clone(),
+        };
+        let limited = Arc::new(Limited::new(disk, limits).context("cannot limit the volume")?);
         let disk: Arc<dyn BlockBackend> = match options.read_only {
             true => Arc::new(ReadOnly(limited.clone())),
             false => limited.clone(),
@@ -74,6 +94,7 @@ impl ServedVolume {
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
             volume,
+            waiting,
             limited,
             guests: Arc::new(Guests::new(options.name, disk)),
             limits: Mutex::new(options.limits),
@@ -122,7 +143,8 @@ impl Shared {
 
     fn status(&self) -> anyhow::Result<VolumeStatus> {
         let status = VolumeStatus::of(&self.volume, &self.folder)?;
-        Ok(VolumeStatus { limits: *self.limits(), ..status })
+        let waiting_for_room = self.waiting.as_ref().map_or(0, |waiting| waiting.waiting());
+        Ok(VolumeStatus { limits: *self.limits(), waiting_for_room, ..status })
     }
 
     /// Makes it larger; guests see that at once.
@@ -198,6 +220,7 @@ impl VolumeStatus {
             origin: volume.origin(),
             pending_snapshot: volume.pending_snapshot(),
             limits: None,
+            waiting_for_room: 0,
         })
     }
 }

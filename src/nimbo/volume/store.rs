@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
-use ::volume::snapshot::{ObjectStore, Snapshot, SnapshotName, Snapshots};
+use ::volume::snapshot::{ObjectStore, Snapshot, SnapshotName, SnapshotWriter, Snapshots};
 use ::volume::{Stores, Volume, VolumeError};
 use anyhow::{Context as _, anyhow, bail};
 use objects::Folder;
@@ -105,6 +105,14 @@ impl Access {
         let stores = Stores { objects: Some(Arc::clone(&store.objects)), ..self.keys.stores() };
         Volume::open_with(folder, stores)
             .with_context(|| format!("cannot open the volume {}", folder.display()))
+    }
+
+    /// Lets a snapshot be written that is to be encrypted.
+    pub(super) fn unlock_writer(&self, writer: &mut SnapshotWriter) -> anyhow::Result<()> {
+        if writer.key().is_some() {
+            writer.unlock(&self.keys.open()?)?;
+        }
+        Ok(())
     }
 
     /// Opens a snapshot, to be read.

@@ -69,20 +69,19 @@ pub(crate) struct Engine<S: Storage> {
 const POISONED: &str = "no thread panics while it holds this lock";
 
 impl<S: Storage> Engine<S> {
-    /// Opens a volume: reads the maps and the logs of its layers, and settles what a crash left open.
-    ///
-    /// # Errors
-    /// [`VolumeError::Damaged`] when anything is not as it was written, or when the storage fails.
+    /// Opens a volume that lacks nothing.
     #[cfg(test)]
     pub(crate) fn open(storage: S) -> Result<Self, VolumeError> {
         Self::open_with(storage, Stores::default())
     }
 
-    /// As [`open`](Self::open), with the stores that have the volume's snapshots and its key.
+    /// Opens a volume, with the stores that have its snapshots and its key: reads the maps and the logs of its layers, and settles what a
+    /// crash left open.
     ///
     /// # Errors
-    /// As for [`open`](Self::open); [`VolumeError::NeedsStore`] and [`VolumeError::Fetch`] for a volume that lacks something of the one it
-    /// was made from; [`VolumeError::NeedsKey`] and [`VolumeError::Key`] for one that is encrypted.
+    /// [`VolumeError::Damaged`] when anything is not as it was written, or when the storage fails; [`VolumeError::NeedsStore`] and
+    /// [`VolumeError::Fetch`] for a volume that lacks something of the one it was made from; [`VolumeError::NeedsKey`] and
+    /// [`VolumeError::Key`] for one that is encrypted.
     pub(crate) fn open_with(storage: S, stores: impl Into<Stores>) -> Result<Self, VolumeError> {
         let stores = stores.into();
         let manifest = read_manifest(&storage)?;
@@ -93,7 +92,7 @@ impl<S: Storage> Engine<S> {
     /// Settles what a crash left open, for which no key is needed.
     ///
     /// # Errors
-    /// As for [`open`](Self::open).
+    /// As for [`open_with`](Self::open_with).
     pub(crate) fn repair(storage: S) -> Result<(), VolumeError> {
         let manifest = read_manifest(&storage)?;
         Self::settle(storage, manifest, None, None).map(drop)

@@ -122,7 +122,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// When the store fails; then it can be called again.
-    pub(crate) fn cancel(&self, name: SnapshotName) -> Result<(), SnapshotError> {
+    pub fn cancel(&self, name: SnapshotName) -> Result<(), SnapshotError> {
         if reader::exists(&*self.store, &name.manifest_key())? {
             self.store.delete(&name.pin_key())?;
             return self.delete(name);

@@ -28,7 +28,7 @@ use super::format::{
 use super::parallel;
 use super::reader::{Snapshot, exists};
 use super::store::ObjectStore;
-use crate::crypt::{Cipher, KeyError, KeyStore, WrappedKey};
+use crate::crypt::{Cipher, KeyError, KeyName, KeyStore, WrappedKey};
 use crate::layered::format::BLOCK_BYTES;
 
 /// How far something is.
@@ -156,13 +156,24 @@ impl SnapshotWriter {
         Ok(Some(Self { store, plan, parent, cipher: None, changes: Mutex::default(), unnamed, settled }))
     }
 
-    /// Begins a snapshot with a name that nobody has.
+    /// Begins a snapshot with a name that nobody has. Of one that cannot be begun nothing stays.
     pub(super) fn new(store: Arc<dyn ObjectStore>, plan: Plan) -> Result<Self, SnapshotError> {
-        Ok(Self::resume(store, plan)?.expect("the name is new"))
+        let name = plan.name;
+        let begun = Self::resume(Arc::clone(&store), plan);
+        if begun.is_err() {
+            // The first error is the one to tell.
+            let _ = release(&*store, name);
+        }
+        Ok(begun?.expect("the name is new"))
     }
 
     pub fn name(&self) -> SnapshotName {
         self.plan.name
+    }
+
+    /// The key that it is to be encrypted by.
+    pub fn key(&self) -> Option<&KeyName> {
+        self.plan.key.as_ref().map(|key| &key.name)
     }
 
     pub(crate) fn parent(&self) -> Option<&Snapshot> {

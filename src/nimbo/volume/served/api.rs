@@ -30,6 +30,9 @@ pub(crate) struct VolumeStatus {
     /// What is enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<LimitsSpec>,
+    /// How many writes wait because the file system is full.
+    #[serde(default)]
+    pub(crate) waiting_for_room: usize,
 }
 
 /// `PUT /v1/volume/size`

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use vmm::control::api::{ErrorBody, ErrorDetail, Version};
 
 use super::Shared;
@@ -28,6 +28,8 @@ use super::api::{Counters, Nothing, TaskState, TaskStatus};
 use super::task::TaskSlot;
 use crate::socket::SocketPath;
 
+/// Connections at once; the next one waits.
+const CONNECTIONS_MAX: usize = 32;
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// For a request's head to arrive, and between two on one connection.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -88,15 +90,24 @@ impl Drop for Server {
 async fn serve(listener: UnixListener, shared: Arc<Shared>) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    loop {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // The semaphore is never closed.
+    while let Ok(permit) = permits.clone().acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&shared)))),
+            Ok((stream, _)) => {
+                let conversation = converse(stream, Arc::clone(&shared));
+                tokio::spawn(async move {
+                    conversation.await;
+                    drop(permit);
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "a volume's control socket failed to accept");
                 tokio::time::sleep(ERROR_PAUSE).await;
             }
         }
     }
+    Ok(())
 }
 
 async fn converse(stream: UnixStream, shared: Arc<Shared>) {

@@ -23,7 +23,7 @@ pub(crate) struct Header {
     pub(crate) log_start: u64,
     /// How many map pages there are up to this generation.
     pub(crate) map_pages: u64,
-    /// What they are: see [`MapPage::digest`](super::MapPage::digest).
+    /// What they are: see [`MapPage::decode`](super::MapPage::decode).
     pub(crate) map_digest: u64,
 }
 

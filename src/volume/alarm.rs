@@ -10,7 +10,7 @@ use types::{Clock, Instant, SystemClock};
 const POISONED: &str = "no thread panics while it holds this lock";
 
 /// The alarms of the queues of one disk, of which each has at most one.
-pub(super) struct Alarms {
+pub(crate) struct Alarms {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,17 +65,17 @@ fn ring(event: &File) {
 impl Alarms {
     /// # Errors
     /// When there can be no further thread.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("volume-limits".to_owned()).spawn(move || shared.serve())?
+            std::thread::Builder::new().name("volume-alarms".to_owned()).spawn(move || shared.serve())?
         };
         Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Makes the event readable at a moment, instead of the one that was said before.
-    pub(super) fn set(&self, at: Instant, event: &Arc<File>) {
+    pub(crate) fn set(&self, at: Instant, event: &Arc<File>) {
         let mut set = self.shared.set();
         match set.alarms.iter_mut().find(|alarm| Arc::ptr_eq(&alarm.event, event)) {
             Some(alarm) => alarm.at = at,
@@ -84,12 +84,12 @@ impl Alarms {
         self.shared.news.notify_one();
     }
 
-    pub(super) fn remove(&self, event: &Arc<File>) {
+    pub(crate) fn remove(&self, event: &Arc<File>) {
         self.shared.set().alarms.retain(|alarm| !Arc::ptr_eq(&alarm.event, event));
     }
 
     /// Makes all of them readable now.
-    pub(super) fn ring_all(&self) {
+    pub(crate) fn ring_all(&self) {
         self.shared.set().alarms.drain(..).for_each(|alarm| ring(&alarm.event));
     }
 }
