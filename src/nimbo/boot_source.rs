@@ -6,21 +6,34 @@ use std::sync::Arc;
 use vmm::boot::BootImage;
 use vmm::boot::disk::{BootDisk, BootFile};
 use vmm::machine::BootSource;
+use vmm::virtio::vhost_user::BootReader;
 use volume::BlockBackend;
 
 /// The serial port is the only console here.
 pub(crate) const CONSOLE: &str = "console=ttyS0";
 
+/// The guest's own disk.
+pub(crate) enum Disk {
+    Here(Arc<dyn BlockBackend>),
+    /// Another process serves it.
+    Elsewhere(Arc<BootReader>),
+}
+
 /// The kernel that the guest's own disk names.
 pub(crate) struct KernelOnDisk {
-    pub(crate) disk: Arc<dyn BlockBackend>,
+    pub(crate) disk: Disk,
     /// Instead of the one that the disk names.
     pub(crate) command_line: Option<String>,
 }
 
 impl BootSource for KernelOnDisk {
     fn image(&self) -> Result<BootImage, Box<dyn Error + Send + Sync>> {
-        let disk = BootDisk::open(&self.disk)?;
+        let disk: Arc<dyn BlockBackend> = match &self.disk {
+            Disk::Here(disk) => Arc::clone(disk),
+            // Until the image is loaded and dropped.
+            Disk::Elsewhere(reader) => Arc::new(reader.begin()?),
+        };
+        let disk = BootDisk::open(&disk)?;
         // An open disk has an entry.
         let entry = disk.entries().first().ok_or("the disk's boot loader configuration is empty")?;
         tracing::info!(

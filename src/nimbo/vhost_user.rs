@@ -112,7 +112,8 @@ impl Connection {
     /// Takes the disk away from the guest; what it has asked is carried out.
     fn end(self) {
         // It may have ended already, and panics are told by whoever panics.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        // Its end is for the guest to see when that is done, and not before.
+        let _ = self.stream.shutdown(Shutdown::Read);
         let _ = self.thread.join();
     }
 }

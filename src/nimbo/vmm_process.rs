@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::unistd::Uid;
@@ -23,11 +24,12 @@ use vmm::jail::{Identity, JailSpec, Limits};
 use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
 use vmm::memory::Backing;
 use vmm::process::{Disk, Interface, ProcessError, Served};
+use vmm::virtio::vhost_user::{BootReader, RemoteDisk};
 use vmm::virtio::vsock;
 use volume::{BlockBackend, Overlay, RawFile, RawOptions};
 
 use crate::boot_source::KernelOnDisk;
-use crate::{failure, sys};
+use crate::{boot_source, failure, sys};
 
 /// The exit status after an error that was printed: the guest could not be started, or this side failed.
 pub(crate) const FAILED: u8 = 1;
@@ -108,6 +110,8 @@ pub(crate) enum DiskSpec {
     /// Whoever is at the other end of this Unix stream serves it (vhost-user).
     VhostUser {
         socket: RawFd,
+        /// How long requests wait for another server, which comes by the control socket.
+        reconnect_ms: u64,
     },
 }
 
@@ -162,9 +166,9 @@ fn open(spec: ProcessSpec) -> anyhow::Result<vmm::process::ProcessSpec> {
         }),
         BootSpec::Disk { command_line } => Box::new(KernelOnDisk {
             disk: match disks.first() {
-                Some(Opened::Here(disk)) => Arc::clone(disk),
-                Some(Opened::Elsewhere(_)) => bail!(
-                    "the first disk is served by another process, and a kernel can be read from files only"
+                Some(Opened::Here(disk)) => boot_source::Disk::Here(Arc::clone(disk)),
+                Some(Opened::Elsewhere { remote, .. }) => boot_source::Disk::Elsewhere(
+                    BootReader::new(Arc::clone(remote)).context("cannot prepare to read the first disk")?,
                 ),
                 None => bail!("there is neither a disk nor a kernel to boot"),
             },
@@ -233,7 +237,7 @@ fn ec2_uuid(random: u128) -> u128 {
 /// A disk, or the way to it.
 enum Opened {
     Here(Arc<dyn BlockBackend>),
-    Elsewhere(UnixStream),
+    Elsewhere { remote: Arc<RemoteDisk>, patience: Duration },
 }
 
 fn open_disk(spec: DiskSpec) -> anyhow::Result<Opened> {
@@ -250,16 +254,24 @@ fn open_disk(spec: DiskSpec) -> anyhow::Result<Opened> {
                 overlay.with_context(|| format!("cannot lay a temporary layer over {}", path.display()))?,
             )))
         }
-        DiskSpec::VhostUser { socket } => Ok(Opened::Elsewhere(take(socket)?.into())),
+        DiskSpec::VhostUser { socket, reconnect_ms } => {
+            let remote = RemoteDisk::connect(take(socket)?.into()).context("cannot open a disk")?;
+            Ok(Opened::Elsewhere { remote, patience: Duration::from_millis(reconnect_ms) })
+        }
     }
 }
 
-fn disk(opened: Opened, index: u32) -> anyhow::Result<Disk> {
-    let name = format!("disk{index}");
+/// What a disk is called on the control socket, by its place.
+pub(crate) fn disk_id(place: usize) -> String {
+    format!("disk{place}")
+}
+
+fn disk(opened: Opened, place: usize) -> anyhow::Result<Disk> {
+    let name = disk_id(place);
     let id = name.parse()?;
     let served = match opened {
         Opened::Here(backend) => Served::Here { serial: name, backend },
-        Opened::Elsewhere(stream) => Served::Elsewhere(stream),
+        Opened::Elsewhere { remote, patience } => Served::Elsewhere { remote, patience },
     };
     Ok(Disk { id, served })
 }

@@ -16,7 +16,7 @@
 //! `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` or more, so it is not the rule.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -97,9 +97,9 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<Memory, MemoryError> {
     }
     let file = match backing {
         Backing::Private => None,
-        Backing::Shared => {
-            Some(Arc::new(sealed_file(bytes).map_err(|source| MemoryError::Map { bytes, source })?))
-        }
+        Backing::Shared => Some(Arc::new(
+            sealed_file("guest-ram", bytes).map_err(|source| MemoryError::Map { bytes, source })?,
+        )),
     };
     let mut regions = Vec::new();
     let mut offset = 0;
@@ -126,12 +126,18 @@ pub fn allocate(bytes: u64, backing: Backing) -> Result<Memory, MemoryError> {
 }
 
 /// A nameless file of zeroes that nobody can make shorter: whoever maps it need not fear to find it gone.
-fn sealed_file(bytes: u64) -> std::io::Result<File> {
-    let file = File::from(memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+pub(crate) fn sealed_file(name: &str, bytes: u64) -> std::io::Result<File> {
+    let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.set_len(bytes)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
+}
+
+/// Whether nobody can make the file shorter.
+pub(crate) fn is_sealed(file: impl AsFd) -> bool {
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+    seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_SHRINK))
 }
 
 /// Maps `size` bytes, of the file if there is one, at an address that is a multiple of a huge page, so that one nested page table entry can

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 /// What a watcher is told: the word that was given when the descriptor was watched.
 pub type Token = u64;
@@ -40,6 +41,12 @@ impl Interest {
 pub fn event_fd(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open for as long as `event` is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// The descriptor of a timer, likewise.
+pub fn timer_fd(timer: &TimerFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as `timer` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(timer.as_raw_fd()) }
 }
 
 /// One descriptor that became ready.

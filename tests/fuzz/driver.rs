@@ -166,7 +166,7 @@ impl Machine {
         interrupt.choose(0);
         let kick = EventFd::new(EFD_NONBLOCK).expect("there are descriptors");
         let index = self.part.queues[place];
-        ActiveQueue { index, queue, kick, interrupt, memory: self.memory.clone() }
+        ActiveQueue { index, queue, kick, interrupt, memory: self.memory.clone(), in_flight: None }
     }
 
     fn step(

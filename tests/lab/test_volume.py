@@ -70,7 +70,7 @@ def test_a_guest_that_is_killed_finds_its_files(tiny_image, volume):
         detach(guest, "data")
         two_attachments(guest, path)
         a_large_volume_from_a_snapshot(guest, volume.parent)
-        a_backend_that_dies(guest, volume)
+        backends_that_die(guest, volume)
 
 
 def two_attachments(guest: Guest, path: Path) -> None:
@@ -109,26 +109,34 @@ def a_large_volume_from_a_snapshot(guest: Guest, folder: Path) -> None:
         detach(guest, "restored")
 
 
-def a_backend_that_dies(guest: Guest, volume: Path) -> None:
-    """The guest's disk needs a reset; it is pulled, and the volume can be attached again."""
+def backends_that_die(guest: Guest, volume: Path) -> None:
+    """What the guest does with the disk ends with errors, it can be unplugged in either way, and the volume attached again."""
     other = volume.with_name("other")
-    path = other.with_suffix(".dying")
     subprocess.run([NIMBO, "volume", "create", str(other), "--size", "1G"], check=True)
-    command = [NIMBO, "volume", "serve", str(other), "--vhost-user", str(path)]
-    process = subprocess.Popen(command)
-    try:
-        wait_until(path.exists, "the socket")
-        disk = attach(guest, "dying", path)
-        # Nothing is under way any more when that has been read: requests in flight would never end.
+    a_backend_that_dies(guest, other, "dying", "")
+    a_backend_that_dies(guest, other, "torn", "?force=true")
+    with served(other) as path:
+        disk = attach(guest, "again", path)
         guest.run(f"dd if=/dev/{disk} of=/dev/null bs=4096 count=10")
+        detach(guest, "again")
+
+
+def a_backend_that_dies(guest: Guest, volume: Path, identity: str, removal: str) -> None:
+    path = volume.with_suffix(".dying")
+    command = [NIMBO, "volume", "serve", str(volume), "--vhost-user", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout and process.stdout.readline()
+        disk = attach(guest, identity, path)
+        write = f"dd if=/dev/zero of=/dev/{disk} bs=65536"
+        guest.run(f"rm -f /tmp/status; {{ {write}; echo $? > /tmp/status; }} 2>/tmp/dd &")
+        sectors_written = f"awk '{{ print $7 }}' /sys/block/{disk}/stat"
+        wait_until(lambda: guest.run(sectors_written) != "0", "the guest writes")
     finally:
         process.kill()
         process.wait()
-    wait_until(lambda: guest.device("dying")["state"] == "needs_reset", "the device tells that it is broken")
-    guest.control("DELETE", "/v1/disks/dying?force=true")
-    wait_until(lambda: guest.device("dying") is None, "the broken disk is gone")
-    assert guest.run("echo alive") == "alive"
-    with served(other) as again:
-        disk = attach(guest, "again", again)
-        guest.run(f"dd if=/dev/{disk} of=/dev/null bs=4096 count=10")
-        detach(guest, "again")
+    wait_until(lambda: guest.device(identity)["state"] == "needs_reset", "the device tells that it is broken")
+    guest.control("DELETE", f"/v1/disks/{identity}{removal}")
+    wait_until(lambda: guest.device(identity) is None, "the broken disk is gone")
+    assert wait_until(lambda: guest.run("cat /tmp/status 2>/dev/null || true"), "the end of dd") != "0"
+    wait_until(lambda: disk not in guest.run("ls /sys/block").split(), "the guest let go of the disk")

@@ -34,14 +34,15 @@ Examples:
   nimbo run --image debian.raw --cpus 2 --memory 1G --user-data first-boot.sh --publish 8080:80
   nimbo run --image tiny.raw --size 4G --disk data.raw
   nimbo run --image tiny.raw --disk /srv/volumes/data
+  nimbo run --disk /srv/volumes/web --memory 512M
   nimbo run --kernel vmlinux --initrd initrd.img --no-network";
 
 /// Boots a disk image as a virtual machine, with its console on the terminal
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The disk to boot from, raw or qcow2; it is only read
-    #[arg(long, value_name = "FILE", required_unless_present = "kernel")]
+    /// The disk to boot from, raw or qcow2; it is only read. Without it, the guest boots from the first --disk
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["kernel", "disk"])]
     pub(super) image: Option<PathBuf>,
     /// Processors, 1 to 32
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
@@ -58,7 +59,7 @@ pub(crate) struct Args {
     /// Make a port of this machine reach one of the guest; may be repeated
     #[arg(long, value_name = "[ADDRESS:]PORT:GUEST_PORT[/udp]")]
     pub(super) publish: Vec<Publish>,
-    /// Another disk: a raw file, the folder of a volume, or the socket of a nimbo volume serve --vhost-user. The guest's writes
+    /// A disk, after the image: a raw file, the folder of a volume, or the socket of a nimbo volume serve --vhost-user. The guest's writes
     /// go into it, unless ,ro follows; may be repeated
     #[arg(long, value_name = "PATH[,ro]")]
     pub(super) disk: Vec<Disk>,
@@ -103,7 +104,7 @@ pub(crate) struct Args {
     pub(super) here: bool,
 }
 
-/// A disk beside the image.
+/// A disk that keeps what is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Disk {
     pub(super) file: PathBuf,
@@ -180,6 +181,7 @@ mod tests {
     fn there_is_something_to_boot_or_an_error() {
         assert!(parse("").unwrap_err().contains("--image"));
         assert!(parse("--kernel vmlinux").is_ok());
+        assert!(parse("--disk web").is_ok());
         assert!(parse("--image a --initrd b").unwrap_err().contains("--kernel"));
     }
 

@@ -1,15 +1,18 @@
 //! The disks of a microVM, opened for its process.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
 use super::args::{Args, Disk};
+use super::reconnect;
 use crate::cache;
 use crate::vmm_process::DiskSpec;
 use crate::volume::{ServeOptions, ServedVolume};
@@ -33,7 +36,20 @@ enum Opened {
         path: PathBuf,
         read_only: bool,
     },
-    Elsewhere(UnixStream),
+    /// At this socket, if it has a path, and at the other end of this stream.
+    Elsewhere {
+        stream: UnixStream,
+        path: Option<PathBuf>,
+    },
+}
+
+/// What is handed to the microVM's process, and what stays here.
+pub(super) struct Handed {
+    pub(super) disks: Vec<DiskSpec>,
+    /// To be closed when the process has ended.
+    pub(super) volumes: Vec<ServedVolume>,
+    /// Where the server of a disk listens, by the disk's place.
+    pub(super) servers: BTreeMap<usize, PathBuf>,
 }
 
 impl Disks {
@@ -58,21 +74,28 @@ impl Disks {
 
     /// Whether the microVM's memory must be shared.
     pub(super) fn are_served_elsewhere(&self) -> bool {
-        self.disks.iter().any(|disk| matches!(disk, Opened::Elsewhere(_)))
+        self.disks.iter().any(|disk| matches!(disk, Opened::Elsewhere { .. }))
     }
 
-    /// Hands over what is open. The volumes stay, to be closed when the microVM's process has ended.
-    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> (Vec<DiskSpec>, Vec<ServedVolume>) {
-        let spec = |disk| match disk {
+    /// Hands over what is open.
+    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> Handed {
+        let mut servers = BTreeMap::new();
+        let mut spec = |(place, disk)| match disk {
             Opened::Image { base, path, layer, size } => {
                 DiskSpec::Layered { base: hand(base.into()), path, layer: hand(layer.into()), size }
             }
             Opened::Raw { file, path, read_only } => {
                 DiskSpec::Raw { file: hand(file.into()), path, read_only }
             }
-            Opened::Elsewhere(stream) => DiskSpec::VhostUser { socket: hand(stream.into()) },
+            Opened::Elsewhere { stream, path } => {
+                let reconnect = path.as_ref().map_or(Duration::ZERO, |_| reconnect::TIME);
+                servers.extend(path.map(|path| (place, path)));
+                let reconnect_ms = u64::try_from(reconnect.as_millis()).unwrap_or(u64::MAX);
+                DiskSpec::VhostUser { socket: hand(stream.into()), reconnect_ms }
+            }
         };
-        (self.disks.into_iter().map(spec).collect(), self.volumes)
+        let disks = self.disks.into_iter().enumerate().map(&mut spec).collect();
+        Handed { disks, volumes: self.volumes, servers }
     }
 }
 
@@ -83,7 +106,8 @@ fn open_disk(disk: &Disk, args: &Args, volumes: &mut Vec<ServedVolume>) -> anyho
         if *read_only {
             bail!("who serves it says whether it is read-only, not ,ro");
         }
-        return Ok(Opened::Elsewhere(UnixStream::connect(path).context("nobody listens there")?));
+        let stream = UnixStream::connect(path).context("nobody listens there")?;
+        return Ok(Opened::Elsewhere { stream, path: Some(path.clone()) });
     }
     if kind.is_dir() {
         let name = path.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -92,7 +116,7 @@ fn open_disk(disk: &Disk, args: &Args, volumes: &mut Vec<ServedVolume>) -> anyho
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
         volume.guests().admit(theirs)?;
         volumes.push(volume);
-        return Ok(Opened::Elsewhere(ours));
+        return Ok(Opened::Elsewhere { stream: ours, path: None });
     }
     let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
     Ok(Opened::Raw { file, path: path.clone(), read_only: *read_only })

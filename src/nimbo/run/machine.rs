@@ -23,8 +23,9 @@ use types::InstanceId;
 use vmm::control::client::{Client, ClientError};
 
 use super::args::Args;
-use super::disks::{Disks, open};
+use super::disks::{Disks, Handed, open};
 use super::network::{INSTANCE_TYPE, Network};
+use super::reconnect;
 use super::terminal::relay;
 use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
@@ -119,7 +120,7 @@ impl Machine {
         };
         let disks = Disks::open(args, image)?;
         let shares_memory = args.share_memory || disks.are_served_elsewhere();
-        let (disks, volumes) = disks.hand(&mut hand);
+        let Handed { disks, volumes, servers } = disks.hand(&mut hand);
         let spec = ProcessSpec {
             cpus: args.cpus,
             memory: args.memory,
@@ -142,6 +143,10 @@ impl Machine {
         let (mut child, lifeline) = spawn(&spec, &handed)?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
         drop(handed);
+        if !servers.is_empty() {
+            let servers = servers.into_iter().map(|(place, path)| (vmm_process::disk_id(place), path));
+            reconnect::start(control.socket.path().to_owned(), servers.collect())?;
+        }
         let machine = Self {
             child,
             _lifeline: lifeline,

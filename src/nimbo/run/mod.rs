@@ -4,6 +4,7 @@
 //! nimbo run ──┬─ threads: DHCP, DNS, metadata, published ports        (network.rs)
 //!             ├─ the terminal                                         (console.rs, terminal.rs)
 //!             ├─ what the guest reaches by vsock                      (vsock.rs)
+//!             ├─ other servers for disks whose own have ended         (reconnect.rs)
 //!             └─ nimbo vmm, a process: CPUs, memory, devices          (machine.rs)
 //!                   ▲ a pidfd tells its end; it dies with this one
 //! ```
@@ -18,6 +19,7 @@ mod disks;
 mod lab;
 mod machine;
 mod network;
+mod reconnect;
 mod signals;
 mod terminal;
 mod vsock;

@@ -106,7 +106,9 @@ pub enum DeviceState {
     Plugged,
     /// A driver uses it.
     Active,
-    /// Its driver broke the protocol, and has not reset it since.
+    /// Whoever serves it has ended; its requests wait for another.
+    Disconnected,
+    /// Its driver broke the protocol, or whoever serves it has ended, and it was not reset since.
     NeedsReset,
     /// The guest was asked to let go of it, and has not yet.
     Unplugging,
@@ -150,6 +152,10 @@ pub struct DiskSpec {
     pub read_only: bool,
     #[serde(default)]
     pub format: DiskFormat,
+    /// How long requests wait for another server when the disk's has ended; not at all if it is not given. For disks that
+    /// others serve.
+    #[serde(default)]
+    pub reconnect_ms: u64,
 }
 
 /// What the bytes behind the descriptor are.
@@ -243,8 +249,16 @@ pub enum EventKind {
     DeviceUnplugged {
         device: DeviceId,
     },
-    /// A driver broke its device's protocol.
+    /// A driver broke its device's protocol, or whoever serves the device has ended: its requests fail.
     DeviceNeedsReset {
+        device: DeviceId,
+    },
+    /// Whoever serves the device has ended: its requests wait for another.
+    DeviceDisconnected {
+        device: DeviceId,
+    },
+    /// Another serves the device.
+    DeviceReconnected {
         device: DeviceId,
     },
 }

@@ -55,6 +55,12 @@ pub trait Operations {
     /// [`OperationError`]; the descriptor is closed then.
     fn add_disk(&mut self, spec: DiskSpec, disk: OwnedFd) -> Result<DeviceStatus, OperationError>;
 
+    /// Has who is at the other end of `server` serve the disk `id`, now that whoever did has ended.
+    ///
+    /// # Errors
+    /// [`OperationError::NoDevice`], [`OperationError::NotDisconnected`], [`OperationError::Invalid`] when it serves another disk.
+    fn reconnect_disk(&mut self, id: &DeviceId, server: OwnedFd) -> Result<DeviceStatus, OperationError>;
+
     /// Plugs an interface in, with a tap's descriptor for each pair of queues.
     ///
     /// # Errors
@@ -113,6 +119,8 @@ pub enum OperationError {
     NoBalloon,
     #[error("there is a device {id} already")]
     DeviceExists { id: DeviceId },
+    #[error("device {id} is served, or not by another process")]
+    NotDisconnected { id: DeviceId },
     #[error("device {id} was there at the start and stays until the end")]
     NotRemovable { id: DeviceId },
     #[error("all {slots} slots are in use: unplug a device first")]
@@ -134,6 +142,7 @@ impl OperationError {
             OperationError::NoDevice { .. } => (404, "no_device"),
             OperationError::NoBalloon => (404, "no_balloon"),
             OperationError::DeviceExists { .. } => (409, "device_exists"),
+            OperationError::NotDisconnected { .. } => (409, "not_disconnected"),
             OperationError::NotRemovable { .. } => (409, "not_removable"),
             OperationError::NoSlot { .. } => (409, "no_slot"),
             OperationError::WrongState { .. } => (409, "wrong_state"),

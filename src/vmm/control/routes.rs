@@ -93,7 +93,12 @@ fn carry_out(
     let Some(route) = path.strip_prefix("/v1/") else { return Err(Denied::NoSuchPath) };
     let segments: Vec<&str> = route.split('/').collect();
     let descriptors = std::mem::take(&mut request.descriptors);
-    if !descriptors.is_empty() && !matches!((&*request.method, route), ("POST", "disks" | "interfaces")) {
+    let takes_descriptors = match (&*request.method, &*segments) {
+        ("POST", ["disks" | "interfaces"]) => true,
+        ("PUT", ["disks", _]) => true,
+        _ => false,
+    };
+    if !descriptors.is_empty() && !takes_descriptors {
         return Err(
             OperationError::Descriptors { expected: "no descriptor", received: descriptors.len() }.into()
         );
@@ -109,9 +114,10 @@ fn carry_out(
         ["devices"] => get(&request, || Ok(Response::json(200, &Devices { devices: operations.devices() }))),
         ["devices", id] => get(&request, || device(id, operations)),
         ["disks"] => post(&request, |spec| add_disk(spec, descriptors, operations)),
-        ["disks", id] => remove(&request, DeviceKind::Block, id, operations),
+        ["disks", id] if request.method == "PUT" => reconnect(&request, id, descriptors, operations),
+        ["disks", id] => remove(&request, DeviceKind::Block, id, "DELETE, PUT", operations),
         ["interfaces"] => post(&request, |spec| add_interface(spec, descriptors, operations)),
-        ["interfaces", id] => remove(&request, DeviceKind::Net, id, operations),
+        ["interfaces", id] => remove(&request, DeviceKind::Net, id, "DELETE", operations),
         ["balloon"] => balloon(&request, operations),
         ["console"] => return attach_console(&request, console),
         ["console", "log"] => console_log(&request, console),
@@ -162,6 +168,21 @@ fn add_disk(
     created(&operations.add_disk(spec, disk)?)
 }
 
+fn reconnect(
+    request: &Request,
+    id: &str,
+    descriptors: Vec<OwnedFd>,
+    operations: &mut dyn Operations,
+) -> Result<Response, Denied> {
+    let Nothing {} = body(request)?;
+    Query::of(request)?.end()?;
+    let id: DeviceId = id.parse().map_err(|_| Denied::NoSuchPath)?;
+    let received = descriptors.len();
+    let [server] = <[OwnedFd; 1]>::try_from(descriptors)
+        .map_err(|_| OperationError::Descriptors { expected: "one descriptor, to the server,", received })?;
+    Ok(Response::json(200, &operations.reconnect_disk(&id, server)?))
+}
+
 fn add_interface(
     spec: InterfaceSpec,
     taps: Vec<OwnedFd>,
@@ -190,10 +211,11 @@ fn remove(
     request: &Request,
     kind: DeviceKind,
     id: &str,
+    allowed: &'static str,
     operations: &mut dyn Operations,
 ) -> Result<Response, Denied> {
     if request.method != "DELETE" {
-        return Err(Denied::Method { allowed: "DELETE" });
+        return Err(Denied::Method { allowed });
     }
     let Nothing {} = body(request)?;
     let mut query = Query::of(request)?;

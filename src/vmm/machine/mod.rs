@@ -18,6 +18,7 @@ mod run;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -36,7 +37,7 @@ use crate::platform::{Request, SerialPort};
 pub use crate::virtio::pci::DriverState;
 use crate::virtio::pci::{DeviceUnit, TransportError};
 use crate::virtio::worker::WorkerThread;
-use crate::virtio::{DeviceKind, DeviceParts};
+use crate::virtio::{DeviceKind, DeviceParts, ReconnectError};
 use run::Run;
 
 /// So many events are carried out at a time: a guest that asks for ever does not keep its owner from others.
@@ -102,6 +103,8 @@ pub enum MachineError {
     Duplicate { id: String },
     #[error("there is no device {id}")]
     NoDevice { id: String },
+    #[error("device {id}")]
+    Reconnect { id: String, source: ReconnectError },
     #[error("device {id}: all 31 slots are taken")]
     NoSlot { id: String },
     #[error("the machine is {state:?}; {operation} needs another state")]
@@ -128,6 +131,10 @@ pub enum MachineEvent {
     Unplugged { id: String },
     /// A device is broken until its driver resets it.
     NeedsReset { id: String },
+    /// Whoever serves a device has ended; its requests wait for another.
+    Disconnected { id: String },
+    /// Another serves it.
+    Reconnected { id: String },
     /// KVM cannot run the guest any more; the machine is stopped.
     Fault(String),
 }
@@ -393,7 +400,7 @@ impl Machine {
                 }
             }
         }
-        told.extend(self.newly_broken().into_iter().map(|id| MachineEvent::NeedsReset { id }));
+        told.extend(self.news_of_devices());
         Ok(told)
     }
 
@@ -401,17 +408,35 @@ impl Machine {
         self.run.as_ref().map_or(DriverState::None, |run| run.driver_state(id))
     }
 
-    /// Devices that need a reset and did not when it was looked last.
-    fn newly_broken(&mut self) -> Vec<String> {
+    /// What is otherwise with devices than when it was looked last.
+    fn news_of_devices(&mut self) -> Vec<MachineEvent> {
         let Some(run) = &self.run else { return Vec::new() };
-        let mut broken = Vec::new();
+        let mut news = Vec::new();
         for (id, device) in &mut self.devices {
             let now = run.driver_state(id);
-            if std::mem::replace(&mut device.told, now) != now && now == DriverState::NeedsReset {
-                broken.push(id.clone());
+            let before = std::mem::replace(&mut device.told, now);
+            let id = id.clone();
+            match (before, now) {
+                (before, now) if before == now => {}
+                (_, DriverState::NeedsReset) => news.push(MachineEvent::NeedsReset { id }),
+                (_, DriverState::Disconnected) => news.push(MachineEvent::Disconnected { id }),
+                (DriverState::Disconnected, DriverState::Active) => {
+                    news.push(MachineEvent::Reconnected { id })
+                }
+                _ => {}
             }
         }
-        broken
+        news
+    }
+
+    /// Has somebody else serve a device, whose server has ended.
+    ///
+    /// # Errors
+    /// [`MachineError::NoDevice`], [`MachineError::Reconnect`].
+    pub fn reconnect(&self, id: &str, stream: UnixStream) -> Result<(), MachineError> {
+        let device = self.devices.get(id).ok_or_else(|| MachineError::NoDevice { id: id.into() })?;
+        let reconnected = device.unit.device.reconnect(stream);
+        reconnected.map_err(|source| MachineError::Reconnect { id: id.into(), source })
     }
 
     /// The serial port, for whoever types.

@@ -30,7 +30,7 @@ use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{Block, BlockSpec};
 use crate::virtio::net::{Net, NetSpec, TapError};
 use crate::virtio::rng::Rng;
-use crate::virtio::vhost_user::{VhostUserBlock, VhostUserBlockSpec};
+use crate::virtio::vhost_user::{RemoteDisk, VhostUserBlockSpec};
 use crate::virtio::vsock::{Vsock, VsockError, VsockSpec};
 use operations::Owned;
 
@@ -71,8 +71,12 @@ pub enum Served {
         serial: String,
         backend: Arc<dyn BlockBackend>,
     },
-    /// Who is at the other end, by vhost-user; the machine's memory must be shared.
-    Elsewhere(UnixStream),
+    /// Another process, by vhost-user; the machine's memory must be shared.
+    Elsewhere {
+        remote: Arc<RemoteDisk>,
+        /// How long requests wait for another when it ends.
+        patience: Duration,
+    },
 }
 
 /// An interface to be plugged in.
@@ -212,9 +216,7 @@ fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {
         Served::Here { serial, backend } => {
             Block::new(BlockSpec { name, serial, backend, queues }).map(|(_, parts)| parts)
         }
-        Served::Elsewhere(stream) => {
-            VhostUserBlock::connect(VhostUserBlockSpec { name, stream, queues }).map_err(io::Error::other)
-        }
+        Served::Elsewhere { remote, patience } => remote.parts(VhostUserBlockSpec { name, queues, patience }),
     };
     parts.map_err(|source| ProcessError::Disk { id, source })
 }
@@ -284,6 +286,12 @@ impl Loop {
                 MachineEvent::Unplugged { id } => self.owned.tell_unplugged(&id),
                 MachineEvent::NeedsReset { id } => {
                     self.owned.tell(&id, |device| EventKind::DeviceNeedsReset { device });
+                }
+                MachineEvent::Disconnected { id } => {
+                    self.owned.tell(&id, |device| EventKind::DeviceDisconnected { device });
+                }
+                MachineEvent::Reconnected { id } => {
+                    self.owned.tell(&id, |device| EventKind::DeviceReconnected { device });
                 }
                 MachineEvent::Fault(report) => return Err(ProcessError::Fault { report }),
             }

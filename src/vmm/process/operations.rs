@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use types::ByteSize;
 use volume::{RawFile, RawOptions};
@@ -23,7 +24,8 @@ use crate::cpu::CpuCounts;
 use crate::machine::{self, DriverState, Machine, MachineError, MachineEvent};
 use crate::memory::Backing;
 use crate::virtio::balloon::Balloon;
-use crate::virtio::{DeviceKind, DeviceParts};
+use crate::virtio::vhost_user::RemoteDisk;
+use crate::virtio::{DeviceKind, DeviceParts, ReconnectError};
 
 /// The machine and what is known about it beside.
 pub(super) struct Owned {
@@ -78,6 +80,7 @@ impl Owned {
         let state = match device.driver {
             _ if device.leaving => DeviceState::Unplugging,
             DriverState::NeedsReset => DeviceState::NeedsReset,
+            DriverState::Disconnected => DeviceState::Disconnected,
             DriverState::Active => DeviceState::Active,
             DriverState::None => DeviceState::Plugged,
         };
@@ -105,7 +108,8 @@ impl Owned {
         if spec.read_only || spec.serial.is_some() {
             return Err(invalid("disk", "who serves it says whether it is read-only, and its serial number"));
         }
-        Ok(Served::Elsewhere(OwnedFd::from(socket).into()))
+        let remote = RemoteDisk::connect(OwnedFd::from(socket).into()).map_err(host("open the disk"))?;
+        Ok(Served::Elsewhere { remote, patience: Duration::from_millis(spec.reconnect_ms) })
     }
 
     fn plug(
@@ -215,6 +219,31 @@ impl Operations for Owned {
         let parts = disk_parts(Disk { id: id.clone(), served }, self.machine.spec().cpus);
         let parts = parts.map_err(host("open the disk"))?;
         self.plug("add the disk", &id, parts)
+    }
+
+    fn reconnect_disk(&mut self, id: &DeviceId, server: OwnedFd) -> Result<DeviceStatus, OperationError> {
+        self.expect_on("reconnect a disk of")?;
+        let device = self.find(id)?;
+        if device.kind != DeviceKind::Block {
+            return Err(OperationError::NoDevice { id: id.clone() });
+        }
+        let server = File::from(server);
+        if !server.metadata().map_err(host("look at the server"))?.file_type().is_socket() {
+            let reason = "it is not a socket".to_owned();
+            return Err(OperationError::Invalid { member: "server", reason });
+        }
+        self.machine.reconnect(id.as_str(), UnixStream::from(OwnedFd::from(server))).map_err(|error| {
+            match error {
+                MachineError::Reconnect { source: ReconnectError::Unsuitable { source }, .. } => {
+                    OperationError::Invalid { member: "server", reason: chain(&*source) }
+                }
+                MachineError::Reconnect { source: ReconnectError::Served, .. } => {
+                    OperationError::NotDisconnected { id: id.clone() }
+                }
+                error => host("reconnect the disk")(error),
+            }
+        })?;
+        self.find(id)
     }
 
     fn add_interface(

@@ -1,6 +1,7 @@
 //! What a device is to the transport and to its worker threads.
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::{ActiveQueue, DeviceSignals, QueueError};
@@ -69,6 +70,14 @@ pub trait VirtioDevice: Send + Sync {
     /// Called when the machine starts, and again when it was reset: the device keeps the last to announce changes of its
     /// configuration.
     fn attach(&self, _signals: Arc<DeviceSignals>) {}
+
+    /// Has somebody else serve the device, at the other end of `stream`, now that whoever did has ended.
+    ///
+    /// # Errors
+    /// [`ReconnectError`]
+    fn reconnect(&self, _stream: UnixStream) -> Result<(), ReconnectError> {
+        Err(ReconnectError::Served)
+    }
 
     /// Bytes, operations, errors and latency so far, for the control socket.
     fn counters(&self) -> serde_json::Value;
@@ -148,6 +157,15 @@ pub struct WorkerPart {
     /// Indexes of the queues that are this worker's.
     pub queues: Vec<u16>,
     pub handler: Box<dyn QueueHandler>,
+}
+
+/// Nobody else can serve a device.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconnectError {
+    #[error("it is served")]
+    Served,
+    #[error("whoever is to serve it cannot")]
+    Unsuitable { source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// The driver broke the device's protocol, or the device broke: only a reset helps.

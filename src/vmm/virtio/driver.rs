@@ -100,7 +100,14 @@ impl Driver {
         let interrupt = Interrupt::new(self.vectors.clone());
         interrupt.choose(0);
         let kick = self.kick.try_clone().unwrap();
-        ActiveQueue { index: self.index, queue, kick, interrupt, memory: self.memory.clone() }
+        ActiveQueue {
+            index: self.index,
+            queue,
+            kick,
+            interrupt,
+            memory: self.memory.clone(),
+            in_flight: None,
+        }
     }
 
     pub(crate) fn write_descriptor(&self, at: u64, address: u64, length: u32, flags: u16, next: u16) {
@@ -119,6 +126,11 @@ impl Driver {
         let at = self.next_buffer;
         self.next_buffer += u64::from(length.next_multiple_of(16));
         at
+    }
+
+    /// Where the next chain begins.
+    pub(crate) fn next_head(&self) -> u16 {
+        self.next_descriptor
     }
 
     /// Writes a chain into the descriptor table and makes it available.

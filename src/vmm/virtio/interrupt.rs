@@ -1,6 +1,6 @@
 //! From a device to its driver: MSI-X vectors that are eventfds which KVM injects by itself.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -17,11 +17,13 @@ pub type InterruptVectors = Arc<[EventFd]>;
 pub struct Interrupt {
     vectors: InterruptVectors,
     chosen: Arc<AtomicU16>,
+    /// Written to at each choice.
+    told: Arc<Mutex<Option<EventFd>>>,
 }
 
 impl Interrupt {
     pub fn new(vectors: InterruptVectors) -> Self {
-        Interrupt { vectors, chosen: Arc::new(AtomicU16::new(NO_VECTOR)) }
+        Interrupt { vectors, chosen: Arc::new(AtomicU16::new(NO_VECTOR)), told: Arc::default() }
     }
 
     /// Tells the driver. Without a vector nobody listens, and nothing happens.
@@ -45,6 +47,15 @@ impl Interrupt {
     pub fn choose(&self, vector: u16) {
         let exists = usize::from(vector) < self.vectors.len();
         self.chosen.store(if exists { vector } else { NO_VECTOR }, Ordering::Release);
+        if let Some(event) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The counter can only be at its end when whoever is told has been woken already.
+            let _ = event.write(1);
+        }
+    }
+
+    /// Has `event` written to at each choice from now on: for who hands the chosen vector on.
+    pub fn tell_choices(&self, event: Option<EventFd>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = event;
     }
 }
 
@@ -56,14 +67,22 @@ pub(super) const DEVICE_NEEDS_RESET: u8 = 64;
 pub struct DeviceSignals {
     status: AtomicU8,
     generation: AtomicU8,
+    /// Whoever is to serve the device does.
+    is_connected: AtomicBool,
     config: Interrupt,
-    /// Tells the machine's owner of a broken device.
+    /// Tells the machine's owner of a broken device, or of one that nobody serves.
     failure: Option<EventFd>,
 }
 
 impl DeviceSignals {
     pub fn new(config: Interrupt, failure: Option<EventFd>) -> Self {
-        DeviceSignals { status: AtomicU8::new(0), generation: AtomicU8::new(0), config, failure }
+        DeviceSignals {
+            status: AtomicU8::new(0),
+            generation: AtomicU8::new(0),
+            is_connected: AtomicBool::new(true),
+            config,
+            failure,
+        }
     }
 
     /// The configuration space changed: the driver reads it anew.
@@ -76,6 +95,21 @@ impl DeviceSignals {
     pub fn needs_reset(&self) {
         self.status.fetch_or(DEVICE_NEEDS_RESET, Ordering::AcqRel);
         self.config_changed();
+        self.tell_owner();
+    }
+
+    /// Whoever is to serve the device is gone, or there again. The driver is told nothing.
+    pub fn set_connected(&self, is_connected: bool) {
+        if self.is_connected.swap(is_connected, Ordering::AcqRel) != is_connected {
+            self.tell_owner();
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Acquire)
+    }
+
+    fn tell_owner(&self) {
         if let Some(event) = &self.failure {
             // The counter can only be at its end when the owner has been woken already.
             let _ = event.write(1);

@@ -26,6 +26,7 @@ mod counters;
 mod device;
 #[cfg(test)]
 pub(crate) mod driver;
+pub(crate) mod in_flight;
 mod interrupt;
 pub mod net;
 pub(crate) mod pci;
@@ -38,7 +39,10 @@ pub mod worker;
 
 pub use buffers::Buffers;
 pub use counters::{Counter, OperationCounters, nanoseconds_since};
-pub use device::{Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, VirtioDevice, WorkerPart};
+pub use device::{
+    Activation, DeviceError, DeviceKind, DeviceParts, QueueHandler, ReconnectError, VirtioDevice, WorkerPart,
+};
+pub use in_flight::{InFlightQueue, RegionError};
 pub use interrupt::{AttachedSignals, DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
 pub use queue::{ActiveQueue, QueueError};
 pub use ring::Ring;

@@ -4,7 +4,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Interrupt;
+use super::{InFlightQueue, Interrupt};
 use crate::memory::Memory;
 
 /// The driver's ring is not one.
@@ -31,6 +31,8 @@ pub struct ActiveQueue {
     pub kick: EventFd,
     pub interrupt: Interrupt,
     pub memory: Memory,
+    /// Where is kept what is in flight, and what was when another process ended that served the queue before.
+    pub in_flight: Option<InFlightQueue>,
 }
 
 /// A queue of `size` entries whose descriptor table, available ring and used ring lie at `rings`.

@@ -18,6 +18,7 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::in_flight::Tracker;
 use super::{ActiveQueue, Buffers, DeviceError, Interrupt, QueueError, feature};
 use crate::memory::{GuestRam, Memory};
 
@@ -51,6 +52,9 @@ pub struct Ring {
     /// The next place in the used ring, and the place up to which the driver was told.
     next_used: u16,
     told_used: u16,
+    /// In flight when another process ended that served the queue before; the last is the next to take.
+    left_over: Vec<u16>,
+    tracker: Option<Tracker>,
     kick: EventFd,
     interrupt: Interrupt,
     memory: Memory,
@@ -104,7 +108,7 @@ impl Ring {
     /// # Errors
     /// [`DeviceError::Queue`] when the driver placed the rings where they cannot be.
     pub fn new(active: ActiveQueue, features: u64) -> Result<Self, DeviceError> {
-        let ActiveQueue { index, queue, kick, interrupt, memory } = active;
+        let ActiveQueue { index, queue, kick, interrupt, memory, in_flight } = active;
         let broken = |source| DeviceError::Queue { index, source };
         let size = queue.size();
         if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
@@ -121,6 +125,15 @@ impl Ring {
             place("available ring", queue.avail_ring(), RING_HEADER_BYTES + HEAD_BYTES * entries + 2, 2)?;
         let used =
             place("used ring", queue.used_ring(), RING_HEADER_BYTES + USED_ELEMENT_BYTES * entries + 2, 4)?;
+        let (mut next_available, next_used) = (queue.next_avail(), queue.next_used());
+        let (mut tracker, mut left_over) = (None, Vec::new());
+        if let Some(in_flight) = in_flight {
+            let (resumed, heads) = Tracker::resume(in_flight, next_used);
+            left_over.extend(heads.into_iter().rev().filter(|head| *head < size));
+            // Chains are taken in the ring's order, so these and those given back are all up to the next.
+            next_available = next_used.wrapping_add(u16::try_from(left_over.len()).unwrap_or(size));
+            tracker = Some(resumed);
+        }
         Ok(Ring {
             index,
             size,
@@ -129,10 +142,12 @@ impl Ring {
             used,
             event_idx: features & feature::EVENT_IDX != 0,
             indirect: features & feature::INDIRECT_DESC != 0,
-            next_available: queue.next_avail(),
-            seen_available: queue.next_avail(),
-            next_used: queue.next_used(),
-            told_used: queue.next_used(),
+            next_available,
+            seen_available: next_available,
+            next_used,
+            told_used: next_used,
+            left_over,
+            tracker,
             kick,
             interrupt,
             memory,
@@ -148,6 +163,11 @@ impl Ring {
         self.size
     }
 
+    /// What the driver writes to when it made chains available.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
@@ -159,6 +179,9 @@ impl Ring {
     pub fn pop(&mut self) -> Result<Option<u16>, DeviceError> {
         let index = self.index;
         let broken = |source| DeviceError::Queue { index, source };
+        if let Some(head) = self.left_over.pop() {
+            return Ok(Some(head));
+        }
         if self.next_available == self.seen_available {
             let (from, to) = (self.next_available, self.available_index());
             if from == to {
@@ -176,6 +199,9 @@ impl Ring {
             return Err(broken(QueueError::Head { head }));
         }
         self.next_available = self.next_available.wrapping_add(1);
+        if let Some(tracker) = &mut self.tracker {
+            tracker.taken(head);
+        }
         Ok(Some(head))
     }
 
@@ -197,8 +223,9 @@ impl Ring {
         }
     }
 
-    /// Puts the chain that was popped last back, to be popped again.
+    /// Puts the chain that was popped last back, to be popped again. Not for a ring of which is kept what is in flight.
     pub fn unpop(&mut self) {
+        debug_assert!(self.tracker.is_none(), "what is in flight is kept");
         self.next_available = self.next_available.wrapping_sub(1);
     }
 
@@ -274,6 +301,9 @@ impl Ring {
                 .write_volatile(element);
         }
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(tracker) = &mut self.tracker {
+            tracker.given_back(head);
+        }
     }
 
     /// Shows the driver what was given back since the last call, and interrupts it if it wants to hear of it.
@@ -282,6 +312,9 @@ impl Ring {
             return;
         }
         self.used_word(INDEX_OFFSET).store(self.next_used.to_le(), Ordering::Release);
+        if let Some(tracker) = &mut self.tracker {
+            tracker.shown(self.next_used);
+        }
         // The driver sets its wish and then looks at the index; we set the index and then look at its wish.
         fence(Ordering::SeqCst);
         let is_wanted = if self.event_idx {
@@ -327,6 +360,11 @@ impl Ring {
     pub fn kick_self(&self) {
         // The counter can only be at its end when a kick is pending already.
         let _ = self.kick.write(1);
+    }
+
+    /// Keeps what is in flight, where that is wanted.
+    pub(super) fn tracker(&self) -> Option<&Tracker> {
+        self.tracker.as_ref()
     }
 
     fn available_index(&self) -> u16 {

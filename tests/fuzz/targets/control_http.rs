@@ -81,6 +81,10 @@ impl Operations for FakeMachine {
     fn add_disk(&mut self, spec: DiskSpec, _disk: OwnedFd) -> Result<DeviceStatus, OperationError> {
         self.plugged(spec.id, DeviceKind::Block)
     }
+    fn reconnect_disk(&mut self, id: &DeviceId, _: OwnedFd) -> Result<DeviceStatus, OperationError> {
+        Err(OperationError::NotDisconnected { id: id.clone() })
+    }
+
     fn add_interface(
         &mut self,
         spec: InterfaceSpec,

@@ -36,6 +36,12 @@ static MEMORY: LazyLock<Memory> = LazyLock::new(|| {
     memory
 });
 
+/// Where in the memory the region of what is in flight lies, with what may stand there.
+const REGION: u64 = 0x40_0000;
+const REGION_BYTES: usize = 4096;
+/// No message, but what a former backend left in the region.
+const LEFT: u8 = 255;
+
 /// Serves one frontend. A message is its number, the length of its body, and its body; it has the descriptor that it should have.
 pub fn run(data: &[u8]) {
     if let Some((&number, body)) = data.split_first() {
@@ -45,6 +51,7 @@ pub fn run(data: &[u8]) {
     let event = nix::sys::eventfd::EventFd::new().expect("there are descriptors");
     // The ring is as it was, whatever the last frontend had done to it.
     MEMORY.write_obj(0u32, GuestAddress(0x3000)).expect("it is memory");
+    MEMORY.write_slice(&[0; REGION_BYTES], GuestAddress(REGION)).expect("it is memory");
     let (ours, theirs) = UnixStream::pair().expect("there are descriptors");
     let backend = Arc::new(FakeDisk::new(vec![0; DISK_BYTES]));
     let spec = BlockSpec { name: "disk".into(), serial: "fuzz".into(), backend, queues: 2 };
@@ -54,8 +61,13 @@ pub fn run(data: &[u8]) {
             let mut rest = data;
             while let [number, length, body @ ..] = rest {
                 let (body, after) = body.split_at(body.len().min(usize::from(*length)));
+                if *number == LEFT {
+                    MEMORY.write_slice(body, GuestAddress(REGION)).expect("it is memory");
+                    rest = after;
+                    continue;
+                }
                 let descriptors: Vec<BorrowedFd<'_>> = match number {
-                    5 => vec![file.file().as_fd()],
+                    5 | 32 => vec![file.file().as_fd()],
                     12..=14 => vec![event.as_fd()],
                     _ => Vec::new(),
                 };
@@ -87,7 +99,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         message(1, &[]),
         message(3, &[]),
         message(15, &[]),
-        message(16, &[1 << 9 | 1 << 3 | 1]),
+        message(16, &[1 << 12 | 1 << 9 | 1 << 3 | 1]),
         message(17, &[]),
         message(2, &[features]),
         message(5, &[1, 0, MEMORY_BYTES, 0x7000_0000, 0]),
@@ -100,5 +112,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
         message(18, &[1 << 32]),
         message(11, &[0]),
     ];
-    vec![all.concat(), all[5..].concat()]
+    // One queue of 8, of which the chain at 0 is in flight, and that at 3 was given back and not unmarked.
+    let state = |is_taken: u64, order: u64| [is_taken | 3 << 48, order];
+    let left: Vec<u64> = [[0, 1 | 8 << 16 | 3 << 32], state(1, 1), [0, 0], [0, 0], state(1, 2)].concat();
+    let resumed = [
+        &all[..7],
+        &[message(31, &[0, 0, 1 | 8 << 16]), message(LEFT, &left)],
+        &[message(32, &[REGION_BYTES as u64, REGION, 1 | 8 << 16])],
+        &all[7..],
+    ];
+    vec![all.concat(), all[5..].concat(), resumed.concat().concat()]
 }

@@ -148,6 +148,19 @@ impl Operations for FakeMachine {
         Ok(status)
     }
 
+    fn reconnect_disk(&mut self, id: &DeviceId, server: OwnedFd) -> Result<DeviceStatus, OperationError> {
+        let device = self.devices.iter_mut().find(|device| device.id == *id);
+        let device = device.ok_or_else(|| OperationError::NoDevice { id: id.clone() })?;
+        if device.state != DeviceState::Disconnected {
+            return Err(OperationError::NotDisconnected { id: id.clone() });
+        }
+        device.state = DeviceState::Active;
+        let mut text = String::new();
+        File::from(server).read_to_string(&mut text).unwrap();
+        self.contents.lock().unwrap().push(text);
+        Ok(device.clone())
+    }
+
     fn add_interface(
         &mut self,
         spec: InterfaceSpec,
@@ -280,8 +293,12 @@ impl Served {
 
     pub(super) fn with(limits: ServerLimits) -> Self {
         let Parts { mut served, event_loop } = parts(limits);
-        served.thread = Some(std::thread::spawn(move || event_loop.run()));
+        served.run(event_loop);
         served
+    }
+
+    pub(super) fn run(&mut self, event_loop: EventLoop) {
+        self.thread = Some(std::thread::spawn(move || event_loop.run()));
     }
 
     pub(super) fn client(&self) -> Client {

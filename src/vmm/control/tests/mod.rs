@@ -13,7 +13,7 @@ use types::ByteSize;
 use super::api::*;
 use super::client::{ClientError, Reply};
 use super::{ServerLimits, TimeOuts};
-use fake::{PATIENCE, Served, eventually, is_hung_up, read_to_end};
+use fake::{PATIENCE, Parts, Served, eventually, is_hung_up, read_to_end};
 
 /// Status line of each answer in `text`.
 fn statuses(text: &str) -> Vec<u16> {
@@ -28,7 +28,13 @@ fn refused(result: Result<Reply, ClientError>) -> (u16, String) {
 }
 
 fn disk(id: &str) -> DiskSpec {
-    DiskSpec { id: id.parse().unwrap(), serial: None, read_only: false, format: DiskFormat::Raw }
+    DiskSpec {
+        id: id.parse().unwrap(),
+        serial: None,
+        read_only: false,
+        format: DiskFormat::Raw,
+        reconnect_ms: 0,
+    }
 }
 
 fn file(text: &str) -> std::fs::File {
@@ -90,6 +96,27 @@ fn disks_and_interfaces_come_with_their_descriptors_and_go() {
         "an interface is no disk"
     );
     assert_eq!(refused(client.delete("/v1/disks/root")), (409, "not_removable".into()));
+}
+
+#[test]
+fn another_server_of_a_disk_comes_with_its_descriptor() {
+    let Parts { mut served, mut event_loop } = fake::parts(ServerLimits::default());
+    event_loop.machine.devices[0].state = DeviceState::Disconnected;
+    served.run(event_loop);
+    let mut client = served.client();
+    let mut put = |path: &str, body: &[u8], servers: &[_]| client.request("PUT", path, body, servers);
+    let server = file("the server");
+    let both = [server.as_fd(), server.as_fd()];
+    assert_eq!(refused(put("/v1/disks/root", b"", &[])), (400, "descriptors".into()));
+    assert_eq!(refused(put("/v1/disks/root", b"", &both)), (400, "descriptors".into()));
+    assert_eq!(refused(put("/v1/disks/root", b"{\"id\": 1}", &both[..1])), (400, "invalid".into()));
+    assert_eq!(refused(put("/v1/disks/none", b"", &both[..1])), (404, "no_device".into()));
+    assert_eq!(refused(put("/v1/interfaces/root", b"", &[])), (405, "method".into()));
+    let reply = put("/v1/disks/root", b"", &both[..1]).unwrap();
+    let status: DeviceStatus = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!((reply.status, status.state), (200, DeviceState::Active));
+    assert_eq!(*served.contents.lock().unwrap(), ["the server"]);
+    assert_eq!(refused(put("/v1/disks/root", b"", &both[..1])), (409, "not_disconnected".into()));
 }
 
 #[test]

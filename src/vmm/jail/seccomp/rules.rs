@@ -43,6 +43,7 @@ const COMMON: &[Rule] = &[
                 libc::F_DUPFD_CLOEXEC.unsigned_abs(),
                 libc::F_OFD_GETLK.unsigned_abs(),
                 libc::F_OFD_SETLK.unsigned_abs(),
+                libc::F_GET_SEALS.unsigned_abs(),
             ],
         },
     ),

@@ -10,12 +10,16 @@ use super::device::{QueueCounters, Shared};
 use super::request::{self, Disk, Request, Status};
 use super::{QUEUE_SIZE, SEGMENTS_MAX, feature};
 use crate::poll::{Interest, Token};
+use crate::virtio::in_flight::Tracker;
 use crate::virtio::worker::{WorkerContext, report};
 use crate::virtio::{
     Activation, Buffers, DeviceError, OperationCounters, QueueHandler, Ring, nanoseconds_since,
 };
 
 const COMPLETIONS: Token = 0;
+
+/// The token of a request that is not the driver's.
+const NO_SLOT: u64 = u64::MAX;
 
 /// How often a worker goes back to a ring that the driver keeps filling before it looks at its commands.
 const ROUNDS_MAX: usize = 16;
@@ -56,6 +60,17 @@ struct Slot {
     fills: u32,
     started_ns: u64,
     flush_after: bool,
+    cache: Cache,
+}
+
+/// What a request that succeeds does to the disk's cache of writes.
+#[derive(Clone, Copy)]
+enum Cache {
+    Same,
+    /// What it wrote may be there alone.
+    Fills,
+    /// All writes are durable that were told done when it began: so many.
+    Empties(u64),
 }
 
 #[derive(Clone, Copy)]
@@ -98,6 +113,7 @@ impl BlockHandler {
             fills: 0,
             started_ns: 0,
             flush_after: false,
+            cache: Cache::Same,
         };
         BlockHandler {
             disk,
@@ -159,8 +175,7 @@ impl BlockHandler {
                 }
                 Ok(request) => {
                     let started_ns = *now_ns.get_or_insert_with(|| nanoseconds_since(self.epoch));
-                    let is_write_through = running.features & feature::FLUSH == 0;
-                    self.push(slot, head, parsed.status, request, started_ns, is_write_through)?;
+                    self.push(slot, head, parsed.status, request, started_ns, running)?;
                     pushed = true;
                 }
                 Err(status) => self.finish_at_once(&mut running.ring, head, parsed.status, status, 0),
@@ -180,7 +195,7 @@ impl BlockHandler {
         status: IoBuffer,
         request: Request,
         started_ns: u64,
-        is_write_through: bool,
+        running: &Running,
     ) -> Result<(), DeviceError> {
         let (kind, bytes, fills, request) = match request {
             Request::Read { offset } => {
@@ -202,11 +217,17 @@ impl BlockHandler {
             }
             Request::Id => return Ok(()),
         };
+        let is_write_through = running.features & feature::FLUSH == 0;
         let flush_after = is_write_through && matches!(kind, Kind::Write | Kind::WriteZeroes);
+        let cache = match kind {
+            Kind::Flush => Cache::Empties(running.ring.tracker().map_or(0, Tracker::written)),
+            Kind::Write | Kind::Discard | Kind::WriteZeroes if !is_write_through => Cache::Fills,
+            _ => Cache::Same,
+        };
         self.disk.push(u64::from(slot), request).map_err(host("push a request"))?;
         self.free.pop();
         self.slots[usize::from(slot)] =
-            Slot { head, kind, status: Some(status), bytes, fills, started_ns, flush_after };
+            Slot { head, kind, status: Some(status), bytes, fills, started_ns, flush_after, cache };
         Ok(())
     }
 
@@ -270,6 +291,11 @@ impl BlockHandler {
         let (status, written) = match completion.result {
             Ok(()) => {
                 counters.done(slot.bytes, now_ns.saturating_sub(slot.started_ns));
+                match (ring.tracker(), slot.cache) {
+                    (Some(tracker), Cache::Fills) => tracker.count_write(),
+                    (Some(tracker), Cache::Empties(written)) => tracker.flushed(written),
+                    (None, _) | (_, Cache::Same) => {}
+                }
                 (Status::Ok, slot.fills.saturating_add(1))
             }
             Err(_) => {
@@ -281,6 +307,24 @@ impl BlockHandler {
         ring.put_used(slot.head, written);
         self.free.push(index);
         1
+    }
+
+    /// Leaves nothing in the disk's cache that could be lost with this process, where another may take over.
+    fn empty_cache(&mut self, ring: &Ring) -> Result<(), DeviceError> {
+        let Some(tracker) = ring.tracker().filter(|tracker| tracker.has_unflushed()) else { return Ok(()) };
+        let written = tracker.written();
+        self.disk.push(NO_SLOT, BlockRequest::Flush).map_err(host("push a flush"))?;
+        let mut is_durable = false;
+        self.drain(|handler| {
+            while let Some(completion) = handler.disk.next_completion() {
+                is_durable = completion.result.is_ok();
+            }
+            Ok(())
+        })?;
+        if is_durable {
+            tracker.flushed(written);
+        }
+        Ok(())
     }
 
     /// Waits until nothing is in flight. That the kernel is short of something passes.
@@ -330,7 +374,8 @@ impl QueueHandler for BlockHandler {
 
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
-        let outcome = self.drain(|handler| handler.answer(&mut running.ring).map(|_| ()));
+        let drained = self.drain(|handler| handler.answer(&mut running.ring).map(|_| ()));
+        let outcome = drained.and_then(|()| self.empty_cache(&running.ring));
         self.running = Some(running);
         outcome
     }

@@ -103,6 +103,8 @@ pub enum DriverState {
     /// No driver, or not yet.
     None,
     Active,
+    /// A driver uses it, and whoever is to serve it is gone.
+    Disconnected,
     /// The device is broken until its driver resets it.
     NeedsReset,
 }
@@ -193,6 +195,9 @@ impl PciTransport {
     pub fn state(&self) -> DriverState {
         match self.signals.status() {
             status if status & DEVICE_NEEDS_RESET != 0 => DriverState::NeedsReset,
+            status if status & status::DRIVER_OK != 0 && !self.signals.is_connected() => {
+                DriverState::Disconnected
+            }
             status if status & status::DRIVER_OK != 0 => DriverState::Active,
             _ => DriverState::None,
         }
@@ -312,7 +317,9 @@ impl PciTransport {
             let queue = setup.build().map_err(|source| DeviceError::Queue { index, source });
             let (interrupt, memory) = (setup.interrupt.clone(), self.memory.clone());
             let kick = setup.kick.try_clone().map_err(host);
-            Some(queue.and_then(|queue| Ok(ActiveQueue { index, queue, kick: kick?, interrupt, memory })))
+            Some(queue.and_then(|queue| {
+                Ok(ActiveQueue { index, queue, kick: kick?, interrupt, memory, in_flight: None })
+            }))
         };
         let activation = |worker: &WorkerThread| {
             let queues = worker.queues().iter().filter_map(active).collect::<Result<_, _>>()?;

@@ -5,26 +5,34 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::message::{CONFIG_CHANGED, Form, Malformed, Message, Region, Request, receive, send};
+use super::message::{
+    CONFIG_CHANGED, Form, Malformed, Message, Region, Request, encode_in_flight, receive, send,
+};
 use super::{PROTOCOL_FEATURES, protocol};
-use crate::memory::Memory;
+use crate::memory::{Memory, is_sealed};
 use crate::poll::event_fd;
 use crate::virtio::block::{Block, BlockSpec};
+use crate::virtio::in_flight::{InFlightRegion, RegionSpec};
 use crate::virtio::queue::layout;
 use crate::virtio::worker::WorkerThread;
 use crate::virtio::{
-    Activation, ActiveQueue, DeviceSignals, Interrupt, InterruptVectors, QueueError, VirtioDevice, feature,
+    Activation, ActiveQueue, DeviceSignals, Interrupt, InterruptVectors, QueueError, RegionError,
+    VirtioDevice, feature,
 };
 
 const QUEUE_SIZE_MAX: u16 = 32768;
-const PROTOCOL: u64 = protocol::MQ | protocol::REPLY_ACK | protocol::BACKEND_REQ | protocol::CONFIG;
+/// A frontend that hears nothing for so long is left: whoever serves others too must come to an end.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PROTOCOL: u64 =
+    protocol::MQ | protocol::REPLY_ACK | protocol::BACKEND_REQ | protocol::CONFIG | protocol::IN_FLIGHT;
 
 /// Why a connection ended otherwise than by the frontend's wish.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +51,15 @@ pub enum BackendError {
     NotSealed,
     #[error("the frontend's memory at {guest:#x} cannot be mapped: {reason}")]
     Memory { guest: u64, reason: String },
+    #[error("the frontend's region of what is in flight")]
+    InFlight { source: RegionError },
+    #[error("the frontend's region of what is in flight has no place for ring {ring} of {size}")]
+    InFlightRing { ring: usize, size: u16 },
+    #[error(
+        "who served the disk before ended without {writes} writes being flushed; they may be lost, and the guest cannot go on as if \
+         nothing were"
+    )]
+    Unflushed { writes: u64 },
 }
 
 impl From<Malformed> for BackendError {
@@ -62,6 +79,7 @@ pub struct Backend {
     protocol: u64,
     memory: Option<Memory>,
     regions: Vec<Region>,
+    in_flight: Option<Arc<InFlightRegion>>,
     channel: Option<UnixStream>,
     /// Written to when the configuration space is another.
     config: InterruptVectors,
@@ -93,6 +111,7 @@ impl Backend {
             .into_iter()
             .map(|part| WorkerThread::spawn(part, enter))
             .collect::<io::Result<_>>()?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let config: InterruptVectors = Arc::from([EventFd::new(EFD_NONBLOCK)?]);
         let interrupt = Interrupt::new(config.clone());
         interrupt.choose(0);
@@ -106,6 +125,7 @@ impl Backend {
             protocol: 0,
             memory: None,
             regions: Vec::new(),
+            in_flight: None,
             channel: None,
             config,
         })
@@ -116,11 +136,19 @@ impl Backend {
         &self.block
     }
 
-    /// Serves until the frontend closes the connection. Then all that it asked is carried out, and nothing touches its memory any more.
+    /// Serves until the frontend closes the connection, or the caller shuts it down for reading. Then all that was asked is carried out,
+    /// answered and flushed, nothing touches the frontend's memory any more, and only then the connection is closed: who sees its end can
+    /// have the guest served by another.
     ///
     /// # Errors
     /// [`BackendError`]
     pub fn serve(mut self) -> Result<(), BackendError> {
+        let outcome = self.converse();
+        (0..self.rings.len()).for_each(|index| self.stop(index));
+        outcome
+    }
+
+    fn converse(&mut self) -> Result<(), BackendError> {
         let failed = |operation| move |source| BackendError::Io { operation, source };
         loop {
             let (is_asked, is_changed) = self.wait().map_err(failed("wait for the frontend"))?;
@@ -155,11 +183,21 @@ impl Backend {
 
     fn obey(&mut self, message: Message) -> Result<(), BackendError> {
         let Message { number, wants_confirmation, body, descriptors, .. } = message;
-        let reply = self.carry_out(Request::decode(number, &body)?, descriptors)?;
+        let failed = |source| BackendError::Io { operation: "answer the frontend", source };
+        let request = Request::decode(number, &body)?;
+        if let Request::GetInFlight(RegionSpec { queues, queue_size, .. }) = request {
+            let region = InFlightRegion::create(queues, queue_size);
+            let (file, spec) = region.map_err(|source| BackendError::Io {
+                operation: "make a region of what is in flight",
+                source,
+            })?;
+            return send(&self.stream, number, Form::Reply, &encode_in_flight(&spec), &[file.as_fd()])
+                .map_err(failed);
+        }
+        let reply = self.carry_out(request, descriptors)?;
         let confirmation = wants_confirmation && self.protocol & protocol::REPLY_ACK != 0;
         match reply.or_else(|| confirmation.then(|| vec![0; 8])) {
-            Some(reply) => send(&self.stream, number, Form::Reply, &reply, &[])
-                .map_err(|source| BackendError::Io { operation: "answer the frontend", source }),
+            Some(reply) => send(&self.stream, number, Form::Reply, &reply, &[]).map_err(failed),
             None => Ok(()),
         }
     }
@@ -192,8 +230,20 @@ impl Backend {
                     Ok(())
                 })?;
             }
+            Request::SetInFlight(spec) => {
+                let region = in_flight(&spec, descriptors)?;
+                self.with_all_stopped(|backend| {
+                    backend.in_flight = Some(Arc::new(region));
+                    Ok(())
+                })?;
+            }
             Request::SetBackendChannel => {
                 self.channel = descriptors.into_iter().next().map(UnixStream::from);
+                if let Some(channel) = &self.channel {
+                    let operation = "bound the time that the frontend may take to hear";
+                    let bounded = channel.set_write_timeout(Some(PATIENCE));
+                    bounded.map_err(|source| BackendError::Io { operation, source })?;
+                }
             }
             Request::GetConfig { offset, bytes } => return Ok(Some(self.config(offset, bytes))),
             ring => return self.carry_out_for_ring(ring, descriptors),
@@ -295,11 +345,12 @@ impl Backend {
         (0..self.rings.len()).try_for_each(|index| self.start(index))
     }
 
-    /// Waits until nothing is in flight. Then the ring's base is where the answers stand, since each request has its own.
+    /// Waits until all that was taken is answered. Then the ring's base is where the answers stand, since each request has its own.
     fn stop(&mut self, index: usize) {
         if !std::mem::take(&mut self.rings[index].is_running) {
             return;
         }
+        self.workers[index].pause();
         self.workers[index].stop();
         if let Some(used) = self.used_index(index) {
             self.rings[index].base = used;
@@ -318,6 +369,14 @@ impl Backend {
         let Some(used) = self.used_index(index) else { return Ok(()) };
         let ring = &mut self.rings[index];
         let (Some(kick), true) = (&ring.kick, ring.is_enabled && ring.size > 0) else { return Ok(()) };
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        let in_flight = match &self.in_flight {
+            None => None,
+            Some(region) => {
+                let part = region.queue(number, ring.size);
+                Some(part.ok_or(BackendError::InFlightRing { ring: index, size: ring.size })?)
+            }
+        };
         let mut queue = layout(QUEUE_SIZE_MAX, ring.size, ring.places)
             .map_err(|source| BackendError::Layout { ring: index, source })?;
         queue.set_next_avail(ring.base);
@@ -329,11 +388,12 @@ impl Backend {
         let none = Interrupt::new(Arc::from([]));
         let signals = Arc::new(DeviceSignals::new(none, ring.error.as_ref().map(copy).transpose()?));
         let active = ActiveQueue {
-            index: u16::try_from(index).unwrap_or(u16::MAX),
+            index: number,
             queue,
             kick: copy(kick)?,
             interrupt,
             memory: memory.clone(),
+            in_flight,
         };
         ring.is_running = true;
         let features = self.features;
@@ -350,8 +410,7 @@ fn map(regions: &[Region], files: Vec<OwnedFd>) -> Result<Memory, BackendError> 
     }
     let mut mapped = Vec::new();
     for (region, file) in regions.iter().zip(files) {
-        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_err(|_| BackendError::NotSealed)?;
-        if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
+        if !is_sealed(&file) {
             return Err(BackendError::NotSealed);
         }
         let memory = |reason: String| BackendError::Memory { guest: region.guest, reason };
@@ -369,6 +428,19 @@ fn map(regions: &[Region], files: Vec<OwnedFd>) -> Result<Memory, BackendError> 
     let memory = GuestMemoryMmap::from_regions(mapped);
     let guest = regions.first().map_or(0, |region| region.guest);
     memory.map(Arc::new).map_err(|error| BackendError::Memory { guest, reason: error.to_string() })
+}
+
+/// Takes a region in which something may be in flight.
+fn in_flight(spec: &RegionSpec, files: Vec<OwnedFd>) -> Result<InFlightRegion, BackendError> {
+    let Ok([file]) = <[OwnedFd; 1]>::try_from(files) else {
+        let reason = "a region of what is in flight comes with one file".to_owned();
+        return Err(BackendError::Protocol { reason });
+    };
+    let region = InFlightRegion::map(file, spec).map_err(|source| BackendError::InFlight { source })?;
+    match region.unflushed() {
+        0 => Ok(region),
+        writes => Err(BackendError::Unflushed { writes }),
+    }
 }
 
 /// Takes what a frontend says is an eventfd. It may be something else, on which a write would wait for ever.

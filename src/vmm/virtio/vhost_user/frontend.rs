@@ -1,35 +1,25 @@
 //! The guest's side: a disk that another process serves.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use volume::SECTOR_BYTES;
 
-use super::message::{CONFIG_CHANGED, Form, Region, Request, receive, send};
-use super::{PROTOCOL_FEATURES, protocol};
-use crate::memory::{GuestRam, Memory};
-use crate::poll::{Interest, Token, event_fd};
+use super::connection::{CONFIG_BYTES, Connection, Kept, Offer};
+use super::handler::Handler;
+use crate::memory::Memory;
 use crate::virtio::block::feature as block;
-use crate::virtio::worker::WorkerContext;
-use crate::virtio::{
-    Activation, ActiveQueue, DeviceError, DeviceKind, DeviceParts, DeviceSignals, QueueHandler, VirtioDevice,
-    WorkerPart, feature,
-};
+use crate::virtio::{DeviceKind, DeviceParts, ReconnectError, VirtioDevice, WorkerPart};
 
-/// A backend that says nothing for so long is taken to be broken. It may have much to carry out before a ring stands still.
-const PATIENCE: Duration = Duration::from_secs(60);
-const QUEUE_SIZE: u16 = 256;
-/// virtio 1.2, 5.2.4.
-const CONFIG_BYTES: u32 = 60;
+pub(super) const QUEUE_SIZE: u16 = 256;
+const CAPACITY: std::ops::Range<usize> = 0..8;
+const BLOCK_BYTES: std::ops::Range<usize> = 20..24;
 const QUEUE_COUNT_AT: usize = 34;
-/// What the transport offers to every driver.
-const TRANSPORT: u64 = feature::VERSION_1 | feature::EVENT_IDX | feature::INDIRECT_DESC;
 /// What drivers of disks know and these devices can have.
 const DISK: u64 = block::SEG_MAX
     | block::RO
@@ -40,20 +30,6 @@ const DISK: u64 = block::SEG_MAX
     | block::DISCARD
     | block::WRITE_ZEROES;
 
-const BACKEND: Token = 0;
-const CHANNEL: Token = 1;
-const RING_ERROR: Token = 2;
-
-/// What a disk is to be that somebody else serves.
-pub struct VhostUserBlockSpec {
-    /// Names the thread: `data` gives `data-vhost`.
-    pub name: String,
-    /// To the backend.
-    pub stream: UnixStream,
-    /// How many queues at most.
-    pub queues: u16,
-}
-
 /// Why a backend cannot serve a disk.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
@@ -63,90 +39,191 @@ pub enum FrontendError {
     Lacks { what: &'static str },
     #[error("whoever serves the disk tells {bytes} bytes of configuration; a disk's has {CONFIG_BYTES}")]
     Config { bytes: usize },
+    #[error("whoever serves the disk now has another {what} than the driver was told: {now}, not {before}")]
+    Differs { what: &'static str, now: u64, before: u64 },
 }
 
-/// A disk that another process serves.
-pub struct VhostUserBlock {
-    queue_sizes: Vec<u16>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    features: u64,
+/// A disk at the other end of a connection. The process that serves it may be replaced by another.
+pub struct RemoteDisk {
+    offer: Offer,
+    /// How many the device has.
+    queues: AtomicU16,
+    connection: Mutex<Option<Connection>>,
+    /// To who is to serve the disk instead.
+    successor: Mutex<Option<Connection>>,
+    /// The configuration space as the backend told it last.
     config: Mutex<Vec<u8>>,
+    memories: Mutex<Memories>,
+    /// What is in flight, while a driver uses the disk.
+    kept: Mutex<Option<Kept>>,
+    /// Written to when there is a successor.
+    news: EventFd,
 }
 
-impl Shared {
-    fn config(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+/// Where queues lie, or have lain. A backend is told of both at each time: some look at queues that are stopped whenever the table changes,
+/// and end if one is nowhere in it.
+#[derive(Default)]
+pub(super) struct Memories {
+    pub(super) guest: Option<Memory>,
+    pub(super) boot: Option<Memory>,
+}
+
+impl Memories {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Memory> {
+        self.guest.iter().chain(&self.boot)
     }
 }
 
-impl VhostUserBlock {
-    /// Agrees with the backend upon what both can; the guest's memory follows when its driver is there.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RemoteDisk {
+    /// Agrees with the backend upon what both can; a guest's memory follows when its driver is there.
     ///
     /// # Errors
     /// [`FrontendError`]
-    pub fn connect(spec: VhostUserBlockSpec) -> Result<DeviceParts, FrontendError> {
-        let VhostUserBlockSpec { name, stream, queues } = spec;
-        let failed = |operation| move |source| FrontendError::Io { operation, source };
-        let patience = Some(PATIENCE);
-        stream
-            .set_read_timeout(patience)
-            .and_then(|()| stream.set_write_timeout(patience))
-            .map_err(failed("bound the time that the disk's backend may take"))?;
-        let mut backend = Connection { stream, confirms: false };
-        let ask = failed("ask the disk's backend");
-        let offered = backend.number(&Request::GetFeatures).map_err(&ask)?;
-        for (bits, what) in [
-            (PROTOCOL_FEATURES, "protocol features"),
-            (feature::VERSION_1, "virtio 1"),
-            (feature::EVENT_IDX, "event indexes"),
-            (feature::INDIRECT_DESC, "indirect descriptors"),
-        ] {
-            if offered & bits == 0 {
-                return Err(FrontendError::Lacks { what });
-            }
-        }
-        backend.order(&Request::SetOwner, &[]).map_err(&ask)?;
-        let known = protocol::MQ | protocol::REPLY_ACK | protocol::BACKEND_REQ | protocol::CONFIG;
-        let agreed = backend.number(&Request::GetProtocolFeatures).map_err(&ask)? & known;
-        for (bits, what) in
-            [(protocol::REPLY_ACK, "confirmations"), (protocol::CONFIG, "a configuration space")]
-        {
-            if agreed & bits == 0 {
-                return Err(FrontendError::Lacks { what });
-            }
-        }
-        backend.order(&Request::SetProtocolFeatures(agreed), &[]).map_err(&ask)?;
-        backend.confirms = true;
-        let channel = match agreed & protocol::BACKEND_REQ {
-            0 => None,
-            _ => {
-                let (ours, theirs) = UnixStream::pair().map_err(failed("make a pair of sockets"))?;
-                backend.order(&Request::SetBackendChannel, &[theirs.as_fd()]).map_err(&ask)?;
-                Some(ours)
-            }
-        };
-        let several = agreed & protocol::MQ != 0 && offered & block::MQ != 0;
-        let most = if several { backend.number(&Request::GetQueueCount).map_err(&ask)? } else { 1 };
-        let queues = u16::try_from(most).unwrap_or(u16::MAX).min(queues).max(1);
-        let config = backend.config(queues).map_err(&ask)?;
-        if config.len() != CONFIG_BYTES as usize {
-            return Err(FrontendError::Config { bytes: config.len() });
-        }
-        let features = offered & DISK & if queues > 1 { u64::MAX } else { !block::MQ };
-        let shared = Arc::new(Shared { features, config: Mutex::new(config) });
-        let ring_error = EventFd::new(EFD_NONBLOCK).map_err(failed("make an eventfd"))?;
-        let handler = Handler { backend, channel, ring_error, shared: shared.clone(), queues, given: None };
+    pub fn connect(stream: UnixStream) -> Result<Arc<Self>, FrontendError> {
+        let (connection, offer) = Connection::negotiate(stream)?;
+        let news = EventFd::new(EFD_NONBLOCK);
+        let news = news.map_err(|source| FrontendError::Io { operation: "make an eventfd", source })?;
+        Ok(Arc::new(RemoteDisk {
+            config: Mutex::new(offer.config.clone()),
+            offer,
+            queues: AtomicU16::new(1),
+            connection: Mutex::new(Some(connection)),
+            successor: Mutex::new(None),
+            memories: Mutex::default(),
+            kept: Mutex::new(None),
+            news,
+        }))
+    }
+
+    /// A device for a guest. Its requests wait for `patience` for another backend when theirs ends.
+    ///
+    /// # Errors
+    /// When the host has no descriptor to give.
+    pub fn parts(self: &Arc<Self>, spec: VhostUserBlockSpec) -> io::Result<DeviceParts> {
+        let VhostUserBlockSpec { name, queues, patience } = spec;
+        let queues = self.offer.queues.min(queues).max(1);
+        self.queues.store(queues, Ordering::Release);
+        let features = self.offer.features & DISK & if queues > 1 { u64::MAX } else { !block::MQ };
+        let handler = Handler::new(Arc::clone(self), features, patience)?;
         let worker = WorkerPart {
             name: format!("{name}-vhost"),
             queues: (0..queues).collect(),
             handler: Box::new(handler),
         };
-        let device = Arc::new(VhostUserBlock { queue_sizes: vec![QUEUE_SIZE; usize::from(queues)], shared });
+        let queue_sizes = vec![QUEUE_SIZE; usize::from(queues)];
+        let device = Arc::new(VhostUserBlock { queue_sizes, features, remote: Arc::clone(self) });
         Ok(DeviceParts { device, workers: vec![worker] })
     }
+
+    /// The connection; none when its other end is gone.
+    pub(super) fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
+        lock(&self.connection)
+    }
+
+    pub(super) fn memories(&self) -> MutexGuard<'_, Memories> {
+        lock(&self.memories)
+    }
+
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        lock(&self.kept)
+    }
+
+    pub(super) fn config(&self) -> MutexGuard<'_, Vec<u8>> {
+        lock(&self.config)
+    }
+
+    pub(super) fn news(&self) -> &EventFd {
+        &self.news
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        let sectors = self.config().get(CAPACITY).and_then(|bytes| bytes.try_into().ok());
+        sectors.map_or(0, u64::from_le_bytes).saturating_mul(SECTOR_BYTES)
+    }
+
+    /// What reads are multiples of.
+    pub(super) fn block_bytes(&self) -> u64 {
+        let told = self.config().get(BLOCK_BYTES).and_then(|bytes| bytes.try_into().ok());
+        let told = told.map_or(0, u32::from_le_bytes);
+        let is_told = self.offer.features & block::BLK_SIZE != 0;
+        let is_size = told.is_power_of_two() && (512..=65536).contains(&told);
+        if is_told && is_size { u64::from(told) } else { SECTOR_BYTES }
+    }
+
+    pub(super) fn has_successor(&self) -> bool {
+        lock(&self.successor).is_some()
+    }
+
+    /// Has the successor serve the disk from now on, if there is one.
+    pub(super) fn adopt(&self) {
+        if let Some(successor) = lock(&self.successor).take() {
+            *self.connection() = Some(successor);
+        }
+    }
+
+    /// Has another backend serve the disk, when the one before has ended. What waits is carried out by it.
+    fn reconnect(&self, stream: UnixStream) -> Result<(), ReconnectError> {
+        let is_there = |connection: &Option<Connection>| {
+            connection.as_ref().is_some_and(|connection| !connection.has_ended())
+        };
+        if is_there(&self.connection()) || is_there(&lock(&self.successor)) {
+            return Err(ReconnectError::Served);
+        }
+        let unsuitable = |source| ReconnectError::Unsuitable { source: Box::new(source) };
+        let (connection, offer) = Connection::negotiate(stream).map_err(unsuitable)?;
+        self.compare(&connection, &offer).map_err(unsuitable)?;
+        *lock(&self.successor) = Some(connection);
+        // The counter can only be at its end when the worker has been woken already.
+        let _ = self.news.write(1);
+        Ok(())
+    }
+
+    /// Whether a driver that knows the disk as it was can go on with it.
+    fn compare(&self, connection: &Connection, offer: &Offer) -> Result<(), FrontendError> {
+        let size = |config: &[u8]| config.get(CAPACITY)?.try_into().ok().map(u64::from_le_bytes);
+        let (now, before) = (size(&offer.config).unwrap_or(0), size(&self.config()).unwrap_or(0));
+        if now != before {
+            return Err(FrontendError::Differs { what: "size in sectors", now, before });
+        }
+        let [now, before] =
+            [offer.features, self.offer.features].map(|features| features & DISK & !block::MQ);
+        if now != before {
+            return Err(FrontendError::Differs { what: "set of features", now, before });
+        }
+        let (now, before) = (offer.queues, self.queues.load(Ordering::Acquire));
+        if now < before {
+            return Err(FrontendError::Differs {
+                what: "number of queues",
+                now: now.into(),
+                before: before.into(),
+            });
+        }
+        if self.kept().is_some() && !connection.tracks {
+            return Err(FrontendError::Lacks { what: "tracking of what is in flight" });
+        }
+        Ok(())
+    }
+}
+
+/// What a device is to be whose disk another process serves.
+pub struct VhostUserBlockSpec {
+    /// Names the thread: `data` gives `data-vhost`.
+    pub name: String,
+    /// How many queues at most.
+    pub queues: u16,
+    /// How long requests wait for another backend when theirs has ended.
+    pub patience: Duration,
+}
+
+/// A disk that another process serves, as its transport sees it.
+pub struct VhostUserBlock {
+    queue_sizes: Vec<u16>,
+    features: u64,
+    remote: Arc<RemoteDisk>,
 }
 
 impl VirtioDevice for VhostUserBlock {
@@ -155,7 +232,7 @@ impl VirtioDevice for VhostUserBlock {
     }
 
     fn features(&self) -> u64 {
-        self.shared.features
+        self.features
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -163,266 +240,20 @@ impl VirtioDevice for VhostUserBlock {
     }
 
     fn config(&self) -> Vec<u8> {
-        self.shared.config().clone()
+        let mut config = self.remote.config().clone();
+        let queues = u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX);
+        if let Some(place) = config.get_mut(QUEUE_COUNT_AT..QUEUE_COUNT_AT + 2) {
+            place.copy_from_slice(&queues.to_le_bytes());
+        }
+        config
+    }
+
+    fn reconnect(&self, stream: UnixStream) -> Result<(), ReconnectError> {
+        self.remote.reconnect(stream)
     }
 
     /// Who serves the disk counts.
     fn counters(&self) -> Value {
         json!({})
-    }
-}
-
-/// What is said to a backend, and answered.
-struct Connection {
-    stream: UnixStream,
-    confirms: bool,
-}
-
-impl Connection {
-    /// Has something done, and waits until it is.
-    fn order(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let (number, body) = request.encode();
-        if !self.confirms {
-            return send(&self.stream, number, Form::Plain, &body, descriptors);
-        }
-        send(&self.stream, number, Form::Confirmed, &body, descriptors)?;
-        match self.reply(number)?.get(..8) {
-            Some([0, 0, 0, 0, 0, 0, 0, 0]) => Ok(()),
-            _ => Err(io::Error::other(format!("the backend refuses {request:?}"))),
-        }
-    }
-
-    /// Asks what is answered by other than a confirmation.
-    fn ask(&mut self, request: &Request) -> io::Result<Vec<u8>> {
-        let (number, body) = request.encode();
-        send(&self.stream, number, Form::Plain, &body, &[])?;
-        self.reply(number)
-    }
-
-    fn number(&mut self, request: &Request) -> io::Result<u64> {
-        let reply = self.ask(request)?;
-        let bytes = reply.try_into().map_err(|_| io::Error::other("the backend's answer is no number"))?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Stops a ring, and says where it stands.
-    fn stop(&mut self, ring: u16) -> io::Result<u16> {
-        let state = self.number(&Request::GetRingBase { ring: u32::from(ring) })?.to_le_bytes();
-        Ok(u16::from_le_bytes([state[4], state[5]]))
-    }
-
-    /// The configuration space as a driver is to see it that has `queues` queues.
-    fn config(&mut self, queues: u16) -> io::Result<Vec<u8>> {
-        let reply = self.ask(&Request::GetConfig { offset: 0, bytes: CONFIG_BYTES })?;
-        let mut config = reply.get(12..).unwrap_or_default().to_vec();
-        if let Some(place) = config.get_mut(QUEUE_COUNT_AT..QUEUE_COUNT_AT + 2) {
-            place.copy_from_slice(&queues.to_le_bytes());
-        }
-        Ok(config)
-    }
-
-    fn reply(&mut self, number: u32) -> io::Result<Vec<u8>> {
-        let reply = receive(&self.stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if reply.number != number || !reply.is_reply {
-            return Err(io::Error::other("the backend answers something else than it was asked"));
-        }
-        Ok(reply.body)
-    }
-}
-
-/// Gives the queues to the backend, and takes them back.
-struct Handler {
-    backend: Connection,
-    channel: Option<UnixStream>,
-    /// The backend writes to it when a ring is broken.
-    ring_error: EventFd,
-    shared: Arc<Shared>,
-    queues: u16,
-    given: Option<Given>,
-}
-
-/// What the backend has.
-struct Given {
-    memory: Memory,
-    signals: Arc<DeviceSignals>,
-    /// With the place up to which it has carried out what was asked.
-    rings: Vec<(ActiveQueue, u16)>,
-    is_stopped: bool,
-}
-
-impl Handler {
-    fn give(&mut self) -> io::Result<()> {
-        let Some(given) = &mut self.given else { return Ok(()) };
-        for (active, base) in &given.rings {
-            give_ring(&mut self.backend, &given.memory, active, *base, &self.ring_error)?;
-        }
-        given.is_stopped = false;
-        Ok(())
-    }
-
-    fn take_back(&mut self) -> io::Result<()> {
-        let Some(given) = self.given.as_mut().filter(|given| !given.is_stopped) else { return Ok(()) };
-        for (active, base) in &mut given.rings {
-            *base = self.backend.stop(active.index)?;
-        }
-        given.is_stopped = true;
-        Ok(())
-    }
-
-    fn refresh_config(&mut self) -> io::Result<()> {
-        let config = self.backend.config(self.queues)?;
-        *self.shared.config() = config;
-        if let Some(given) = &self.given {
-            given.signals.config_changed();
-        }
-        Ok(())
-    }
-
-    /// What the backend says by itself.
-    fn hear(&mut self) -> io::Result<()> {
-        let Some(channel) = &self.channel else { return Ok(()) };
-        let message = receive(channel)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if message.number == CONFIG_CHANGED {
-            self.refresh_config()?;
-        }
-        if message.wants_confirmation
-            && let Some(channel) = &self.channel
-        {
-            let outcome = u64::from(message.number != CONFIG_CHANGED);
-            send(channel, message.number, Form::Reply, &outcome.to_le_bytes(), &[])?;
-        }
-        Ok(())
-    }
-}
-
-fn give_ring(
-    backend: &mut Connection,
-    ram: &GuestRam,
-    active: &ActiveQueue,
-    base: u16,
-    error: &EventFd,
-) -> io::Result<()> {
-    let ring = u32::from(active.index);
-    let number = u8::try_from(active.index).map_err(io::Error::other)?;
-    let place = |guest: u64| {
-        let host = ram.get_host_address(GuestAddress(guest)).map_err(io::Error::other)?;
-        Ok::<_, io::Error>(host.addr() as u64)
-    };
-    let queue = &active.queue;
-    backend.order(&Request::SetRingSize { ring, size: u32::from(queue.size()) }, &[])?;
-    backend.order(
-        &Request::SetRingAddresses {
-            ring,
-            descriptors: place(queue.desc_table())?,
-            used: place(queue.used_ring())?,
-            available: place(queue.avail_ring())?,
-        },
-        &[],
-    )?;
-    backend.order(&Request::SetRingBase { ring, base: u32::from(base) }, &[])?;
-    let call: Vec<_> = active.interrupt.event().map(event_fd).into_iter().collect();
-    backend.order(&Request::SetRingCall { ring: number, is_given: !call.is_empty() }, &call)?;
-    backend.order(&Request::SetRingError { ring: number, is_given: true }, &[event_fd(error)])?;
-    backend.order(&Request::SetRingKick { ring: number, is_given: true }, &[event_fd(&active.kick)])?;
-    backend.order(&Request::EnableRing { ring, enabled: true }, &[])
-}
-
-/// The table of memory that a backend is to map, with its files.
-fn table(ram: &GuestRam) -> io::Result<(Vec<Region>, Vec<BorrowedFd<'_>>)> {
-    let mut regions = Vec::new();
-    let mut files = Vec::new();
-    for region in ram.iter() {
-        let file = region.file_offset().ok_or_else(|| {
-            io::Error::other(
-                "the guest's memory is private; a disk that is served elsewhere needs shared memory",
-            )
-        })?;
-        regions.push(Region {
-            guest: region.start_addr().0,
-            bytes: region.len(),
-            frontend: region.as_ptr().addr() as u64,
-            offset: file.start(),
-        });
-        files.push(file.file().as_fd());
-    }
-    Ok((regions, files))
-}
-
-impl QueueHandler for Handler {
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-
-    fn start(&mut self, activation: Activation, context: &WorkerContext) -> Result<(), DeviceError> {
-        let host = |operation| move |source| DeviceError::Host { operation, source };
-        let Activation { queues, features, memory, signals } = activation;
-        let give = host("give the queues to the disk's backend");
-        let (regions, files) = table(&memory).map_err(&give)?;
-        let features = features & (self.shared.features | TRANSPORT) | PROTOCOL_FEATURES;
-        self.backend.order(&Request::SetFeatures(features), &[]).map_err(&give)?;
-        self.backend.order(&Request::SetMemory(regions), &files).map_err(&give)?;
-        drop(files);
-        let rings = queues.into_iter().map(|queue| (queue, 0)).collect();
-        self.given = Some(Given { memory, signals, rings, is_stopped: true });
-        // What it said while nobody listened is in the configuration now; and a driver that read it before is told.
-        let before = self.shared.config().clone();
-        let config = self.backend.config(self.queues).map_err(&give)?;
-        if config != before {
-            self.refresh_config().map_err(&give)?;
-        }
-        self.give().map_err(&give)?;
-        let watch = host("watch the disk's backend");
-        let _ = self.ring_error.read();
-        context.watch(&self.backend.stream, BACKEND, Interest::Read).map_err(&watch)?;
-        context.watch(event_fd(&self.ring_error), RING_ERROR, Interest::ReadEdge).map_err(&watch)?;
-        match &self.channel {
-            Some(channel) => context.watch(channel, CHANNEL, Interest::Read).map_err(&watch),
-            None => Ok(()),
-        }
-    }
-
-    fn kicked(&mut self, _index: u16, _context: &WorkerContext) -> Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn ready(&mut self, token: Token, _context: &WorkerContext) -> Result<(), DeviceError> {
-        let failed = |operation, source| Err(DeviceError::Host { operation, source });
-        match token {
-            CHANNEL => match self.hear() {
-                Ok(()) => Ok(()),
-                Err(source) => failed("hear the disk's backend", source),
-            },
-            RING_ERROR => failed("go on", io::Error::other("the disk's backend found a ring broken")),
-            // Nothing is said there unasked.
-            _ => failed("go on", io::Error::other("the disk's backend has ended")),
-        }
-    }
-
-    fn quiesce(&mut self) -> Result<(), DeviceError> {
-        self.take_back().map_err(|source| DeviceError::Host {
-            operation: "take the queues from the disk's backend",
-            source,
-        })
-    }
-
-    fn resume(&mut self, _context: &WorkerContext) -> Result<(), DeviceError> {
-        self.give().map_err(|source| DeviceError::Host {
-            operation: "give the queues to the disk's backend",
-            source,
-        })
-    }
-
-    fn stop(&mut self, context: &WorkerContext) {
-        // One that has ended has nothing in flight; one that cannot be understood is told by the end of its connection.
-        if self.take_back().is_err() {
-            let _ = self.backend.stream.shutdown(std::net::Shutdown::Both);
-        }
-        self.given = None;
-        // They are not watched when nothing was started.
-        let _ = context.unwatch(&self.backend.stream);
-        let _ = context.unwatch(event_fd(&self.ring_error));
-        if let Some(channel) = &self.channel {
-            let _ = context.unwatch(channel);
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::descriptors;
+use crate::virtio::in_flight::RegionSpec;
 
 const HEADER_BYTES: usize = 12;
 const VERSION: u32 = 1;
@@ -87,6 +88,10 @@ pub(super) enum Request {
         offset: u32,
         bytes: u32,
     },
+    /// For a new region of what is in flight; the reply says where it lies in the file that comes with it.
+    GetInFlight(RegionSpec),
+    /// With the file.
+    SetInFlight(RegionSpec),
 }
 
 /// Somebody does not speak the protocol.
@@ -178,6 +183,14 @@ impl Request {
                 body.extend(std::iter::repeat_n(0, usize::try_from(bytes).unwrap_or(0)));
                 24
             }
+            Request::GetInFlight(spec) => {
+                body.extend(encode_in_flight(&spec));
+                31
+            }
+            Request::SetInFlight(spec) => {
+                body.extend(encode_in_flight(&spec));
+                32
+            }
         };
         (number, body)
     }
@@ -237,9 +250,28 @@ impl Request {
                 }
                 Request::GetConfig { offset, bytes }
             }
+            31 => Request::GetInFlight(decode_in_flight(body).ok_or_else(length)?),
+            32 => Request::SetInFlight(decode_in_flight(body).ok_or_else(length)?),
             number => return Err(Malformed::Unknown { number }),
         })
     }
+}
+
+/// As long as C makes the structure.
+pub(super) fn encode_in_flight(spec: &RegionSpec) -> Vec<u8> {
+    let RegionSpec { bytes, offset, queues, queue_size } = *spec;
+    let sizes = u64::from(queues) | u64::from(queue_size) << 16;
+    [bytes, offset, sizes].map(u64::to_le_bytes).concat()
+}
+
+/// Some leave out what C adds at the end.
+pub(super) fn decode_in_flight(body: &[u8]) -> Option<RegionSpec> {
+    if !matches!(body.len(), 20 | 24) {
+        return None;
+    }
+    let long = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let word = |at: usize| body.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes);
+    Some(RegionSpec { bytes: long(0)?, offset: long(8)?, queues: word(16)?, queue_size: word(18)? })
 }
 
 /// A message as it came.

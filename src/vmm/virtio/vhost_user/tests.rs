@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use volume::{BlockBackend, Volume};
 
 use super::message::{Form, Region, Request, fuzz_request, receive, send};
 use super::*;
 use crate::memory::{self, Backing, Memory};
 use crate::virtio::block::{Block, BlockSpec, feature as block};
-use crate::virtio::driver::{Driver, PATIENCE, Piece, Running};
-use crate::virtio::{DeviceParts, VirtioDevice};
+use crate::virtio::driver::{Added, Driver, PATIENCE, Piece, Running};
+use crate::virtio::in_flight::RegionSpec;
+use crate::virtio::{
+    Activation, ActiveQueue, DeviceParts, Interrupt, InterruptVectors, VirtioDevice, feature,
+};
 
 const DISK_BYTES: u64 = 1 << 30;
 const FEATURES: u64 = block::FLUSH | block::MQ;
@@ -33,6 +37,7 @@ fn volume(folder: &Path) -> Arc<Volume> {
 
 struct Served {
     block: Arc<Block>,
+    stream: UnixStream,
     end: JoinHandle<Result<(), BackendError>>,
 }
 
@@ -40,19 +45,31 @@ impl Served {
     /// Serves a disk on one end of a pair of sockets, whose other end is returned.
     fn start(disk: Arc<dyn BlockBackend>, queues: u16) -> (Self, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
+        let stream = far.try_clone().unwrap();
         let spec = BlockSpec { name: "disk".into(), serial: "vol1".into(), backend: disk, queues };
         let backend = Backend::new(far, spec, || {}).unwrap();
         let block = backend.block().clone();
-        (Served { block, end: std::thread::spawn(move || backend.serve()) }, near)
+        (Served { block, stream, end: std::thread::spawn(move || backend.serve()) }, near)
     }
 
     fn end(self) -> Result<(), BackendError> {
         self.end.join().unwrap()
     }
+
+    /// As who serves ends it.
+    fn end_in_order(self) {
+        self.stream.shutdown(std::net::Shutdown::Read).unwrap();
+        self.end.join().unwrap().unwrap();
+    }
 }
 
 fn connect(stream: UnixStream, queues: u16) -> Result<DeviceParts, FrontendError> {
-    VhostUserBlock::connect(VhostUserBlockSpec { name: "disk".into(), stream, queues })
+    connect_with(stream, queues, Duration::ZERO)
+}
+
+fn connect_with(stream: UnixStream, queues: u16, patience: Duration) -> Result<DeviceParts, FrontendError> {
+    let spec = VhostUserBlockSpec { name: "disk".into(), queues, patience };
+    Ok(RemoteDisk::connect(stream)?.parts(spec).unwrap())
 }
 
 /// A guest with a disk that is served elsewhere.
@@ -64,27 +81,47 @@ struct Guest {
 
 impl Guest {
     fn start(stream: UnixStream, queues: u16) -> Self {
+        Self::start_with(stream, queues, Duration::ZERO)
+    }
+
+    /// A guest whose requests wait for `patience` for another backend.
+    fn start_with(stream: UnixStream, queues: u16, patience: Duration) -> Self {
         let memory = shared_memory();
-        let DeviceParts { device, mut workers } = connect(stream, queues).unwrap();
+        let DeviceParts { device, mut workers } = connect_with(stream, queues, patience).unwrap();
         let drivers: Vec<Driver> = (0..queues).map(|index| Driver::new(&memory, index, 16)).collect();
         let each: Vec<&Driver> = drivers.iter().collect();
         let running = Running::start(workers.remove(0), &each, FEATURES);
         Guest { device, running, drivers }
     }
 
-    fn request(&mut self, queue: usize, kind: u32, sector: u64, data: Piece) -> (Vec<u8>, u8) {
+    fn ask(&mut self, queue: usize, kind: u32, sector: u64, data: Piece) -> Added {
         let mut header = kind.to_le_bytes().to_vec();
         header.extend([0; 4]);
         header.extend(sector.to_le_bytes());
         let driver = &mut self.drivers[queue];
+        let data = Some(data).filter(|data| !matches!(data, Piece::In(0)));
+        let pieces: Vec<Piece> = [Piece::Out(header)].into_iter().chain(data).chain([Piece::In(1)]).collect();
+        let added = driver.add(&pieces);
+        driver.kick();
+        added
+    }
+
+    fn request(&mut self, queue: usize, kind: u32, sector: u64, data: Piece) -> (Vec<u8>, u8) {
         let length = match &data {
             Piece::In(length) => *length,
             Piece::Out(_) => 0,
         };
-        let added = driver.add(&[Piece::Out(header), data, Piece::In(1)]);
-        driver.kick();
-        driver.wait_used();
-        (driver.read(added.at[1], length.try_into().unwrap()), driver.read(added.at[2], 1)[0])
+        let added = self.ask(queue, kind, sector, data);
+        self.drivers[queue].wait_used();
+        (self.drivers[queue].read(added.at[1], length.try_into().unwrap()), self.status(queue, &added))
+    }
+
+    fn status(&self, queue: usize, added: &Added) -> u8 {
+        self.drivers[queue].read(*added.at.last().unwrap(), 1)[0]
+    }
+
+    fn flush(&mut self) {
+        assert_eq!(self.request(0, 4, 0, Piece::In(0)).1, OK);
     }
 
     fn write(&mut self, queue: usize, sector: u64, byte: u8) {
@@ -197,6 +234,76 @@ fn a_backend_that_ends_leaves_a_device_that_needs_a_reset() {
 }
 
 #[test]
+fn a_driver_that_chooses_another_vector_is_told_by_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let (served, stream) = Served::start(volume(folder.path()), 1);
+    let DeviceParts { device, mut workers } = connect(stream, 1).unwrap();
+    let running = Running::spawn(workers.remove(0));
+    let driver = Driver::new(&shared_memory(), 0, 16);
+    let vectors: InterruptVectors = Arc::from([0, 1].map(|_| EventFd::new(EFD_NONBLOCK).unwrap()));
+    let interrupt = Interrupt::new(vectors.clone());
+    interrupt.choose(0);
+    let active = ActiveQueue { interrupt: interrupt.clone(), ..driver.active() };
+    running.worker.start(Activation {
+        queues: vec![active],
+        features: FEATURES | feature::VERSION_1 | feature::EVENT_IDX | feature::INDIRECT_DESC,
+        memory: driver.memory.clone(),
+        signals: running.signals.clone(),
+    });
+    let mut guest = Guest { device, running, drivers: vec![driver] };
+    let mut is_told_by = |vector: usize| {
+        let _ = vectors[vector].read();
+        guest.drivers[0].want_interrupt_after(1);
+        guest.ask(0, 0, 0, Piece::In(512));
+        wait_until("the read ends", || guest.drivers[0].take_used().is_some());
+        vectors[vector].read().is_ok()
+    };
+    wait_until("the first vector tells", || is_told_by(0));
+    interrupt.choose(1);
+    wait_until("the second vector tells", || is_told_by(1));
+    interrupt.choose(0);
+    wait_until("the first vector tells again", || is_told_by(0));
+    drop(guest);
+    served.end().unwrap();
+}
+
+#[test]
+fn a_disk_is_read_before_there_is_a_guest_and_between_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = volume(folder.path());
+    let (served, stream) = Served::start(disk.clone(), 2);
+    let remote = RemoteDisk::connect(stream).unwrap();
+    let reader = BootReader::new(remote.clone()).unwrap();
+    let spec = VhostUserBlockSpec { name: "disk".into(), queues: 2, patience: Duration::ZERO };
+    let DeviceParts { device, mut workers } = remote.parts(spec).unwrap();
+    let mut guest = Guest { device, running: Running::spawn(workers.remove(0)), drivers: Vec::new() };
+    for round in 1..4u8 {
+        let memory = shared_memory();
+        guest.drivers = (0..2).map(|index| Driver::new(&memory, index, 16)).collect();
+        guest.running.activate(&[&guest.drivers[0], &guest.drivers[1]], FEATURES);
+        for sector in [0, 7, DISK_BYTES / 512 - 1] {
+            guest.write(usize::from(round % 2), sector, round);
+        }
+        guest.running.worker.stop();
+        let session: Arc<dyn BlockBackend> = Arc::new(reader.begin().unwrap());
+        assert_eq!(session.size_bytes(), DISK_BYTES);
+        let mut bytes = vec![0; (3 << 20) + 5];
+        session.read_at(511, &mut bytes).unwrap();
+        assert_eq!(bytes.iter().filter(|byte| **byte == round).count(), 1 + 512);
+        let mut end = [0; 700];
+        session.read_at(DISK_BYTES - 700, &mut end).unwrap();
+        assert_eq!((end[187], end[188], end[699]), (0, round, round));
+        assert!(session.read_at(DISK_BYTES - 699, &mut end).is_err());
+    }
+    let session = reader.begin().unwrap();
+    served.end_in_order();
+    let ended = |error: std::io::Error| assert!(error.to_string().contains("has ended"), "{error}");
+    ended(session.read_at(0, &mut [0; 512]).unwrap_err());
+    drop(session);
+    ended(reader.begin().map(drop).unwrap_err());
+}
+
+#[test]
 fn a_broken_ring_is_found_by_the_backend_and_told_to_the_guest() {
     let folder = tempfile::tempdir().unwrap();
     let (served, stream) = Served::start(volume(folder.path()), 1);
@@ -265,6 +372,15 @@ fn a_backend_that_lacks_something_is_refused() {
     }
 }
 
+fn any_region() -> impl Strategy<Value = RegionSpec> {
+    any::<(u64, u64, u16, u16)>().prop_map(|(bytes, offset, queues, queue_size)| RegionSpec {
+        bytes,
+        offset,
+        queues,
+        queue_size,
+    })
+}
+
 fn any_request() -> impl Strategy<Value = Request> {
     let region = any::<[u64; 4]>().prop_map(|[guest, bytes, frontend, offset]| Region {
         guest,
@@ -292,8 +408,12 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::GetQueueCount),
         (ring, any::<bool>()).prop_map(|(ring, enabled)| Request::EnableRing { ring, enabled }),
         (any::<u32>(), 0u32..300).prop_map(|(offset, bytes)| Request::GetConfig { offset, bytes }),
+        any_region().prop_map(Request::GetInFlight),
+        any_region().prop_map(Request::SetInFlight),
     ]
 }
+
+mod killed;
 
 proptest! {
     #[test]
@@ -333,4 +453,40 @@ proptest! {
         // How it ended does not matter: that it did.
         let _ = served.end();
     }
+}
+
+/// What it costs to keep what is in flight: `cargo test --release -p vmm -- --ignored --nocapture keeping_what_is_in_flight`.
+#[test]
+#[ignore = "a measurement"]
+fn keeping_what_is_in_flight_costs_little() {
+    const DEPTH: usize = 32;
+    const READS: usize = 400_000;
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..10 {
+        let tracks = round % 2 == 1;
+        let disk = Arc::new(volume::testing::FakeDisk::new(vec![0; 1 << 20]));
+        let (served, stream) = Served::start(disk, 1);
+        let remote = RemoteDisk::connect(stream).unwrap();
+        remote.connection().as_mut().unwrap().tracks = tracks;
+        let spec = VhostUserBlockSpec { name: "disk".into(), queues: 1, patience: Duration::ZERO };
+        let DeviceParts { device, mut workers } = remote.parts(spec).unwrap();
+        let drivers = vec![Driver::new(&shared_memory(), 0, 256)];
+        let running = Running::start(workers.remove(0), &[&drivers[0]], FEATURES);
+        let mut guest = Guest { device, running, drivers };
+        let started = Instant::now();
+        for _ in 0..READS / DEPTH {
+            for sector in 0..DEPTH {
+                guest.ask(0, 0, sector as u64, Piece::In(512));
+            }
+            (0..DEPTH).for_each(|_| assert_eq!(guest.drivers[0].wait_used().1, 513));
+        }
+        rates[usize::from(tracks)].push(READS as f64 / started.elapsed().as_secs_f64());
+        drop(guest);
+        served.end().unwrap();
+    }
+    let [without, with] = rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    });
+    println!("reads a second: {without:.0} without, {with:.0} with: {:.3}", with / without);
 }
