@@ -93,11 +93,8 @@ fn carry_out(
     let Some(route) = path.strip_prefix("/v1/") else { return Err(Denied::NoSuchPath) };
     let segments: Vec<&str> = route.split('/').collect();
     let descriptors = std::mem::take(&mut request.descriptors);
-    let takes_descriptors = match (&*request.method, &*segments) {
-        ("POST", ["disks" | "interfaces"]) => true,
-        ("PUT", ["disks", _]) => true,
-        _ => false,
-    };
+    let takes_descriptors =
+        matches!((&*request.method, &*segments), ("POST", ["disks" | "interfaces"]) | ("PUT", ["disks", _]));
     if !descriptors.is_empty() && !takes_descriptors {
         return Err(
             OperationError::Descriptors { expected: "no descriptor", received: descriptors.len() }.into()
