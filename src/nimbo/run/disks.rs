@@ -14,6 +14,7 @@ use types::ByteSize;
 use super::args::{Args, Disk};
 use super::reconnect;
 use crate::cache;
+use crate::socket;
 use crate::vmm_process::DiskSpec;
 use crate::volume::{ServeOptions, ServedVolume};
 
@@ -106,7 +107,7 @@ fn open_disk(disk: &Disk, args: &Args, volumes: &mut Vec<ServedVolume>) -> anyho
         if *read_only {
             bail!("who serves it says whether it is read-only, not ,ro");
         }
-        let stream = UnixStream::connect(path).context("nobody listens there")?;
+        let stream = socket::connect(path).context("nobody listens there")?;
         return Ok(Opened::Elsewhere { stream, path: Some(path.clone()) });
     }
     if kind.is_dir() {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use vmm::control::api::{EventKind, Events};
 use vmm::control::client::{Client, ClientError};
 
 use super::terminal::say;
+use crate::socket;
 
 /// How long the guest's requests wait for another server. Linux begins to complain about a disk after 120 s.
 pub(super) const TIME: Duration = Duration::from_secs(60);
@@ -80,7 +80,7 @@ fn watch(control: &Path, servers: &BTreeMap<String, PathBuf>) -> Result<(), Clie
 
 /// What comes of it is an event.
 fn try_to_reconnect(client: &mut Client, id: &str, disk: &mut Waiting<'_>) -> Result<(), ClientError> {
-    let stream = match UnixStream::connect(disk.path) {
+    let stream = match socket::connect(disk.path) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, path = %disk.path.display(), "nobody serves a disk");
