@@ -17,6 +17,9 @@
 //! finds nothing more. Arming races with arrivals, so the ring is looked at once more afterwards.
 //! That needs deferred task work (Linux 6.1), where nothing arrives but on the owner's own calls and
 //! the kernel raises a flag, with a full barrier, before it looks whether the event is wanted.
+//!
+//! A read from the page cache is a copy, which the kernel makes while it takes the call, one after the other. Large ones that are
+//! under way together are made by its workers instead, on several processors: those that this thread may run on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,6 +37,8 @@ use super::setup;
 const BUFFERS_MAX: usize = 1024;
 /// The most bytes that the kernel moves in one call (`MAX_RW_COUNT`).
 const TRANSFER_BYTES_MAX: u64 = 0x7fff_f000;
+/// A copy of at least so many bytes, some 30 µs, is worth handing to another processor.
+const SHARED_READ_BYTES_MIN: u64 = 256 << 10;
 /// How often a call is repeated that the kernel asks to repeat, without any progress in between.
 const RETRIES_MAX: u8 = 64;
 
@@ -124,6 +129,8 @@ pub(crate) struct Ring {
     with_kernel: usize,
     with_kernel_max: usize,
     enabled: bool,
+    /// Where the kernel's workers are to run, until it knows.
+    affinity: Option<libc::cpu_set_t>,
     armed: bool,
 }
 
@@ -169,6 +176,7 @@ impl Ring {
             with_kernel: 0,
             with_kernel_max,
             enabled: false,
+            affinity: setup::affinity(),
             armed: true,
         })
     }
@@ -355,7 +363,13 @@ impl Ring {
         let mut queue = self.uring.submission();
         while self.with_kernel < self.with_kernel_max && !queue.is_full() {
             let Some(index) = self.ready.pop_front() else { break };
-            let entry = self.slots[index as usize].entry().user_data(u64::from(index));
+            let slot = &self.slots[index as usize];
+            let mut entry = slot.entry().user_data(u64::from(index));
+            // The last one is made right here meanwhile.
+            let is_last = self.ready.is_empty();
+            if !is_last && slot.is_large_copy(&self.files) {
+                entry = entry.flags(squeue::Flags::ASYNC);
+            }
             // SAFETY: the entry points at the slot's buffers, which stay where they are, and name
             // memory that stays valid, until its completion arrived: `buffers` is a vector that is
             // left alone meanwhile, and `Drop` waits for the kernel before it goes.
@@ -375,11 +389,16 @@ impl Ring {
         }
         loop {
             match self.uring.submitter().submit_and_wait(want) {
-                Ok(_) => return Ok(()),
+                Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        // There are workers only after the first call. A kernel that refuses lets them run anywhere.
+        if let Some(affinity) = self.affinity.take() {
+            let _ = self.uring.submitter().register_iowq_aff(&affinity);
+        }
+        Ok(())
     }
 
     fn silence(&mut self) {
@@ -448,6 +467,11 @@ impl Slot {
             Ok(transferred) if transferred >= 0 => transferred,
             _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
         }
+    }
+
+    fn is_large_copy(&self, files: &[FileSettings]) -> bool {
+        let Call::Read { file, .. } = self.call else { return false };
+        self.left >= SHARED_READ_BYTES_MIN && files[file as usize].direct_alignment.is_none()
     }
 
     fn entry(&self) -> squeue::Entry {

@@ -23,6 +23,11 @@ const OPERATIONS: [u8; 7] = [
 
 /// Registers other files in a ring's list (`IORING_REGISTER_FILES_UPDATE` of `linux/io_uring.h`).
 const UPDATE_FILES: u8 = 6;
+/// Says where workers run (`IORING_REGISTER_IOWQ_AFF`).
+const PIN_WORKERS: u8 = 17;
+
+/// How many workers of the kernel's may transfer for a ring at a time.
+const WORKERS_MAX: u32 = 4;
 
 /// Whether the files of an enabled ring may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +58,28 @@ pub(super) fn build(entries: u32, files: Files) -> io::Result<IoUring> {
     })?;
     // Older than deferred task work (Linux 5.10), so that every kernel that comes here has it.
     let registered_files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
-    let mut restrictions: Vec<_> =
-        OPERATIONS.into_iter().map(Restriction::sqe_op).chain([registered_files_only]).collect();
+    let mut restrictions: Vec<_> = OPERATIONS.into_iter().map(Restriction::sqe_op).collect();
+    restrictions.extend([
+        registered_files_only,
+        Restriction::sqe_flags_allowed(squeue::Flags::ASYNC.bits()),
+        Restriction::register_op(PIN_WORKERS),
+    ]);
     if files == Files::Changing {
         restrictions.push(Restriction::register_op(UPDATE_FILES));
     }
+    // Zero leaves those as they are that wait for networks, of which there are none.
+    ring.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, 0])?;
     ring.submitter().register_restrictions(&mut restrictions)?;
     Ok(ring)
+}
+
+/// The processors that this thread may run on, if the kernel tells.
+pub(super) fn affinity() -> Option<libc::cpu_set_t> {
+    // SAFETY: a set of processors is bits, all of which may be zero.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most as many bytes as the set has.
+    let outcome = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
+    (outcome == 0).then_some(set)
 }
 
 #[cfg(test)]
@@ -97,7 +117,7 @@ mod tests {
             ("connect", opcode::Connect::new(Fixed(0), &raw const address, address_bytes).build()),
             ("remove", opcode::UnlinkAt::new(Fd(libc::AT_FDCWD), c"/nothing".as_ptr()).build()),
             ("write elsewhere", opcode::Write::new(descriptor, bytes.as_ptr(), 4).build()),
-            ("write by a worker", write.flags(squeue::Flags::ASYNC)),
+            ("write, and others after it", write.flags(squeue::Flags::IO_LINK)),
         ];
         for (what, entry) in forbidden {
             assert_eq!(outcome(&mut ring, &entry), -libc::EACCES, "{what}");

@@ -128,6 +128,8 @@ const IORING_REGISTER_FILES: u32 = 2;
 const IORING_REGISTER_EVENTFD: u32 = 4;
 const IORING_REGISTER_RESTRICTIONS: u32 = 11;
 const IORING_REGISTER_ENABLE_RINGS: u32 = 12;
+const IORING_REGISTER_IOWQ_AFF: u32 = 17;
+const IORING_REGISTER_IOWQ_MAX_WORKERS: u32 = 19;
 
 /// Making the ring of a disk that is plugged in. What it can be used for is fixed before it is enabled.
 const RING_MAKING: &[Rule] = &[
@@ -142,15 +144,20 @@ const RING_MAKING: &[Rule] = &[
                 IORING_REGISTER_EVENTFD,
                 IORING_REGISTER_RESTRICTIONS,
                 IORING_REGISTER_ENABLE_RINGS,
+                IORING_REGISTER_IOWQ_AFF,
+                IORING_REGISTER_IOWQ_MAX_WORKERS,
             ],
         },
     ),
 ];
 
-/// Using a ring that was made before, which whoever is to use it enables.
+/// Using a ring that was made before. Whoever is to use it enables it, and says where the kernel's workers run.
 const RING_USE: &[Rule] = &[
     allow(SYS_io_uring_enter),
-    rule(SYS_io_uring_register, Test::OneOf { argument: 1, values: &[IORING_REGISTER_ENABLE_RINGS] }),
+    rule(
+        SYS_io_uring_register,
+        Test::OneOf { argument: 1, values: &[IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_IOWQ_AFF] },
+    ),
 ];
 
 /// Disks: files and block devices that are open.

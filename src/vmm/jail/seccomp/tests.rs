@@ -152,6 +152,7 @@ fn what_one_kind_may_do_the_others_may_not() {
         ("io_uring_enter", libc::SYS_io_uring_enter, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block)]),
         ("a ring's files", libc::SYS_io_uring_register, [-1, 2, 0, 0, 0, 0], &[Main]),
         ("a ring enabled", libc::SYS_io_uring_register, [-1, 12, 0, 0, 0, 0], &[Main, Worker(Block)]),
+        ("a ring's workers", libc::SYS_io_uring_register, [-1, 17, 0, 0, 0, 0], &[Main, Worker(Block)]),
         ("pwritev", libc::SYS_pwritev, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block)]),
         ("fallocate", libc::SYS_fallocate, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block), Worker(Balloon)]),
         ("readv", libc::SYS_readv, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Net), Worker(Vsock)]),
