@@ -454,39 +454,3 @@ proptest! {
         let _ = served.end();
     }
 }
-
-/// What it costs to keep what is in flight: `cargo test --release -p vmm -- --ignored --nocapture keeping_what_is_in_flight`.
-#[test]
-#[ignore = "a measurement"]
-fn keeping_what_is_in_flight_costs_little() {
-    const DEPTH: usize = 32;
-    const READS: usize = 400_000;
-    let mut rates = [Vec::new(), Vec::new()];
-    for round in 0..10 {
-        let tracks = round % 2 == 1;
-        let disk = Arc::new(volume::testing::FakeDisk::new(vec![0; 1 << 20]));
-        let (served, stream) = Served::start(disk, 1);
-        let remote = RemoteDisk::connect(stream).unwrap();
-        remote.connection().as_mut().unwrap().tracks = tracks;
-        let spec = VhostUserBlockSpec { name: "disk".into(), queues: 1, patience: Duration::ZERO };
-        let DeviceParts { device, mut workers } = remote.parts(spec).unwrap();
-        let drivers = vec![Driver::new(&shared_memory(), 0, 256)];
-        let running = Running::start(workers.remove(0), &[&drivers[0]], FEATURES);
-        let mut guest = Guest { device, running, drivers };
-        let started = Instant::now();
-        for _ in 0..READS / DEPTH {
-            for sector in 0..DEPTH {
-                guest.ask(0, 0, sector as u64, Piece::In(512));
-            }
-            (0..DEPTH).for_each(|_| assert_eq!(guest.drivers[0].wait_used().1, 513));
-        }
-        rates[usize::from(tracks)].push(READS as f64 / started.elapsed().as_secs_f64());
-        drop(guest);
-        served.end().unwrap();
-    }
-    let [without, with] = rates.map(|mut rates| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    });
-    println!("reads a second: {without:.0} without, {with:.0} with: {:.3}", with / without);
-}
