@@ -26,10 +26,11 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// A program in this folder, ended if it takes far longer than it may.
+    /// A program in this folder, ended if it takes far longer than it may. `--foreground` has signals passed on once:
+    /// without, timeout(1) sends them to the program and then to its process group, which is the program again.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["--kill-after", "1", "60", program]).args(arguments).current_dir(self.0.path());
+        command.args(["--foreground", "--kill-after", "1", "60", program]).args(arguments).current_dir(self.0.path());
         command.stdin(Stdio::null());
         command
     }
