@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,7 +175,8 @@ def measure_boot(rounds: int, image: str, files: BootFiles) -> None:
 
 
 DATA_BYTES = 256 << 20
-FIO = "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime=4 --minimal"
+SECONDS = 3
+FIO = f"fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --time_based --runtime={SECONDS} --minimal"
 
 
 class Subject:
@@ -233,19 +235,31 @@ def peer_guest(image: str, data: str, files: BootFiles) -> Iterator[Subject]:
             subject.guest.end()
 
 
-def measure_devices(subject: Subject) -> dict[str, float]:
-    found = {}
-    _, found["boot.blk_randread_iops"] = fio(subject.guest, "--rw=randread --bs=4k --iodepth=32")
-    found["boot.blk_seqread_mibs"], _ = fio(subject.guest, "--rw=read --bs=1M --iodepth=4")
+def random_reads(subject: Subject) -> dict[str, float]:
+    return {"boot.blk_randread_iops": fio(subject.guest, "--rw=randread --bs=4k --iodepth=32")[1]}
+
+
+def sequential_reads(subject: Subject) -> dict[str, float]:
+    return {"boot.blk_seqread_mibs": fio(subject.guest, "--rw=read --bs=1M --iodepth=4")[0]}
+
+
+def sending(subject: Subject) -> dict[str, float]:
+    return {"boot.net_mbits": iperf3(subject, "")}
+
+
+def receiving(subject: Subject) -> dict[str, float]:
+    return {"boot.net_receive_mbits": iperf3(subject, "--reverse")}
+
+
+def iperf3(subject: Subject, direction: str) -> float:
+    """Megabits per second."""
     server = subprocess.Popen(["iperf3", "--server", "--bind", subject.host], stdout=subprocess.DEVNULL)
     try:
-        for metric, direction in [("boot.net_mbits", ""), ("boot.net_receive_mbits", "--reverse")]:
-            client = f"iperf3 --client {subject.host} --time 4 --format m {direction}"
-            summary = subject.guest.run(f"{client} | grep receiver")
-            found[metric] = float(re.search(r"([0-9.]+) Mbits/sec", summary)[1])
+        client = f"iperf3 --client {subject.host} --time {SECONDS} --format m {direction}"
+        summary = subject.guest.run(f"{client} | grep receiver")
+        return float(re.search(r"([0-9.]+) Mbits/sec", summary)[1])
     finally:
         end(server)
-    return found
 
 
 def fio(guest: Guest, options: str) -> tuple[float, float]:
@@ -278,7 +292,7 @@ def ext4(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def measure_linux(rounds: int, device_rounds: int) -> None:
+def measure_linux(rounds: int, device_boots: int, device_rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = in_memory(os.environ["NIMBO_IMAGE_BENCH"], Path(folder))
         files = BootFiles(image, Path(folder))
@@ -289,9 +303,13 @@ def measure_linux(rounds: int, device_rounds: int) -> None:
             data, peer_data = disks / "data.raw", disks / "data.raw.peer"
             for file in (data, peer_data):
                 file.write_bytes(os.urandom(1 << 20) * (DATA_BYTES >> 20))
-            # Both run all the time and are idle when it is the other's turn, so that neither's memory changes.
-            with our_guest(image, str(data)) as ours, peer_guest(peer_image, str(peer_data), files) as peer:
-                results.alternate(device_rounds, {"ours": lambda: measure_devices(ours), "peer": lambda: measure_devices(peer)})
+            # Where its memory lies makes a guest faster or slower by a tenth, as long as it runs: so there are several of each.
+            for _ in range(device_boots):
+                # Both run all the time and are idle when it is the other's turn, so that neither's memory changes.
+                with our_guest(image, str(data)) as ours, peer_guest(peer_image, str(peer_data), files) as peer:
+                    # One after the other as near as can be: what a host can do changes within a minute.
+                    for measure in (random_reads, sequential_reads, sending, receiving):
+                        results.alternate(device_rounds, {"ours": partial(measure, ours), "peer": partial(measure, peer)})
         results.print()
 
 
@@ -299,12 +317,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["payload", "linux"])
     parser.add_argument("--rounds", type=int, default=5, help="rounds of boots (5)")
-    parser.add_argument("--device-rounds", type=int, default=10, help="rounds of disk and network (10)")
+    parser.add_argument("--device-boots", type=int, default=5, help="guests in which disk and network are measured (5)")
+    parser.add_argument("--device-rounds", type=int, default=4, help="rounds in each of them (4)")
     options = parser.parse_args()
     if options.part == "payload":
         measure_payload(options.rounds * 4)
     else:
-        measure_linux(options.rounds, options.device_rounds)
+        measure_linux(options.rounds, options.device_boots, options.device_rounds)
 
 
 main()

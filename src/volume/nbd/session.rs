@@ -34,6 +34,8 @@ use crate::sys::{AlignedMemory, Arena, IoBuffer, Waiting, receive, send};
 /// Room for the requests and small writes that arrive together.
 const RECEIVED_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 10).expect("it is not zero");
 const SLOTS: usize = DEPTH as usize;
+/// As many requests are begun with at once. With 32, the disk stands still while they are read, and this thread while they are done.
+const BATCH: usize = 8;
 /// A length and what is told of it.
 const DESCRIPTOR_BYTES: u32 = 8;
 /// How many parts are told at a time: a piece of the pool.
@@ -129,8 +131,10 @@ struct Session<'a> {
     receiving: Receiving,
     /// There is a header for which there was no room.
     is_stalled: bool,
-    /// Requests were pushed since the last submission.
+    /// Requests were pushed since completions were looked for.
     has_pushed: bool,
+    /// How many of them the queue was not told to begin with.
+    unsubmitted: usize,
 
     outgoing: Vec<IoBuffer>,
     /// How many of them were sent.
@@ -172,6 +176,7 @@ impl<'a> Session<'a> {
             receiving: Receiving::Header,
             is_stalled: false,
             has_pushed: false,
+            unsubmitted: 0,
             outgoing: Vec::new(),
             sent: 0,
             replying: Vec::new(),
@@ -182,6 +187,7 @@ impl<'a> Session<'a> {
     fn run(mut self) -> Result<(), SessionError> {
         loop {
             self.submit()?;
+            self.has_pushed = false;
             self.take_completions();
             if self.has_pushed {
                 continue;
@@ -230,11 +236,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Has the queue begin with what was pushed.
     fn submit(&mut self) -> Result<(), SessionError> {
-        if std::mem::take(&mut self.has_pushed) {
+        if std::mem::take(&mut self.unsubmitted) > 0 {
             self.queue.submit().map_err(SessionError::Queue)?;
         }
         Ok(())
+    }
+
+    /// As [`Self::submit`], when it is worth a call: the disk works on the first requests while the others are still read here.
+    fn submit_batch(&mut self) -> Result<(), SessionError> {
+        if self.unsubmitted < BATCH { Ok(()) } else { self.submit() }
     }
 }
 
@@ -305,6 +317,7 @@ impl Session<'_> {
                         return Ok(());
                     }
                     self.from += REQUEST_BYTES;
+                    self.submit_batch()?;
                 }
                 Receiving::Data { slot, done } => {
                     let done = done + self.copy_data(slot, done);
@@ -314,6 +327,7 @@ impl Session<'_> {
                     }
                     self.receiving = Receiving::Header;
                     self.push(slot);
+                    self.submit_batch()?;
                 }
                 Receiving::Refused { slot, left, error } => {
                     let passed_over = there.min(left as usize);
@@ -436,6 +450,7 @@ impl Session<'_> {
         };
         self.queue.push(index as u64, request).expect("a queue carries as many requests as there are slots");
         self.has_pushed = true;
+        self.unsubmitted += 1;
     }
 }
 
