@@ -18,6 +18,7 @@ mod failure;
 mod image;
 mod progress;
 mod run;
+mod signals;
 mod socket;
 #[allow(unsafe_code)]
 mod sys;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use crate::text::as_text;
 
 /// Hexadecimal digits after the prefix.
 const DIGITS: usize = 17;
@@ -24,6 +24,13 @@ pub struct ParseIdError {
     prefix: &'static str,
 }
 
+/// A text that is no resource's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not the id of a resource")]
+pub struct ParseResourceIdError {
+    text: String,
+}
+
 fn parse_digits(digits: &str) -> Option<u128> {
     let well_formed =
         digits.len() == DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -33,40 +40,41 @@ fn parse_digits(digits: &str) -> Option<u128> {
     u128::from_str_radix(digits, 16).ok()
 }
 
-fn draw(source: &mut impl Read) -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    source.read_exact(&mut bytes)?;
-    Ok(u128::from_le_bytes(bytes) & MASK)
+/// An id that is made of random bytes.
+pub trait RandomId: Sized {
+    fn from_random(bytes: [u8; 16]) -> Self;
+
+    /// A new id from 16 bytes of `source`, which should be `/dev/urandom` outside tests.
+    ///
+    /// # Errors
+    /// Those of reading `source`.
+    fn generate(source: &mut impl Read) -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        source.read_exact(&mut bytes)?;
+        Ok(Self::from_random(bytes))
+    }
 }
 
 macro_rules! ids {
-    ($($(#[$doc:meta])* $name:ident = $prefix:literal, $kind:literal;)*) => {$(
-        $(#[$doc])*
+    ($($(#[$doc:meta])* $variant:ident: $name:ident = $prefix:literal, $kind:literal;)*) => {
+        $($(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
 
         impl $name {
             /// What the text of every such id begins with.
             pub const PREFIX: &str = $prefix;
+        }
 
-            /// A new id from 16 bytes of `source`, which should be `/dev/urandom` outside tests.
-            ///
-            /// # Errors
-            /// Those of reading `source`.
-            pub fn generate(source: &mut impl Read) -> io::Result<Self> {
-                draw(source).map(Self)
+        impl RandomId for $name {
+            fn from_random(bytes: [u8; 16]) -> Self {
+                Self(u128::from_le_bytes(bytes) & MASK)
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!($prefix, "{:017x}"), self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
             }
         }
 
@@ -82,40 +90,109 @@ macro_rules! ids {
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+        as_text! { $name }
+    )*
+
+        /// The id of any resource.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ResourceId {
+            $($variant($name),)*
+        }
+
+        impl fmt::Display for ResourceId {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$variant(id) => fmt::Display::fmt(id, f),)*
+                }
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        impl FromStr for ResourceId {
+            type Err = ParseResourceIdError;
+
+            /// No two kinds have texts in common, though one's prefix may begin another's.
+            fn from_str(text: &str) -> Result<Self, ParseResourceIdError> {
+                $(if let Some(number) = text.strip_prefix($prefix).and_then(parse_digits) {
+                    return Ok(Self::$variant($name(number)));
+                })*
+                Err(ParseResourceIdError { text: text.to_owned() })
             }
         }
-    )*};
+
+        $(impl From<$name> for ResourceId {
+            fn from(id: $name) -> Self {
+                Self::$variant(id)
+            }
+        }
+
+        impl TryFrom<ResourceId> for $name {
+            type Error = ResourceId;
+
+            /// The id itself if it is of another kind.
+            fn try_from(id: ResourceId) -> Result<Self, ResourceId> {
+                match id {
+                    ResourceId::$variant(id) => Ok(id),
+                    other => Err(other),
+                }
+            }
+        })*
+    };
 }
 
 ids! {
+    /// An Elastic address.
+    Allocation: AllocationId = "eipalloc-", "an Elastic IP address";
+    /// That an Elastic address leads to an interface.
+    AddressAssociation: AddressAssociationId = "eipassoc-", "an association of an Elastic IP address";
+    /// That an interface is in an instance.
+    Attachment: AttachmentId = "eni-attach-", "an attachment of a network interface";
+    /// What DHCP tells the instances of a VPC.
+    DhcpOptions: DhcpOptionsId = "dopt-", "a set of DHCP options";
     /// An image that instances are launched from.
-    ImageId = "ami-", "an image";
+    Image: ImageId = "ami-", "an image";
     /// A virtual machine.
-    InstanceId = "i-", "an instance";
+    Instance: InstanceId = "i-", "an instance";
+    /// A VPC's way to the Internet.
+    InternetGateway: InternetGatewayId = "igw-", "an internet gateway";
+    /// A public key that instances let in.
+    KeyPair: KeyPairId = "key-", "a key pair";
+    /// What instances are launched with.
+    LaunchTemplate: LaunchTemplateId = "lt-", "a launch template";
+    /// A way to the Internet and not from it.
+    NatGateway: NatGatewayId = "nat-", "a NAT gateway";
+    /// A stateless list of what may enter and leave subnets.
+    NetworkAcl: NetworkAclId = "acl-", "a network ACL";
+    /// That a network ACL is a subnet's.
+    NetworkAclAssociation: NetworkAclAssociationId = "aclassoc-", "an association of a network ACL";
     /// An interface that an instance has in a subnet.
-    NetworkInterfaceId = "eni-", "a network interface";
+    NetworkInterface: NetworkInterfaceId = "eni-", "a network interface";
+    /// Instances that are to be near each other, or far.
+    PlacementGroup: PlacementGroupId = "pg-", "a placement group";
     /// The launch that an instance was part of.
-    ReservationId = "r-", "a reservation";
+    Reservation: ReservationId = "r-", "a reservation";
+    /// Where packets go.
+    RouteTable: RouteTableId = "rtb-", "a route table";
+    /// That a route table is a subnet's, or a VPC's main one.
+    RouteTableAssociation: RouteTableAssociationId = "rtbassoc-", "an association of a route table";
     /// A set of rules for what may reach an interface and leave it.
-    SecurityGroupId = "sg-", "a security group";
+    SecurityGroup: SecurityGroupId = "sg-", "a security group";
+    /// One of a security group's rules.
+    SecurityGroupRule: SecurityGroupRuleId = "sgr-", "a rule of a security group";
     /// A sealed state of a volume.
-    SnapshotId = "snap-", "a snapshot";
+    Snapshot: SnapshotId = "snap-", "a snapshot";
     /// A range of a VPC's addresses in one availability zone.
-    SubnetId = "subnet-", "a subnet";
+    Subnet: SubnetId = "subnet-", "a subnet";
     /// A block device.
-    VolumeId = "vol-", "a volume";
+    Volume: VolumeId = "vol-", "a volume";
     /// A private network.
-    VpcId = "vpc-", "a VPC";
+    Vpc: VpcId = "vpc-", "a VPC";
+    /// That a range of addresses is a VPC's.
+    VpcCidrAssociation: VpcCidrAssociationId = "vpc-cidr-assoc-", "an association of a range of addresses";
+    /// A way between two VPCs.
+    VpcPeeringConnection: VpcPeeringConnectionId = "pcx-", "a VPC peering connection";
 }
+
+as_text! { ResourceId }
 
 #[cfg(test)]
 mod tests {
@@ -165,8 +242,16 @@ mod tests {
         }
 
         #[test]
+        fn an_id_of_any_kind_is_told_by_its_prefix(bytes: [u8; 16]) {
+            let interface = NetworkInterfaceId::generate(&mut bytes.as_slice()).unwrap();
+            let attachment = AttachmentId::generate(&mut bytes.as_slice()).unwrap();
+            prop_assert_eq!(interface.to_string().parse(), Ok(ResourceId::NetworkInterface(interface)));
+            prop_assert_eq!(attachment.to_string().parse(), Ok(ResourceId::Attachment(attachment)));
+        }
+
+        #[test]
         fn any_text_is_parsed_without_a_panic(text: String) {
-            let _ = text.parse::<NetworkInterfaceId>();
+            let _ = text.parse::<ResourceId>();
         }
     }
 }

@@ -13,11 +13,11 @@ use tempfile::TempDir;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Content, Extent, SECTOR_BYTES};
 use crate::crypt::OpenKeys;
 use crate::extents::extents;
-use crate::kind::{Allowance, Limits};
 use crate::snapshot::store::memory::MemoryStore;
 use crate::snapshot::{CHUNK_BYTES, ObjectStore, Snapshot, SnapshotDisk, SnapshotWriter};
 use crate::testing::{FakeDisk, Memory, execute};
 use crate::{Overlay, RawError, RawFile, RawOptions, Stores, Volume};
+use types::volume::{Allowance, Limits};
 
 const SECTORS: usize = 64;
 const SECTOR: usize = 512;

@@ -15,7 +15,6 @@ pub mod crypt;
 pub mod extents;
 pub mod import;
 mod kept;
-pub mod kind;
 pub mod layered;
 pub mod limits;
 pub mod nbd;
@@ -39,7 +38,6 @@ pub use backend::{
     Topology,
 };
 pub use import::import;
-pub use kind::{Limits, VolumeKind, VolumeSpec};
 pub use layered::{LayerId, Stores, Volume, VolumeError};
 pub use limits::Limited;
 pub use overlay::{Overlay, OverlayError};

@@ -29,9 +29,9 @@ use types::{Clock, Instant, SystemClock};
 use crate::alarm::Alarms;
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull, Topology};
 use crate::kept::Kept;
-use crate::kind::Limits;
 use crate::queue::{check, total_len};
 use bucket::{Cost, Meters, Stream};
+use types::volume::Limits;
 
 const POISONED: &str = "no thread panics while it holds this lock";
 

@@ -20,7 +20,6 @@ mod lab;
 mod machine;
 mod network;
 mod reconnect;
-mod signals;
 mod terminal;
 mod vsock;
 
@@ -32,16 +31,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::time::Instant;
-use types::InstanceId;
+use types::{InstanceId, RandomId as _};
 
 pub(crate) use args::Args;
 
 use crate::cache;
 use crate::doctor::{self, Kvm};
+use crate::signals::StopSignals;
 use console::Console;
 use machine::{End, Machine, Nowhere};
 use network::Network;
-use signals::StopSignals;
 use terminal::{RawMode, say};
 
 /// How long a guest may take to power off once it was asked. A stock systemd gives its services 90 s.

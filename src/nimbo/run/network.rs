@@ -13,7 +13,8 @@ use metadata::{
 };
 use network::{HostAccess, Publish, Standalone, StandaloneSpec, Worker};
 use types::{
-    ImageId, InstanceId, MacAddress, NetworkInterfaceId, ReservationId, SubnetId, SystemClock, VpcId,
+    ImageId, InstanceId, MacAddress, NetworkInterfaceId, RandomId as _, ReservationId, SubnetId, SystemClock,
+    VpcId,
 };
 
 use super::args::Args;

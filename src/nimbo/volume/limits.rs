@@ -1,7 +1,7 @@
 //! The limits that a command is to enforce.
 
-use ::volume::VolumeKind;
 use anyhow::bail;
+use types::VolumeKind;
 
 use super::served::api::LimitsSpec;
 

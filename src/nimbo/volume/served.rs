@@ -128,7 +128,10 @@ impl ServedVolume {
 ///
 /// # Errors
 /// When AWS has no such volume.
-pub(super) fn check(limits: Option<LimitsSpec>, size_bytes: u64) -> anyhow::Result<Option<::volume::Limits>> {
+pub(super) fn check(
+    limits: Option<LimitsSpec>,
+    size_bytes: u64,
+) -> anyhow::Result<Option<types::volume::Limits>> {
     limits.map(|limits| limits.check(size_bytes)).transpose().context("there is no such volume")
 }
 

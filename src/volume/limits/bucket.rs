@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use types::Instant;
 
-use crate::kind::{Allowance, Limits};
+use types::volume::{Allowance, Limits};
 
 const BILLION: i128 = 1_000_000_000;
 /// How much of a rate may be saved up by who did nothing for a moment, so that a wake-up that comes late costs nothing: one part in so
@@ -183,8 +183,8 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::{VolumeKind, VolumeSpec};
     use proptest::prelude::*;
+    use types::volume::{VolumeKind, VolumeSpec};
 
     fn at(nanoseconds: u64) -> Instant {
         Instant(Duration::from_nanos(nanoseconds))

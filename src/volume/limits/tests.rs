@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
-use crate::kind::{Allowance, VolumeKind, VolumeSpec};
 use crate::testing::{FakeDisk, Memory, execute};
+use types::volume::{Allowance, VolumeKind, VolumeSpec};
 
 const SIZE: u64 = 16 << 20;
 const BLOCK: u64 = 4096;

@@ -5,9 +5,9 @@
 use std::fmt;
 
 use ::volume::snapshot::SnapshotName;
-use ::volume::{Limits, VolumeKind, VolumeSpec};
 use serde::{Deserialize, Serialize};
 use types::ByteSize;
+use types::volume::{Limits, SpecError, VolumeKind, VolumeSpec};
 
 /// `GET /v1/volume`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl LimitsSpec {
     ///
     /// # Errors
     /// When AWS has no such volume.
-    pub(crate) fn check(self, size_bytes: u64) -> Result<Limits, ::volume::kind::SpecError> {
+    pub(crate) fn check(self, size_bytes: u64) -> Result<Limits, SpecError> {
         let Self { kind, iops, throughput_mib_s } = self;
         let size_gib = size_bytes.div_ceil(1 << 30);
         VolumeSpec { kind, size_gib, iops, throughput_mib_s }.check()

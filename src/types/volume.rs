@@ -82,6 +82,11 @@ impl VolumeKind {
         }
     }
 
+    /// Whether one can ask for IOPS.
+    pub fn is_provisioned(self) -> bool {
+        self.iops().is_some()
+    }
+
     /// What IOPS can be asked for, and the most for each GiB; nothing where the type decides.
     fn iops(self) -> Option<(RangeInclusive<u32>, u32)> {
         match self {
@@ -116,7 +121,7 @@ impl FromStr for VolumeKind {
 }
 
 /// What somebody asks a volume to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
     pub kind: VolumeKind,
     pub size_gib: u64,
