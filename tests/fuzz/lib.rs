@@ -36,6 +36,10 @@ macro_rules! targets {
 macro_rules! for_targets {
     ($with:ident) => {
         $with!(
+            aws_cbor,
+            aws_json,
+            aws_query,
+            aws_request,
             control_http,
             dhcp,
             disk_boot,

@@ -1,0 +1,42 @@
+//! Makes Rust of the models in `models/`: one module for each service, in `OUT_DIR`.
+
+mod model;
+mod names;
+mod operations;
+mod shapes;
+
+use std::error::Error;
+use std::path::Path;
+use std::{env, fs};
+
+use model::Model;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build");
+    println!("cargo:rerun-if-changed=models");
+    let is_testing = env::var_os("CARGO_FEATURE_TESTING").is_some();
+    let out = env::var("OUT_DIR")?;
+    for entry in fs::read_dir("models")? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let model = Model::read(&path)?;
+        if model.metadata.is_for_tests && !is_testing {
+            continue;
+        }
+        let service = path.file_stem().ok_or("a model without a name")?;
+        let source = module(&model, is_testing);
+        fs::write(Path::new(&out).join(service).with_extension("rs"), source)?;
+    }
+    Ok(())
+}
+
+fn module(model: &Model, is_testing: bool) -> String {
+    let mut source = String::from(
+        "#[allow(unused_imports)]\nuse crate::generated::*;\n#[allow(unused_imports)]\nuse crate::generated as g;\n",
+    );
+    operations::write(model, &mut source);
+    shapes::write(model, is_testing, &mut source);
+    source
+}
