@@ -1,0 +1,269 @@
+//! The ledger: the state, and its way into the store.
+//!
+//! ```text
+//!  write ──▶ transaction on the state ──▶ queue ──▶ committer: all that wait, in one of the store's ──▶ durable
+//!               number n                                                                                  │
+//!  read ──▶ state as of number n ─────────────────── settled(n) ◀─────────────────────────────────────────┘
+//! ```
+//!
+//! Transactions have numbers, one after the other, in the order in which they were done on the state and go to the store. What was read
+//! is as of a number; it may be told to others once that number is durable. So nobody waits for a disk but who must, one wait of
+//! the disk is for many writers, and nobody is told what a crash could take back.
+//!
+//! The state is ahead of the store, never behind: only one process writes a store. It says so there, with an epoch that is
+//! the next one's to overtake, and each transaction is done only if that is still its own. After a transaction that
+//! the store did not take, the state is not the truth any more: the ledger refuses everything from then on, and its process is to be
+//! started again.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use types::Clock;
+
+use crate::state::{ChangeSet, Entropy, LoadError, Space, State, Transaction};
+use crate::store::{
+    OPERATION_BYTES, OPERATIONS_MAX, Outcome, Revision, Store, StoreError, TXN_BYTES_MAX, Txn,
+};
+
+/// Who writes: changed by each that opens the store.
+const EPOCH_KEY: &[u8] = b"control/epoch";
+/// What all records' keys begin with.
+const RECORDS: &str = "records/";
+
+/// The state and its way into the store; see the [module](self).
+pub struct Ledger {
+    state: RwLock<State>,
+    /// Number of the last transaction; it grows with `state` locked for writing.
+    written: watch::Sender<u64>,
+    durable: watch::Receiver<Durable>,
+    queue: mpsc::UnboundedSender<(u64, ChangeSet)>,
+    clock: Arc<dyn Clock>,
+    entropy: Mutex<Box<dyn Entropy + Send>>,
+}
+
+/// Up to which transaction the store has all.
+#[derive(Debug, Clone)]
+enum Durable {
+    Upto(u64),
+    /// It did not take one.
+    Failed(Stopped),
+}
+
+/// The state as of some transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[must_use = "what was read may be told when it is durable"]
+pub struct AsOf(u64);
+
+/// Nothing is written any more, because the store did not take a transaction.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Stopped {
+    #[error("the control plane's store failed; start again when that is remedied")]
+    Failed { source: Arc<StoreError> },
+    #[error("another process writes the control plane's store now")]
+    Overtaken,
+}
+
+/// Why a ledger cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot read the control plane's store")]
+    Store(#[from] StoreError),
+    #[error("the control plane's store is not understood")]
+    Record(#[from] LoadError),
+    #[error("another process opened the control plane's store at the same time")]
+    Overtaken,
+}
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError<E> {
+    /// The operation's own reason.
+    #[error(transparent)]
+    Refused(E),
+    #[error("this would change {records} records of {bytes} bytes at once, which the store does not take")]
+    TooLarge { records: usize, bytes: usize },
+    #[error(transparent)]
+    Stopped(Stopped),
+}
+
+impl Ledger {
+    /// Reads all that the store has, and becomes the one that writes it. A task of the current runtime does that until the ledger is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Box<dyn Entropy + Send>,
+    ) -> Result<Self, OpenError> {
+        let epoch = begin_epoch(store.as_ref()).await?;
+        let mut state = State::default();
+        for entry in store.range(RECORDS.as_bytes()).await?.entries {
+            let key = String::from_utf8_lossy(&entry.key[RECORDS.len()..]);
+            state.load(&key, &entry.value)?;
+        }
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let (durable_sender, durable) = watch::channel(Durable::Upto(0));
+        tokio::spawn(commit_all(store, epoch, waiting, durable_sender));
+        Ok(Self {
+            state: RwLock::new(state),
+            written: watch::channel(0).0,
+            durable,
+            queue,
+            clock,
+            entropy: Mutex::new(entropy),
+        })
+    }
+
+    /// The time that records are given.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::try_from(self.clock.wall()).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Looks at the state. What is seen may be told to others after [`Self::settled`].
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> (T, AsOf) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        (look(&state), AsOf(*self.written.borrow()))
+    }
+
+    /// Waits until all that was written before is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn settled(&self, as_of: AsOf) -> Result<(), Stopped> {
+        let mut durable = self.durable.clone();
+        let reached = durable.wait_for(|durable| match durable {
+            Durable::Upto(number) => *number >= as_of.0,
+            Durable::Failed(_) => true,
+        });
+        match reached.await.as_deref() {
+            Ok(Durable::Upto(_)) => Ok(()),
+            Ok(Durable::Failed(stopped)) => Err(stopped.clone()),
+            Err(_) => unreachable!("the committer ends after the ledger"),
+        }
+    }
+
+    /// Changes the state by an operation, all of it or nothing, and returns when that is durable.
+    ///
+    /// # Errors
+    /// [`WriteError`]: by what the operation says, nothing has changed; after [`Stopped`] nobody knows before the store is opened again.
+    pub async fn write<T, E>(
+        &self,
+        space: Space,
+        operation: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, WriteError<E>> {
+        let (answer, as_of) = self.apply(space, operation)?;
+        self.settled(as_of).await.map_err(WriteError::Stopped)?;
+        Ok(answer)
+    }
+
+    /// The part of [`Self::write`] that does not wait.
+    fn apply<T, E>(
+        &self,
+        space: Space,
+        operation: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<(T, AsOf), WriteError<E>> {
+        let now = self.now();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Durable::Failed(stopped) = &*self.durable.borrow() {
+            return Err(WriteError::Stopped(stopped.clone()));
+        }
+        let mut entropy = self.entropy();
+        let mut transaction = Transaction::begin(&mut state, space, now, entropy.as_mut());
+        let answer = operation(&mut transaction).map_err(WriteError::Refused)?;
+        let changes = transaction.changes();
+        if bytes_in_store(&changes) > TXN_BYTES_MAX || changes.len() > OPERATIONS_MAX {
+            return Err(WriteError::TooLarge { records: changes.len(), bytes: changes.bytes() });
+        }
+        transaction.finish();
+        if changes.is_empty() {
+            return Ok((answer, AsOf(*self.written.borrow())));
+        }
+        let number = *self.written.borrow() + 1;
+        // The committer is there as long as the ledger; and if it is not, nothing becomes durable, which is what is waited for.
+        let _ = self.queue.send((number, changes));
+        self.written.send_replace(number);
+        Ok((answer, AsOf(number)))
+    }
+
+    /// The number of the last transaction, as it grows: for who works on what has changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+
+    fn entropy(&self) -> MutexGuard<'_, Box<dyn Entropy + Send>> {
+        self.entropy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes this process the one that writes; gives back what says so.
+async fn begin_epoch(store: &dyn Store) -> Result<Revision, OpenError> {
+    let before = store.get(EPOCH_KEY).await?;
+    let (revision, count) = match before {
+        Some(entry) => (entry.mod_revision, entry.version),
+        None => (Revision::ZERO, 0),
+    };
+    let txn =
+        Txn::new().if_unchanged(EPOCH_KEY, revision).put(EPOCH_KEY, (count + 1).to_string().into_bytes());
+    store.commit(txn).await?.committed().ok_or(OpenError::Overtaken)
+}
+
+/// Sends what waits to the store, in order, as much at a time as it takes.
+async fn commit_all(
+    store: Arc<dyn Store>,
+    epoch: Revision,
+    mut waiting: mpsc::UnboundedReceiver<(u64, ChangeSet)>,
+    durable: watch::Sender<Durable>,
+) {
+    let mut next = waiting.recv().await;
+    while let Some((mut number, mut changes)) = next.take() {
+        next = loop {
+            match waiting.try_recv() {
+                Ok((later, more)) if fits(&changes, &more) => {
+                    changes.merge(more);
+                    number = later;
+                }
+                Ok(other) => break Some(other),
+                Err(_) => break None,
+            }
+        };
+        let outcome = match store.commit(transaction(epoch, changes)).await {
+            Ok(Outcome::Committed(_)) => Durable::Upto(number),
+            Ok(Outcome::Conflict(_)) => Durable::Failed(Stopped::Overtaken),
+            Err(error) => Durable::Failed(Stopped::Failed { source: Arc::new(error) }),
+        };
+        let is_failed = matches!(outcome, Durable::Failed(_));
+        durable.send_replace(outcome);
+        if is_failed {
+            return;
+        }
+        if next.is_none() {
+            next = waiting.recv().await;
+        }
+    }
+}
+
+fn transaction(epoch: Revision, changes: ChangeSet) -> Txn {
+    let txn = Txn::new().if_unchanged(EPOCH_KEY, epoch);
+    changes.into_iter().fold(txn, |txn, (key, value)| {
+        let key = format!("{RECORDS}{key}");
+        match value {
+            Some(value) => txn.put(key.as_bytes(), value),
+            None => txn.delete(key.as_bytes()),
+        }
+    })
+}
+
+/// Whether the store takes both at once.
+fn fits(one: &ChangeSet, other: &ChangeSet) -> bool {
+    one.len() + other.len() <= OPERATIONS_MAX && bytes_in_store(one) + bytes_in_store(other) <= TXN_BYTES_MAX
+}
+
+/// With what the store counts beside keys and records, at most.
+fn bytes_in_store(changes: &ChangeSet) -> usize {
+    changes.bytes() + changes.len() * (RECORDS.len() + OPERATION_BYTES) + 1024
+}

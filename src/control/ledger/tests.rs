@@ -1,0 +1,191 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::records::{InternetGateway, TagSet};
+use crate::state::Table;
+use crate::store::Memory;
+use crate::testing::{ledger, space};
+use types::{InternetGatewayId, ResourceId, VpcId};
+
+fn gateways(ledger: &Ledger) -> Vec<InternetGateway> {
+    let all = |table: &Table<InternetGateway>| table.iter().map(|row| row.as_ref().clone()).collect();
+    ledger
+        .read(|state| state.space(space()).map(|tables| all(&tables.internet_gateways)).unwrap_or_default())
+        .0
+}
+
+async fn make(ledger: &Ledger) -> InternetGatewayId {
+    let make = |tx: &mut Transaction<'_>| {
+        let id = tx.new_id();
+        tx.put(InternetGateway { id, vpc: None });
+        Ok::<_, std::convert::Infallible>(id)
+    };
+    ledger.write(space(), make).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_when_the_store_is_opened_again() {
+    let store = Arc::new(Memory::new());
+    let first = ledger(store.clone(), 1).await;
+    for _ in 0..300 {
+        make(&first).await;
+    }
+    let second = ledger(store, 2).await;
+    assert_eq!(gateways(&second), gateways(&first));
+    assert_eq!(gateways(&second).len(), 300);
+}
+
+#[tokio::test]
+async fn many_writers_at_once_are_all_written() {
+    let store = Arc::new(Memory::new());
+    let first = Arc::new(ledger(store.clone(), 1).await);
+    let writers: Vec<_> = (0..500)
+        .map(|_| {
+            let ledger = Arc::clone(&first);
+            tokio::spawn(async move { make(&ledger).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(gateways(&ledger(store, 2).await).len(), 500);
+}
+
+#[tokio::test]
+async fn who_is_overtaken_writes_nothing_more() {
+    let store = Arc::new(Memory::new());
+    let first = ledger(store.clone(), 1).await;
+    make(&first).await;
+    let second = ledger(store.clone(), 2).await;
+    let nothing = |tx: &mut Transaction<'_>| {
+        let id = tx.new_id();
+        tx.put(InternetGateway { id, vpc: None });
+        Ok::<_, std::convert::Infallible>(())
+    };
+    for _ in 0..2 {
+        let error = first.write(space(), nothing).await.unwrap_err();
+        assert!(matches!(error, WriteError::Stopped(Stopped::Overtaken)), "{error}");
+    }
+    make(&second).await;
+    assert_eq!(gateways(&ledger(store, 3).await).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_store_changes_nothing() {
+    let ledger = ledger(Arc::new(Memory::new()), 1).await;
+    let too_much = |tx: &mut Transaction<'_>| {
+        for _ in 0..=OPERATIONS_MAX {
+            let id = tx.new_id();
+            tx.put(InternetGateway { id, vpc: None });
+        }
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let error = ledger.write(space(), too_much).await.unwrap_err();
+    assert!(matches!(error, WriteError::TooLarge { .. }), "{error}");
+    assert_eq!(gateways(&ledger), []);
+    make(&ledger).await;
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Put { number: u8, vpc: Option<u8> },
+    Remove(u8),
+    Tag(u8),
+}
+
+fn gateway(number: u8) -> InternetGatewayId {
+    types::RandomId::from_random([number; 16])
+}
+
+fn vpc(number: u8) -> VpcId {
+    types::RandomId::from_random([number; 16])
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let number = 0u8..6;
+    prop_oneof![
+        (number.clone(), proptest::option::of(0u8..3)).prop_map(|(number, vpc)| Change::Put { number, vpc }),
+        number.clone().prop_map(Change::Remove),
+        number.prop_map(Change::Tag),
+    ]
+}
+
+/// What is attached, and whether it has tags.
+type Model = BTreeMap<u8, (Option<u8>, bool)>;
+
+fn apply(tx: &mut Transaction<'_>, model: &mut Model, change: &Change) {
+    match *change {
+        Change::Put { number, vpc: to } => {
+            tx.put(InternetGateway { id: gateway(number), vpc: to.map(vpc) });
+            model.entry(number).or_default().0 = to;
+        }
+        Change::Remove(number) => {
+            tx.remove::<InternetGateway>(gateway(number));
+            model.remove(&number);
+        }
+        Change::Tag(number) => {
+            if let Some((_, is_tagged)) = model.get_mut(&number) {
+                tx.put(TagSet {
+                    resource: gateway(number).into(),
+                    tags: BTreeMap::from([("a".into(), "b".into())]),
+                });
+                *is_tagged = true;
+            }
+        }
+    }
+}
+
+fn check(ledger: &Ledger, model: &Model) {
+    let ((), _) = ledger.read(|state| {
+        let Some(tables) = state.space(space()) else { return assert!(model.is_empty()) };
+        let rows: Vec<_> = tables.internet_gateways.iter().map(|row| (row.id, row.vpc)).collect();
+        let mut expected: Vec<_> =
+            model.iter().map(|(number, (to, _))| (gateway(*number), to.map(vpc))).collect();
+        expected.sort_unstable();
+        assert_eq!(rows, expected);
+        for target in 0..3 {
+            let linked: Vec<_> = tables.internet_gateways.linked_to(vpc(target)).map(|row| row.id).collect();
+            expected.retain(|(_, to)| to.is_some());
+            let to_it = expected.iter().filter(|(_, to)| *to == Some(vpc(target))).map(|(id, _)| *id);
+            assert_eq!(linked, to_it.collect::<Vec<_>>());
+        }
+        let mut tagged: Vec<ResourceId> = model
+            .iter()
+            .filter(|(_, (_, is_tagged))| *is_tagged)
+            .map(|(number, _)| gateway(*number).into())
+            .collect();
+        tagged.sort_unstable();
+        assert_eq!(tables.tags.iter().map(|set| set.resource).collect::<Vec<_>>(), tagged);
+    });
+}
+
+proptest! {
+    /// Transactions, each with whether it is refused at its end.
+    #[test]
+    fn histories_are_as_a_model_has_them(
+        history in prop::collection::vec((prop::collection::vec(change(), 0..6), any::<bool>()), 0..20)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Arc::new(Memory::new());
+            let first = ledger(store.clone(), 1).await;
+            let mut model = Model::new();
+            for (changes, is_refused) in history {
+                let mut after = model.clone();
+                let outcome = first.write(space(), |tx| {
+                    changes.iter().for_each(|change| apply(tx, &mut after, change));
+                    if is_refused { Err(()) } else { Ok(()) }
+                });
+                match outcome.await {
+                    Ok(()) => model = after,
+                    Err(WriteError::Refused(())) => assert!(is_refused),
+                    Err(error) => panic!("{error:?}"),
+                }
+                check(&first, &model);
+            }
+            check(&ledger(store, 2).await, &model);
+        });
+    }
+}

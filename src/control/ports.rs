@@ -1,0 +1,194 @@
+//! What the control plane needs of the world: traits that a host implements, and [a simulation](crate::simulation).
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use types::{
+    ByteSize, InstanceId, MacAddress, NetworkInterfaceId, Region, SnapshotId, VolumeId, VolumeSpec, Zone,
+};
+
+/// What the methods of a trait object return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who runs microVMs. It keeps them running when the control plane is gone, and knows them when it is back.
+///
+/// All methods can be called again for what is done already: then they do nothing, and succeed.
+pub trait Machines: Send + Sync {
+    /// What has become of a microVM. None: it was never started, or was forgotten.
+    fn observe(&self, id: InstanceId) -> Option<Machine>;
+
+    /// All that are known.
+    fn ids(&self) -> Vec<InstanceId>;
+
+    /// Starts one. It is known by its id from before the first effect.
+    fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Asks the guest to power off.
+    fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Begins the guest anew, as if by its reset button.
+    fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Ends the guest where it stands.
+    fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Removes all that is left of one that has ended.
+    fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// The last 64 KiB that the guest wrote to its console, of this start or the last.
+    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>>;
+
+    /// Called whenever [`Machines::observe`] would say something new.
+    fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>);
+}
+
+/// A microVM on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Machine {
+    Running,
+    /// It is not running any more.
+    Ended(End),
+}
+
+/// How a microVM came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered itself off, asked to or not.
+    PoweredOff,
+    /// It was killed by [`Machines::kill`].
+    Killed,
+    /// Something else happened: what a person should know.
+    Failed(String),
+}
+
+/// What a microVM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    pub id: InstanceId,
+    pub instance_type: String,
+    pub vcpus: u8,
+    pub memory: ByteSize,
+    /// By their place in the guest.
+    pub interfaces: Vec<InterfaceSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceSpec {
+    pub id: NetworkInterfaceId,
+    pub mac: MacAddress,
+}
+
+/// Why a host did not do something. What is lacking for the moment is asked for again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Processors or memory: others have them.
+    #[error("there is no room: {0}")]
+    NoCapacity(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Who keeps volumes and snapshots. It keeps them when the control plane is gone, and knows them when it is back.
+///
+/// All methods can be called again for what is done or begun already: then they do nothing more, and succeed. They return when the work
+/// is begun durably; how it goes on is observed.
+pub trait Disks: Send + Sync {
+    /// What has become of a volume. None: it was never made, or is deleted.
+    fn disk(&self, id: VolumeId) -> Option<Disk>;
+
+    /// What has become of a snapshot. None: it was never begun, or is deleted.
+    fn snapshot(&self, id: SnapshotId) -> Option<SnapshotProgress>;
+
+    /// Makes a volume: empty, or with what a snapshot holds, which may be deleted as soon as the volume is ready.
+    fn create(&self, spec: DiskSpec) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Makes a volume as large and as fast as `spec` says.
+    fn modify(&self, id: VolumeId, spec: VolumeSpec) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Removes a volume that no microVM has.
+    fn delete(&self, id: VolumeId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Gives a volume to a microVM that runs. One that is started gets what it is started with.
+    fn plug<'a>(
+        &'a self,
+        id: VolumeId,
+        instance: InstanceId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Asks the guest to let go of a volume; forced: takes it away.
+    fn unplug(
+        &self,
+        id: VolumeId,
+        instance: InstanceId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Begins snapshots of what volumes hold, all of one moment.
+    fn begin_snapshots(&self, specs: Vec<SnapshotSpec>) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Begins to copy a snapshot.
+    fn copy_snapshot(&self, spec: SnapshotCopySpec) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Removes a snapshot, complete or not. What volumes made from it still need of it is kept for them.
+    fn delete_snapshot(&self, id: SnapshotId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Called whenever [`Disks::disk`] or [`Disks::snapshot`] would say something new.
+    fn on_disk_change(&self, call: Arc<dyn Fn() + Send + Sync>);
+}
+
+/// A volume on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disk {
+    /// It cannot be used yet.
+    Making,
+    Ready {
+        spec: VolumeSpec,
+        /// How much of it is as `spec` says: it can be used meanwhile.
+        optimized_percent: u8,
+        /// The running microVMs that were given it.
+        plugged: BTreeSet<InstanceId>,
+    },
+    /// It never will be: what a person should know.
+    Failed(String),
+}
+
+/// A snapshot on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotProgress {
+    /// What it is of is fixed, and is being kept.
+    Pending {
+        percent: u8,
+    },
+    Complete,
+    /// It never will be: what a person should know.
+    Failed(String),
+}
+
+/// What a volume begins as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    pub id: VolumeId,
+    pub zone: Zone,
+    pub spec: VolumeSpec,
+    pub snapshot: Option<SnapshotId>,
+    /// The ARN of the key it is encrypted by.
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    pub id: SnapshotId,
+    pub volume: VolumeId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotCopySpec {
+    pub id: SnapshotId,
+    pub source: SnapshotId,
+    pub source_region: Region,
+    pub region: Region,
+    /// The ARN of the key that the copy is encrypted by.
+    pub key: Option<String>,
+}

@@ -1,0 +1,272 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use types::{ImageId, RandomId as _, ReservationId};
+
+use super::*;
+use crate::ports::{BoxFuture, End, Machine, MachineSpec};
+use crate::records::{MetadataOptions, ShutdownBehavior};
+use crate::simulation::Simulation;
+use crate::store::Memory;
+use crate::testing::{plane, space};
+
+fn id() -> InstanceId {
+    InstanceId::from_random([7; 16])
+}
+
+fn pending(now: Timestamp) -> Instance {
+    Instance {
+        id: id(),
+        reservation: ReservationId::from_random([1; 16]),
+        launch_index: 0,
+        image: ImageId::from_random([2; 16]),
+        instance_type: "t3.micro".to_owned(),
+        zone: space().region.zones()[0],
+        key_name: None,
+        user_data: Vec::new(),
+        root_device_name: "/dev/xvda".to_owned(),
+        metadata_options: MetadataOptions::default(),
+        shutdown_behavior: ShutdownBehavior::Stop,
+        is_protected_from_termination: false,
+        is_protected_from_stop: false,
+        has_unlimited_credits: true,
+        is_monitored: false,
+        is_ebs_optimized: false,
+        client_token: None,
+        placement_group: None,
+        partition: None,
+        state: InstanceState::Pending,
+        launched: now,
+        reboots_wanted: 0,
+        reboots_done: 0,
+    }
+}
+
+async fn change(plane: &Plane, change: impl FnOnce(&mut Instance)) {
+    let write = plane.ledger.write(space(), |tx| {
+        tx.update::<Instance>(id(), change);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    write.await.unwrap();
+}
+
+async fn launch(plane: &Plane) {
+    let launch = |tx: &mut crate::state::Transaction<'_>| {
+        let now = tx.now();
+        tx.put(pending(now));
+        Ok::<_, std::convert::Infallible>(())
+    };
+    plane.ledger.write(space(), launch).await.unwrap();
+}
+
+fn now_is(plane: &Plane) -> Option<Arc<Instance>> {
+    plane.ledger.read(|state| find(state, space(), id())).0
+}
+
+/// Waits until the record is as wanted.
+async fn until(plane: &Plane, is_wanted: impl Fn(Option<&Instance>) -> bool) {
+    let mut changes = plane.ledger.changes();
+    let wait = async {
+        while !is_wanted(now_is(plane).as_deref()) {
+            changes.changed().await.unwrap();
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(24 * 3600), wait).await;
+    assert!(waited.is_ok(), "it stays {:?}", now_is(plane));
+}
+
+fn is(state: fn(&InstanceState) -> bool) -> impl Fn(Option<&Instance>) -> bool {
+    move |instance| instance.is_some_and(|instance| state(&instance.state))
+}
+
+fn is_running(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Running)
+}
+
+fn is_stopped(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Stopped { .. })
+}
+
+fn is_terminated(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Terminated { .. })
+}
+
+fn stopping(is_forced: bool, since: Timestamp) -> InstanceState {
+    InstanceState::Stopping { cause: Cause::User, is_forced, since }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_runs_stops_runs_again_reboots_and_ends() {
+    let (plane, machines) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Simulation::default()));
+    let work = tokio::spawn(InstanceReconciler::new(Arc::clone(&plane), machines.clone()).run());
+    launch(&plane).await;
+    until(&plane, is(is_running)).await;
+    assert_eq!(machines.observe(id()), Some(Machine::Running));
+    change(&plane, |instance| instance.reboots_wanted += 1).await;
+    until(&plane, |instance| instance.is_some_and(|instance| instance.reboots_done == 1)).await;
+    let now = plane.ledger.now();
+    change(&plane, |instance| instance.state = stopping(false, now)).await;
+    until(&plane, is(is_stopped)).await;
+    assert_eq!(machines.observe(id()), None);
+    change(&plane, |instance| instance.state = InstanceState::Pending).await;
+    until(&plane, is(is_running)).await;
+    let now = plane.ledger.now();
+    change(&plane, |instance| {
+        instance.state = InstanceState::ShuttingDown { cause: Cause::User, since: now }
+    })
+    .await;
+    until(&plane, is(is_terminated)).await;
+    // An hour later it is forgotten.
+    let before = tokio::time::Instant::now();
+    until(&plane, |instance| instance.is_none()).await;
+    assert!(before.elapsed() >= REMEMBERED.unsigned_abs(), "{:?}", before.elapsed());
+    work.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_guest_does_to_itself_is_seen() {
+    for (behavior, is_wanted) in [
+        (ShutdownBehavior::Stop, is_stopped as fn(&InstanceState) -> bool),
+        (ShutdownBehavior::Terminate, is_terminated),
+    ] {
+        let (plane, machines) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Simulation::default()));
+        let work = tokio::spawn(InstanceReconciler::new(Arc::clone(&plane), machines.clone()).run());
+        launch(&plane).await;
+        change(&plane, |instance| instance.shutdown_behavior = behavior).await;
+        until(&plane, is(is_running)).await;
+        let before = tokio::time::Instant::now();
+        machines.end(id(), End::PoweredOff);
+        until(&plane, is(is_wanted)).await;
+        assert!(before.elapsed() < Duration::from_millis(10), "it was not told but found");
+        let cause = match &now_is(&plane).unwrap().state {
+            InstanceState::Stopped { cause, .. } | InstanceState::Terminated { cause, .. } => cause.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(cause, Cause::Guest);
+        work.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_fails_stops_its_instance_and_says_why() {
+    let (plane, machines) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Simulation::default()));
+    let work = tokio::spawn(InstanceReconciler::new(Arc::clone(&plane), machines.clone()).run());
+    launch(&plane).await;
+    until(&plane, is(is_running)).await;
+    machines.end(id(), End::Failed("a triple fault".to_owned()));
+    until(&plane, is(is_stopped)).await;
+    let InstanceState::Stopped { cause: Cause::Failure { code, message }, .. } =
+        &now_is(&plane).unwrap().state
+    else {
+        panic!("no failure")
+    };
+    assert_eq!((code.as_str(), message.as_str()), ("Server.InternalError", "a triple fault"));
+    work.abort();
+}
+
+/// A host on which effects stop after some: as when the process that asks for them ends there.
+struct Stopping {
+    inner: Arc<Simulation>,
+    left: AtomicUsize,
+    /// The last effect happens, and nobody hears of it.
+    after: bool,
+}
+
+impl Stopping {
+    fn effect<'a>(
+        &'a self,
+        effect: impl FnOnce() -> BoxFuture<'a, Result<(), HostError>>,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        let is_last =
+            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
+        if !is_last {
+            return effect();
+        }
+        if self.after {
+            drop(effect());
+        }
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Machines for Stopping {
+    fn observe(&self, id: InstanceId) -> Option<Machine> {
+        self.inner.observe(id)
+    }
+
+    fn ids(&self) -> Vec<InstanceId> {
+        self.inner.ids()
+    }
+
+    fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>> {
+        self.effect(|| self.inner.start(spec))
+    }
+
+    fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.press_power_button(id))
+    }
+
+    fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.reset(id))
+    }
+
+    fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.kill(id))
+    }
+
+    fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.forget(id))
+    }
+
+    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
+        self.inner.console(id)
+    }
+
+    fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {
+        self.inner.on_change(call);
+    }
+}
+
+/// What is asked for, and when it is done.
+type Wish = (fn(&mut Instance, Timestamp), fn(&Instance) -> bool);
+
+const WISHES: [Wish; 5] = [
+    (|_, _| {}, |instance| is_running(&instance.state)),
+    (|instance, _| instance.reboots_wanted = 1, |instance| instance.reboots_done == 1),
+    (|instance, now| instance.state = stopping(false, now), |instance| is_stopped(&instance.state)),
+    (|instance, _| instance.state = InstanceState::Pending, |instance| is_running(&instance.state)),
+    (
+        |instance, now| instance.state = InstanceState::ShuttingDown { cause: Cause::User, since: now },
+        |instance| is_terminated(&instance.state),
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_ends_at_any_effect_is_gone_on_with_by_the_next() {
+    for after in [false, true] {
+        for effects in 0..12 {
+            let (store, inner) = (Arc::new(Memory::new()), Arc::new(Simulation::default()));
+            let mut seed = 1;
+            let mut current = plane(store.clone(), seed).await;
+            launch(&current).await;
+            let machines: Arc<dyn Machines> =
+                Arc::new(Stopping { inner: inner.clone(), left: effects.into(), after });
+            let mut work = tokio::spawn(InstanceReconciler::new(Arc::clone(&current), machines).run());
+            for (wish, is_granted) in WISHES {
+                let now = current.ledger.now();
+                change(&current, |instance| wish(instance, now)).await;
+                let granted = |instance: Option<&Instance>| instance.is_some_and(is_granted);
+                let wait = until(&current, granted);
+                if tokio::time::timeout(Duration::from_secs(1), wait).await.is_err() {
+                    // It hangs at the last effect: another process takes over.
+                    work.abort();
+                    seed += 1;
+                    current = plane(store.clone(), seed).await;
+                    work = tokio::spawn(InstanceReconciler::new(Arc::clone(&current), inner.clone()).run());
+                    until(&current, granted).await;
+                }
+            }
+            assert_eq!(inner.observe(id()), None, "{effects} effects, {after}");
+            work.abort();
+        }
+    }
+}

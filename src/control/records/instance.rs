@@ -1,0 +1,152 @@
+//! Virtual machines.
+//!
+//! ```text
+//! Pending ──▶ Running ──▶ Stopping ──▶ Stopped ──start──▶ Pending
+//!    │           │            │           │
+//!    └───────────┴────────────┴───────────┴──▶ ShuttingDown ──▶ Terminated
+//! ```
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use types::{ImageId, InstanceId, PlacementGroupId, ReservationId, Zone};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub reservation: ReservationId,
+    /// Its number among those launched together.
+    pub launch_index: u32,
+    pub image: ImageId,
+    /// `t3.micro`, say.
+    pub instance_type: String,
+    pub zone: Zone,
+    pub key_name: Option<String>,
+    /// As the guest gets it.
+    #[serde(with = "base64_bytes")]
+    pub user_data: Vec<u8>,
+    pub root_device_name: String,
+    pub metadata_options: MetadataOptions,
+    pub shutdown_behavior: ShutdownBehavior,
+    pub is_protected_from_termination: bool,
+    pub is_protected_from_stop: bool,
+    /// CPU credits beyond the earned ones can be spent, and are charged.
+    pub has_unlimited_credits: bool,
+    pub is_monitored: bool,
+    pub is_ebs_optimized: bool,
+    /// What the client called the request that launched it.
+    pub client_token: Option<String>,
+    pub placement_group: Option<PlacementGroupId>,
+    /// Of the placement group.
+    pub partition: Option<u8>,
+    pub state: InstanceState,
+    /// When it last began to start.
+    pub launched: Timestamp,
+    /// How often it was to be rebooted, and was.
+    pub reboots_wanted: u64,
+    pub reboots_done: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    Pending,
+    Running,
+    Stopping {
+        cause: Cause,
+        is_forced: bool,
+        since: Timestamp,
+    },
+    Stopped {
+        cause: Cause,
+        since: Timestamp,
+    },
+    ShuttingDown {
+        cause: Cause,
+        since: Timestamp,
+    },
+    /// Until nobody can remember it any more, an hour later.
+    Terminated {
+        cause: Cause,
+        since: Timestamp,
+    },
+}
+
+/// Why an instance is not running any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A request.
+    User,
+    /// The guest powered itself off.
+    Guest,
+    /// What happened, by a code such as `Server.InternalError`.
+    Failure { code: String, message: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownBehavior {
+    Stop,
+    Terminate,
+}
+
+/// How the guest can ask for its metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataOptions {
+    pub is_enabled: bool,
+    /// Only with a token: version 2.
+    pub requires_token: bool,
+    /// 1 to 64.
+    pub token_hop_limit: u8,
+    pub shows_tags: bool,
+}
+
+impl crate::state::Record for Instance {
+    type Id = InstanceId;
+
+    const KIND: &'static str = "instance";
+
+    fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    fn resource(id: InstanceId) -> Option<types::ResourceId> {
+        Some(id.into())
+    }
+
+    fn links(&self, link: &mut dyn FnMut(types::ResourceId)) {
+        link(self.reservation.into());
+        link(self.image.into());
+        // One that is no more is in nobody's way.
+        if let Some(group) =
+            self.placement_group.filter(|_| !matches!(self.state, InstanceState::Terminated { .. }))
+        {
+            link(group.into());
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        match self.state {
+            InstanceState::Running => self.reboots_done == self.reboots_wanted,
+            InstanceState::Stopped { .. } | InstanceState::Terminated { .. } => true,
+            InstanceState::Pending | InstanceState::Stopping { .. } | InstanceState::ShuttingDown { .. } => {
+                false
+            }
+        }
+    }
+}
+
+/// Bytes as base64 in JSON.
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

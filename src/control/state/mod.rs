@@ -1,0 +1,145 @@
+//! The state: every record of every account in every region, in memory.
+//!
+//! It is what the store has, and what has been sent there and is not durable yet. Reading it touches no disk. Whoever tells others what
+//! they read here (an answer to a client, an effect on the host) first waits until what they read is durable: see
+//! [`Ledger::settled`](crate::ledger::Ledger::settled).
+
+mod table;
+mod transaction;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+use types::{AccountId, Region, ResourceId, SubnetId};
+
+pub use table::Table;
+pub use transaction::{ChangeSet, Entropy, Transaction};
+
+use crate::records::{Stored, Tables};
+
+/// What the state consists of.
+pub trait Record:
+    Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    type Id: Copy + Ord + fmt::Debug + fmt::Display + FromStr + Send + Sync + 'static;
+
+    /// The part of its key that says what it is.
+    const KIND: &'static str;
+
+    fn id(&self) -> Self::Id;
+
+    /// The resource that it is, if it is one: its tags go with it.
+    fn resource(id: Self::Id) -> Option<ResourceId>;
+
+    /// Calls `link` for each resource that this one says it has to do with; it is found by them
+    /// ([`Table::linked_to`]). The same may be named more than once.
+    fn links(&self, link: &mut dyn FnMut(ResourceId)) {
+        let _ = link;
+    }
+
+    /// Calls `key` for each key that no other record of its kind in its space has; it is found by them
+    /// ([`Table::keyed`]).
+    fn keys(&self, key: &mut dyn FnMut(Key)) {
+        let _ = key;
+    }
+
+    /// Whether nothing is left to be done about it on a host.
+    fn is_settled(&self) -> bool {
+        true
+    }
+}
+
+/// By what a record is found besides its id: nothing else of its kind has the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    PrivateAddress(SubnetId, Ipv4Addr),
+    PublicAddress(Ipv4Addr),
+}
+
+/// Whose records, and where: nobody sees another space's but what was shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space {
+    pub account: AccountId,
+    pub region: Region,
+}
+
+/// All spaces.
+#[derive(Default)]
+pub struct State {
+    spaces: BTreeMap<Space, Tables>,
+}
+
+/// The state as one account sees one region.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub state: &'a State,
+    pub space: Space,
+    pub now: Timestamp,
+    tables: &'a Tables,
+}
+
+impl<'a> View<'a> {
+    pub fn new(state: &'a State, space: Space, now: Timestamp) -> Self {
+        static NOTHING: LazyLock<Tables> = LazyLock::new(Tables::default);
+        Self { state, space, now, tables: state.space(space).unwrap_or(&NOTHING) }
+    }
+
+    /// The records of its own space.
+    pub const fn tables(&self) -> &'a Tables {
+        self.tables
+    }
+
+    pub fn get<R: Stored>(&self, id: R::Id) -> Option<&'a R> {
+        R::table(self.tables).get(id).map(AsRef::as_ref)
+    }
+}
+
+/// A record of the store that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{key:?} is the key of no record")]
+    Key { key: String },
+    #[error("the record at {key:?} is not what it should be")]
+    Value { key: String, source: serde_json::Error },
+}
+
+impl State {
+    /// None if nothing was ever made there.
+    pub fn space(&self, space: Space) -> Option<&Tables> {
+        self.spaces.get(&space)
+    }
+
+    pub fn spaces(&self) -> impl Iterator<Item = (Space, &Tables)> {
+        self.spaces.iter().map(|(space, tables)| (*space, tables))
+    }
+
+    /// Takes in a record as the store has it.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the key. Nothing has changed then.
+    pub fn load(&mut self, key: &str, value: &[u8]) -> Result<(), LoadError> {
+        let (space, kind, id) = parse_key(key).ok_or_else(|| LoadError::Key { key: key.to_owned() })?;
+        let tables = self.spaces.entry(space).or_default();
+        let known = tables
+            .load(kind, id, value)
+            .map_err(|source| LoadError::Value { key: key.to_owned(), source })?;
+        if known { Ok(()) } else { Err(LoadError::Key { key: key.to_owned() }) }
+    }
+}
+
+/// `REGION/ACCOUNT/KIND/ID`; an id may have slashes.
+fn key(space: Space, kind: &str, id: impl fmt::Display) -> String {
+    format!("{}/{}/{kind}/{id}", space.region, space.account)
+}
+
+fn parse_key(key: &str) -> Option<(Space, &str, &str)> {
+    let mut parts = key.splitn(4, '/');
+    let region = parts.next()?.parse().ok()?;
+    let account = parts.next()?.parse().ok()?;
+    Some((Space { account, region }, parts.next()?, parts.next()?))
+}

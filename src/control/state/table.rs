@@ -1,0 +1,137 @@
+//! Records of one kind: by id, by key, by what they link to, and those with work left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Key, Record};
+use types::ResourceId;
+
+/// Records of one kind of one account in one region.
+pub struct Table<R: Record> {
+    rows: BTreeMap<R::Id, Arc<R>>,
+    /// Who links to it. What is linked to need not exist.
+    linked: BTreeMap<ResourceId, BTreeSet<R::Id>>,
+    keyed: BTreeMap<Key, R::Id>,
+    unsettled: BTreeSet<R::Id>,
+}
+
+impl<R: Record> Default for Table<R> {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            linked: BTreeMap::new(),
+            keyed: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+        }
+    }
+}
+
+impl<R: Record> Table<R> {
+    pub fn get(&self, id: R::Id) -> Option<&Arc<R>> {
+        self.rows.get(&id)
+    }
+
+    /// All of them, in the order of their ids.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<R>> {
+        self.rows.values()
+    }
+
+    /// Those that link to `target`, in the order of their ids.
+    pub fn linked_to(&self, target: impl Into<ResourceId>) -> impl Iterator<Item = &Arc<R>> {
+        self.linked.get(&target.into()).into_iter().flatten().filter_map(|id| self.rows.get(id))
+    }
+
+    /// The one that has this key.
+    pub fn keyed(&self, key: &Key) -> Option<&Arc<R>> {
+        self.keyed.get(key).and_then(|id| self.rows.get(id))
+    }
+
+    /// Whether it has the record of this resource.
+    pub fn holds(&self, resource: ResourceId) -> bool {
+        let id: Option<R::Id> = resource.to_string().parse().ok();
+        id.is_some_and(|id| R::resource(id) == Some(resource) && self.rows.contains_key(&id))
+    }
+
+    /// Those with work left to do.
+    pub fn unsettled(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.unsettled.iter().filter_map(|id| self.rows.get(id))
+    }
+
+    /// Puts a row in the place of the one with its id, or takes that one away; gives back what was there.
+    pub(crate) fn set(&mut self, id: R::Id, row: Option<Arc<R>>) -> Option<Arc<R>> {
+        let before = match &row {
+            Some(row) => self.rows.insert(id, Arc::clone(row)),
+            None => self.rows.remove(&id),
+        };
+        if let Some(before) = &before {
+            before.links(&mut |target| self.unlink(target, id));
+            before.keys(&mut |key| {
+                self.keyed.remove(&key);
+            });
+            self.unsettled.remove(&id);
+        }
+        if let Some(row) = &row {
+            row.links(&mut |target| {
+                self.linked.entry(target).or_default().insert(id);
+            });
+            row.keys(&mut |key| {
+                self.keyed.insert(key, id);
+            });
+            if !row.is_settled() {
+                self.unsettled.insert(id);
+            }
+        }
+        before
+    }
+
+    fn unlink(&mut self, target: ResourceId, id: R::Id) {
+        if let Some(ids) = self.linked.get_mut(&target) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.linked.remove(&target);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::records::Address;
+    use types::{AllocationId, RandomId as _};
+
+    fn address(number: u8, last: u8) -> Address {
+        let id = AllocationId::from_random([number; 16]);
+        Address { id, public_ip: Ipv4Addr::new(198, 18, 0, last), association: None }
+    }
+
+    #[test]
+    fn a_record_is_found_by_the_key_that_it_has_now() {
+        let mut table = Table::default();
+        let key = |last| Key::PublicAddress(Ipv4Addr::new(198, 18, 0, last));
+        let found = |table: &Table<Address>, last| table.keyed(&key(last)).map(|address| address.id);
+        let record = address(1, 7);
+        let id = record.id;
+        table.set(id, Some(Arc::new(record)));
+        assert_eq!(found(&table, 7), Some(id));
+        let before = table.set(id, Some(Arc::new(address(1, 8))));
+        assert_eq!((found(&table, 7), found(&table, 8)), (None, Some(id)));
+        table.set(id, before);
+        assert_eq!((found(&table, 7), found(&table, 8)), (Some(id), None));
+        table.set(id, None);
+        assert_eq!(found(&table, 7), None);
+    }
+
+    #[test]
+    fn a_table_holds_resources_of_its_own_kind_only() {
+        let mut table = Table::default();
+        let record = address(1, 7);
+        let id = record.id;
+        assert!(!table.holds(id.into()));
+        table.set(id, Some(Arc::new(record)));
+        assert!(table.holds(id.into()));
+        assert!(!table.holds(types::VpcId::from_random([1; 16]).into()));
+    }
+}

@@ -1,0 +1,62 @@
+//! What tests of the control plane have in common.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use types::{AccountId, Clock, Instant, Region};
+
+use crate::ledger::Ledger;
+use crate::plane::Plane;
+use crate::state::{Entropy, Space};
+use crate::store::Store;
+
+/// Bytes that follow from a seed.
+pub(crate) struct Seeded(u64);
+
+impl Seeded {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+}
+
+impl Entropy for Seeded {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0 += 1;
+        let mut reader = blake3::Hasher::new().update(&self.0.to_le_bytes()).finalize_xof();
+        reader.fill(bytes);
+    }
+}
+
+/// The time of tokio, which a test may stop and move.
+#[derive(Debug)]
+pub(crate) struct TokioClock(tokio::time::Instant);
+
+impl TokioClock {
+    pub(crate) fn start() -> Arc<Self> {
+        Arc::new(Self(tokio::time::Instant::now()))
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Instant {
+        Instant(self.0.elapsed())
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.0.elapsed()
+    }
+}
+
+pub(crate) fn space() -> Space {
+    let account = AccountId::new(123_456_789_012).unwrap();
+    Space { account, region: "us-east-1".parse::<Region>().unwrap() }
+}
+
+/// Each has ids of its own.
+pub(crate) async fn ledger(store: Arc<dyn Store>, seed: u64) -> Ledger {
+    Ledger::open(store, TokioClock::start(), Box::new(Seeded::new(seed << 32))).await.unwrap()
+}
+
+pub(crate) async fn plane(store: Arc<dyn Store>, seed: u64) -> Arc<Plane> {
+    Plane::new(ledger(store, seed).await)
+}
