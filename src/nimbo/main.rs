@@ -3,6 +3,9 @@
 //! | command | is |
 //! | --- | --- |
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
+//! | `nimbo serve` | the API of a region |
+//! | `nimbo coverage` | what of AWS's API that serves |
+//! | `nimbo env` | what AWS's clients need to know of it |
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
@@ -13,11 +16,14 @@
 mod boot_source;
 mod cache;
 mod checkout;
+mod coverage;
 mod doctor;
+mod env;
 mod failure;
 mod image;
 mod progress;
 mod run;
+mod serve;
 mod signals;
 mod socket;
 #[allow(unsafe_code)]
@@ -56,6 +62,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Serve(serve::Args),
+    Coverage(coverage::Args),
+    Env(env::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Image(image::Command),
@@ -79,6 +88,9 @@ fn main() -> ExitCode {
         });
         match cli.command {
             Command::Run(args) => run::main(&args),
+            Command::Serve(args) => serve::main(&args),
+            Command::Coverage(args) => coverage::main(&args),
+            Command::Env(args) => Ok(env::main(&args)),
             Command::Doctor(args) => doctor::main(&args),
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),

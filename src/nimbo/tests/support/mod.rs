@@ -30,7 +30,10 @@ impl Folder {
     /// without, timeout(1) sends them to the program and then to its process group, which is the program again.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["--foreground", "--kill-after", "1", "60", program]).args(arguments).current_dir(self.0.path());
+        command
+            .args(["--foreground", "--kill-after", "1", "60", program])
+            .args(arguments)
+            .current_dir(self.0.path());
         command.stdin(Stdio::null());
         command
     }
