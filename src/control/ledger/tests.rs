@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::records::{InternetGateway, TagSet};
 use crate::state::Table;
-use crate::store::Memory;
+use crate::store::{BoxFuture, Entry, Memory, Snapshot, Watch};
 use crate::testing::{ledger, space};
 use types::{InternetGatewayId, ResourceId, VpcId};
 
@@ -86,6 +86,61 @@ async fn what_is_too_large_for_the_store_changes_nothing() {
     assert!(matches!(error, WriteError::TooLarge { .. }), "{error}");
     assert_eq!(gateways(&ledger), []);
     make(&ledger).await;
+}
+
+/// A store whose commits wait until it is let on.
+#[derive(Debug)]
+struct Slow {
+    inner: Memory,
+    may_go_on: watch::Receiver<bool>,
+}
+
+impl Store for Slow {
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        self.inner.get(key)
+    }
+
+    fn range<'a>(&'a self, prefix: &'a [u8]) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        self.inner.range(prefix)
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome, StoreError>> {
+        let mut may_go_on = self.may_go_on.clone();
+        Box::pin(async move {
+            may_go_on.wait_for(|may| *may).await.unwrap();
+            self.inner.commit(txn).await
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Revision,
+    ) -> BoxFuture<'a, Result<Box<dyn Watch>, StoreError>> {
+        self.inner.watch(prefix, after)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_told_before_it_is_durable() {
+    let (let_on, may_go_on) = watch::channel(true);
+    let ledger = Arc::new(ledger(Arc::new(Slow { inner: Memory::new(), may_go_on }), 1).await);
+    let_on.send_replace(false);
+    let writer = tokio::spawn({
+        let ledger = Arc::clone(&ledger);
+        async move { make(&ledger).await }
+    });
+    // It is seen in memory, and whoever sees it waits as its writer does.
+    while gateways(&ledger).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let ((), as_of) = ledger.read(|_| ());
+    let wait = tokio::time::timeout(std::time::Duration::from_secs(3600), ledger.settled(as_of));
+    assert!(wait.await.is_err(), "what is not durable was told");
+    assert!(!writer.is_finished());
+    let_on.send_replace(true);
+    ledger.settled(as_of).await.unwrap();
+    writer.await.unwrap();
 }
 
 #[derive(Debug, Clone)]
