@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use types::{AccountId, Clock, Instant, Region};
+use jiff::Timestamp;
+use types::{AccountId, Clock, ImageId, InstanceId, Instant, RandomId as _, Region, ReservationId};
 
 use crate::ledger::Ledger;
 use crate::plane::Plane;
+use crate::records::{Instance, InstanceState, MetadataOptions, ShutdownBehavior};
 use crate::state::{Entropy, Space};
 use crate::store::Store;
 
@@ -59,4 +61,33 @@ pub(crate) async fn ledger(store: Arc<dyn Store>, seed: u64) -> Ledger {
 
 pub(crate) async fn plane(store: Arc<dyn Store>, seed: u64) -> Arc<Plane> {
     Plane::new(ledger(store, seed).await)
+}
+
+/// One of a small type, by itself.
+pub(crate) fn instance(id: InstanceId, state: InstanceState, launched: Timestamp) -> Instance {
+    Instance {
+        id,
+        reservation: ReservationId::from_random([1; 16]),
+        launch_index: 0,
+        image: ImageId::from_random([2; 16]),
+        instance_type: "t3.micro".to_owned(),
+        zone: space().region.zones()[0],
+        key_name: None,
+        user_data: Vec::new(),
+        root_device_name: "/dev/xvda".to_owned(),
+        metadata_options: MetadataOptions::default(),
+        shutdown_behavior: ShutdownBehavior::Stop,
+        is_protected_from_termination: false,
+        is_protected_from_stop: false,
+        has_unlimited_credits: true,
+        is_monitored: false,
+        is_ebs_optimized: false,
+        client_token: None,
+        placement_group: None,
+        partition: None,
+        state,
+        launched,
+        reboots_wanted: 0,
+        reboots_done: 0,
+    }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use aws::{Error, ec2};
 use jiff::Timestamp;
-use types::{ImageId, InstanceId, RandomId, ReservationId, VolumeId, VolumeKind, VolumeSpec};
+use types::{ImageId, InstanceId, RandomId, VolumeId, VolumeKind, VolumeSpec};
 
 use super::{attachment, image_make, modification, snapshot_make, volume};
 use crate::ec2::tags;
 use crate::records::{
-    AttachmentState, Cause, Image, ImageState, Instance, InstanceState, MetadataOptions, ShutdownBehavior,
-    Snapshot, SnapshotSource, TagSet, Volume, VolumeState,
+    AttachmentState, Cause, Image, ImageState, Instance, InstanceState, Snapshot, SnapshotSource, TagSet,
+    Volume, VolumeState,
 };
 use crate::state::{State, Transaction};
 use crate::testing::{Seeded, space};
@@ -27,36 +27,9 @@ fn with(act: impl FnOnce(&mut Transaction<'_>)) {
 fn instance(tx: &mut Transaction<'_>, number: u8, state: InstanceState) -> InstanceId {
     let id = InstanceId::from_random([number; 16]);
     let launched = tx.now();
-    tx.put(Instance {
-        id,
-        reservation: ReservationId::from_random([1; 16]),
-        launch_index: 0,
-        image: ImageId::from_random([2; 16]),
-        instance_type: "t3.micro".to_owned(),
-        zone: space().region.zones()[0],
-        key_name: None,
-        user_data: Vec::new(),
-        root_device_name: ROOT.to_owned(),
-        metadata_options: MetadataOptions {
-            is_enabled: true,
-            requires_token: true,
-            token_hop_limit: 1,
-            shows_tags: false,
-        },
-        shutdown_behavior: ShutdownBehavior::Stop,
-        is_protected_from_termination: false,
-        is_protected_from_stop: false,
-        has_unlimited_credits: true,
-        is_monitored: false,
-        is_ebs_optimized: false,
-        client_token: None,
-        placement_group: None,
-        partition: None,
-        state,
-        launched,
-        reboots_wanted: 0,
-        reboots_done: 0,
-    });
+    let mut instance = crate::testing::instance(id, state, launched);
+    instance.metadata_options.requires_token = true;
+    tx.put(instance);
     id
 }
 

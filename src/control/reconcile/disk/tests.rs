@@ -1,14 +1,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
-use types::{ImageId, InstanceId, RandomId, ReservationId, SnapshotId, VolumeId, VolumeKind, VolumeSpec};
+use types::{InstanceId, RandomId, SnapshotId, VolumeId, VolumeKind, VolumeSpec};
 
 use super::*;
 use crate::ports::{BoxFuture, Disk, DiskSpec, HostError, SnapshotCopySpec, SnapshotProgress, SnapshotSpec};
 use crate::records::{
     AttachmentState, DeletedSnapshot, Image, ImageMapping, ImageOrigin, ImageState, Instance, InstanceState,
-    MetadataOptions, ModificationState, Sharing, ShutdownBehavior, Snapshot, SnapshotSource, SnapshotState,
-    Stored, Volume, VolumeAttachment, VolumeModification, VolumeState,
+    ModificationState, Sharing, Snapshot, SnapshotSource, SnapshotState, Stored, Volume, VolumeAttachment,
+    VolumeModification, VolumeState,
 };
 use crate::simulation::Simulation;
 use crate::state::{Record as _, Transaction};
@@ -267,36 +267,7 @@ fn records(tx: &mut Transaction<'_>, now: Timestamp) {
 }
 
 fn running(now: Timestamp) -> Instance {
-    Instance {
-        id: id(1),
-        reservation: ReservationId::from_random([2; 16]),
-        launch_index: 0,
-        image: ImageId::from_random([3; 16]),
-        instance_type: "t3.micro".to_owned(),
-        zone: space().region.zones()[0],
-        key_name: None,
-        user_data: Vec::new(),
-        root_device_name: "/dev/xvda".to_owned(),
-        metadata_options: MetadataOptions {
-            is_enabled: true,
-            requires_token: false,
-            token_hop_limit: 1,
-            shows_tags: false,
-        },
-        shutdown_behavior: ShutdownBehavior::Stop,
-        is_protected_from_termination: false,
-        is_protected_from_stop: false,
-        has_unlimited_credits: true,
-        is_monitored: false,
-        is_ebs_optimized: false,
-        client_token: None,
-        placement_group: None,
-        partition: None,
-        state: InstanceState::Running,
-        launched: now,
-        reboots_wanted: 0,
-        reboots_done: 0,
-    }
+    crate::testing::instance(id(1), InstanceState::Running, now)
 }
 
 fn check_all_done(plane: &Plane, host: &Simulation) {

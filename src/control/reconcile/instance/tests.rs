@@ -1,10 +1,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use types::{ImageId, RandomId as _, ReservationId};
+use types::RandomId as _;
 
 use super::*;
 use crate::ports::{BoxFuture, End, Machine, MachineSpec};
-use crate::records::{MetadataOptions, ShutdownBehavior};
+use crate::records::ShutdownBehavior;
 use crate::simulation::Simulation;
 use crate::store::Memory;
 use crate::testing::{plane, space};
@@ -14,31 +14,7 @@ fn id() -> InstanceId {
 }
 
 fn pending(now: Timestamp) -> Instance {
-    Instance {
-        id: id(),
-        reservation: ReservationId::from_random([1; 16]),
-        launch_index: 0,
-        image: ImageId::from_random([2; 16]),
-        instance_type: "t3.micro".to_owned(),
-        zone: space().region.zones()[0],
-        key_name: None,
-        user_data: Vec::new(),
-        root_device_name: "/dev/xvda".to_owned(),
-        metadata_options: MetadataOptions::default(),
-        shutdown_behavior: ShutdownBehavior::Stop,
-        is_protected_from_termination: false,
-        is_protected_from_stop: false,
-        has_unlimited_credits: true,
-        is_monitored: false,
-        is_ebs_optimized: false,
-        client_token: None,
-        placement_group: None,
-        partition: None,
-        state: InstanceState::Pending,
-        launched: now,
-        reboots_wanted: 0,
-        reboots_done: 0,
-    }
+    crate::testing::instance(id(), InstanceState::Pending, now)
 }
 
 async fn change(plane: &Plane, change: impl FnOnce(&mut Instance)) {
