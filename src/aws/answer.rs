@@ -1,10 +1,10 @@
 //! Outputs and errors to whole answers, in each protocol's form.
 
 use crate::cbor::Cbor;
-use crate::encode::{Encoder as _, Kind, Members};
+use crate::encode::{Encoder, Kind, Members};
 use crate::error::{Error, Fault};
 use crate::json::Json;
-use crate::member::Member;
+use crate::member::ANY;
 use crate::request::RequestId;
 use crate::service::{Info, Protocol, Service};
 use crate::xml::{Xml, push_text};
@@ -24,9 +24,6 @@ const XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 /// Most answers fit; a larger one grows to twice its size a few times.
 const BODY_SIZE: usize = 1024;
 
-/// What is not a member of anything.
-static WHOLE: Member = Member::new("", "", "", "");
-
 /// The answer of an operation that succeeded.
 pub fn success(info: &Info, protocol: Protocol, request_id: RequestId, output: &dyn Members) -> Answer {
     let mut body = Vec::with_capacity(BODY_SIZE);
@@ -39,9 +36,9 @@ pub fn success(info: &Info, protocol: Protocol, request_id: RequestId, output: &
         Protocol::RestJson => json_body(output, &mut body),
         Protocol::Cbor => {
             let mut cbor = Cbor::new(&mut body);
-            cbor.begin(&WHOLE, Kind::Structure);
+            cbor.begin(ANY, Kind::Structure);
             output.put_members(&mut cbor);
-            cbor.end(&WHOLE, Kind::Structure);
+            cbor.end(ANY, Kind::Structure);
         }
     }
     let status = if protocol == Protocol::RestJson { info.status } else { 200 };
@@ -94,9 +91,9 @@ fn query_body(info: &Info, request_id: RequestId, output: &dyn Members, out: &mu
 
 fn json_body(output: &dyn Members, out: &mut Vec<u8>) {
     let mut json = Json::new(out);
-    json.begin(&WHOLE, Kind::Structure);
+    json.begin(ANY, Kind::Structure);
     output.put_members(&mut json);
-    json.end(&WHOLE, Kind::Structure);
+    json.end(ANY, Kind::Structure);
 }
 
 /// The answer that tells `error`.
@@ -113,12 +110,16 @@ pub fn failure(
     match protocol {
         Protocol::Ec2 => ec2_error(request_id, error, &mut answer.body),
         Protocol::Query => query_error(service, request_id, error, &mut answer.body),
-        Protocol::Json => json_error("__type", name, "message", error, &mut answer.body),
+        Protocol::Json => {
+            put_error(&mut Json::new(&mut answer.body), ("__type", name), ("message", &error.message));
+        }
         Protocol::RestJson => {
-            json_error("ErrorCode", name, "Message", error, &mut answer.body);
+            put_error(&mut Json::new(&mut answer.body), ("ErrorCode", name), ("Message", &error.message));
             answer.headers.push(("x-amzn-errortype", name.to_owned()));
         }
-        Protocol::Cbor => cbor_error(name, error, &mut answer.body),
+        Protocol::Cbor => {
+            put_error(&mut Cbor::new(&mut answer.body), ("__type", name), ("message", &error.message));
+        }
     }
     let is_compatible = service.is_some_and(|service| service.is_query_compatible);
     if is_compatible && matches!(protocol, Protocol::Json | Protocol::Cbor) {
@@ -151,24 +152,13 @@ fn query_error(service: Option<&Service>, request_id: RequestId, error: &Error, 
     push(out, &["</Message></Error><RequestId>", request_id.as_str(), "</RequestId></ErrorResponse>"]);
 }
 
-fn json_error(
-    type_key: &'static str,
-    name: &str,
-    message_key: &'static str,
-    error: &Error,
-    out: &mut Vec<u8>,
-) {
-    let mut json = Json::new(out);
-    json.begin(&WHOLE, Kind::Structure);
-    json.text(&Member::new(type_key, "", "", ""), name);
-    json.text(&Member::new(message_key, "", "", ""), &error.message);
-    json.end(&WHOLE, Kind::Structure);
-}
-
-fn cbor_error(name: &str, error: &Error, out: &mut Vec<u8>) {
-    let mut cbor = Cbor::new(out);
-    cbor.begin(&WHOLE, Kind::Structure);
-    cbor.text(&Member::new("__type", "", "", ""), name);
-    cbor.text(&Member::new("message", "", "", ""), &error.message);
-    cbor.end(&WHOLE, Kind::Structure);
+/// An object of an error's name and message, each by its key.
+fn put_error(encoder: &mut dyn Encoder, name: (&str, &str), message: (&str, &str)) {
+    encoder.begin(ANY, Kind::Map);
+    for (key, value) in [name, message] {
+        encoder.begin_entry(key);
+        encoder.text(ANY, value);
+        encoder.end_entry();
+    }
+    encoder.end(ANY, Kind::Map);
 }

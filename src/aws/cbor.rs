@@ -250,8 +250,8 @@ impl<'a> Cbor<'a> {
 
     /// The key, unless the value is an element.
     fn key(&mut self, member: &Member) {
-        if !member.name.is_empty() {
-            self.string(TEXT, member.name.as_bytes());
+        if !member.name().is_empty() {
+            self.string(TEXT, member.name().as_bytes());
         }
     }
 
@@ -390,10 +390,10 @@ mod tests {
         fn numbers_are_read_as_they_were_written(integer: i64, float: f64) {
             let mut out = Vec::new();
             let mut cbor = Cbor::new(&mut out);
-            cbor.begin(&crate::member::ANY, Kind::List);
-            cbor.integer(&crate::member::ANY, integer);
-            cbor.float(&crate::member::ANY, float);
-            cbor.end(&crate::member::ANY, Kind::List);
+            cbor.begin(crate::member::ANY, Kind::List);
+            cbor.integer(crate::member::ANY, integer);
+            cbor.float(crate::member::ANY, float);
+            cbor.end(crate::member::ANY, Kind::List);
             prop_assert_eq!(parse(&out), Ok(Node::List(vec![Node::Integer(integer), Node::Float(float)])));
         }
 

@@ -58,7 +58,7 @@ pub fn structure(
     let mut seen = vec![false; members.len()];
     for (name, value) in entries {
         let is_named =
-            |member: &&Member| if wire.is_query() { member.query == name } else { member.name == name };
+            |member: &&Member| if wire.is_query() { member.query() == name } else { member.name() == name };
         if unserved.contains(&name.as_ref()) {
             if value.asks_for_nothing() {
                 continue;
@@ -163,8 +163,10 @@ impl Decode for i64 {
             _ => None,
         };
         let value = value.ok_or_else(|| not_a("a whole number", node))?;
-        // Bounds in the models are far below where floats are no longer exact.
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "bounds in the models are far below where floats are no longer exact"
+        )]
         if !(member.min..=member.max).contains(&(value as f64)) {
             return Err(Malformed::new(
                 Problem::OutOfRange { min: member.min, max: member.max },
@@ -188,7 +190,10 @@ impl Decode for f64 {
     fn decode(node: &Node<'_>, member: &'static Member, wire: Wire) -> Result<Self, Malformed> {
         let value = match node {
             Node::Float(value) => Some(*value),
-            #[allow(clippy::cast_precision_loss)]
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "the member is a float: what is sent as a whole number is the nearest one"
+            )]
             Node::Integer(value) => Some(*value as f64),
             Node::Text(text) if is_text_only(member, wire) => text.parse().ok(),
             _ => None,
@@ -205,7 +210,10 @@ impl Decode for f64 {
 }
 
 impl Decode for f32 {
-    #[allow(clippy::cast_possible_truncation)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the member is a small float: the nearest one is meant"
+    )]
     fn decode(node: &Node<'_>, member: &'static Member, wire: Wire) -> Result<Self, Malformed> {
         f64::decode(node, member, wire).map(|value| value as f32)
     }
@@ -289,7 +297,7 @@ fn values<'n, 'a>(
         let Node::List(values) = node else { return Err(not_a("a list", node)) };
         return Ok((1..).zip(values).collect());
     }
-    let between = member.item().query;
+    let between = member.item().query();
     let entries = match node {
         Node::Text(text) if text.is_empty() => return Ok(Vec::new()),
         Node::Map(entries) if between.is_empty() => entries,

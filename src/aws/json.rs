@@ -77,8 +77,10 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Node<'de>, E> {
-        // Beyond what any member may be; as a float it is told to be that.
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "beyond what any member may be; as a float it is told to be that"
+        )]
         Ok(i64::try_from(value).map_or(Node::Float(value as f64), Node::Integer))
     }
 
@@ -162,7 +164,7 @@ impl<'a> Json<'a> {
     }
 
     fn raw(&mut self, member: &Member, value: &[u8]) {
-        self.key(member.name);
+        self.key(member.name());
         self.out.extend_from_slice(value);
     }
 }
@@ -189,7 +191,7 @@ pub fn push_text(text: &str, out: &mut Vec<u8>) {
 
 impl Encoder for Json<'_> {
     fn text(&mut self, member: &Member, value: &str) {
-        self.key(member.name);
+        self.key(member.name());
         push_text(value, self.out);
     }
 
@@ -226,7 +228,7 @@ impl Encoder for Json<'_> {
     }
 
     fn begin(&mut self, member: &Member, kind: Kind) {
-        self.key(member.name);
+        self.key(member.name());
         self.out.push(if kind == Kind::List { b'[' } else { b'{' });
     }
 

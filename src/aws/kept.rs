@@ -2,14 +2,12 @@
 
 use crate::decode::{Decode, Wire};
 use crate::encode::Encode;
-use crate::member::Member;
-
-static WHOLE: Member = Member::new("", "", "", "");
+use crate::member::ANY;
 
 /// `value` as JSON, by the names of the model.
 pub fn to_json(value: &impl Encode) -> Vec<u8> {
     let mut out = Vec::new();
-    value.put(&mut crate::json::Json::new(&mut out), &WHOLE);
+    value.put(&mut crate::json::Json::new(&mut out), ANY);
     out
 }
 
@@ -19,5 +17,5 @@ pub fn to_json(value: &impl Encode) -> Vec<u8> {
 /// What is wrong with it.
 pub fn from_json<T: Decode>(text: &[u8]) -> Result<T, String> {
     let node = crate::json::parse(text).map_err(|error| error.to_string())?;
-    T::decode(&node, &WHOLE, Wire::Json).map_err(|malformed| malformed.error(Wire::Json).to_string())
+    T::decode(&node, ANY, Wire::Json).map_err(|malformed| malformed.error(Wire::Json).to_string())
 }

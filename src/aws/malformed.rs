@@ -86,8 +86,8 @@ impl Malformed {
                 path.push('.');
             }
             let _ = match step {
-                Step::Member(member) if wire == Wire::Ec2 => write!(path, "{}", member.query),
-                Step::Member(member) => write!(path, "{}", lower_first(member.name)),
+                Step::Member(member) if wire == Wire::Ec2 => write!(path, "{}", member.query()),
+                Step::Member(member) => write!(path, "{}", lower_first(member.name())),
                 Step::Number(number) if wire == Wire::Ec2 => write!(path, "{number}"),
                 Step::Number(number) => write!(path, "{number}.member"),
                 Step::Name(name) => write!(path, "{name}"),

@@ -1,22 +1,26 @@
 //! What the models say of a member of a structure: its names on each wire and the bounds of its value.
+//!
+//! There are thousands of these in every program that serves the API, and most of its processes never look at one. So they have no
+//! addresses in them: names are places in one text, and items are numbers in one table. The loader then has nothing to
+//! write into these tables when a process starts, and their pages stay on the disk until somebody reads them.
+
+use crate::generated::tables::{ITEMS, TEXT};
 
 /// A member of a structure, the elements of a list, or the values of a map. The latter two have no name of their own.
 #[derive(Debug)]
 pub struct Member {
-    /// Its name in the model, which is its key in JSON and CBOR.
-    pub(crate) name: &'static str,
-    /// Its name in a query. Of elements: what stands between the list's name and their number, if anything.
-    pub(crate) query: &'static str,
-    /// Its tags in XML, empty for a flattened list.
-    pub(crate) open: &'static str,
-    pub(crate) close: &'static str,
-    pub(crate) is_required: bool,
+    name: Text,
+    query: Text,
+    tags: Text,
+    located: Text,
     /// Where a REST protocol has it.
     pub(crate) place: Place,
+    pub(crate) is_required: bool,
+    /// Of what it holds, in the table of items: 0 if it is neither a list nor a map.
+    item: u16,
     /// Of a number: its value; of text and blobs: their length; of lists and maps: their size.
     pub(crate) min: f64,
     pub(crate) max: f64,
-    item: Option<&'static Member>,
 }
 
 /// Where a REST protocol has a member of an operation's input.
@@ -24,31 +28,44 @@ pub struct Member {
 pub enum Place {
     Body,
     /// `{name}` of the path.
-    Label(&'static str),
-    Query(&'static str),
-    Header(&'static str),
+    Label,
+    Query,
+    Header,
 }
 
-/// What is not further described.
-pub(crate) static ANY: Member = Member::new("", "", "<member>", "</member>");
+/// A part of the text of all names.
+#[derive(Debug, Clone, Copy)]
+pub struct Text {
+    /// Its first byte.
+    pub at: u32,
+    /// Its bytes.
+    pub len: u32,
+}
+
+impl Text {
+    const EMPTY: Self = Self { at: 0, len: 0 };
+
+    fn get(self) -> &'static str {
+        &TEXT[self.at as usize..][..self.len as usize]
+    }
+}
+
+/// What has no name and no bounds.
+pub static ANY: &Member = &ITEMS[0];
 
 impl Member {
-    pub const fn new(
-        name: &'static str,
-        query: &'static str,
-        open: &'static str,
-        close: &'static str,
-    ) -> Self {
+    /// `tags` are those of XML, `<tag></tag>`, or empty for a flattened list.
+    pub const fn new(name: Text, query: Text, tags: Text) -> Self {
         Self {
             name,
             query,
-            open,
-            close,
-            is_required: false,
+            tags,
+            located: Text::EMPTY,
             place: Place::Body,
+            is_required: false,
+            item: 0,
             min: f64::NEG_INFINITY,
             max: f64::INFINITY,
-            item: None,
         }
     }
 
@@ -57,8 +74,9 @@ impl Member {
         self
     }
 
-    pub const fn placed(mut self, place: Place) -> Self {
+    pub const fn placed(mut self, place: Place, name: Text) -> Self {
         self.place = place;
+        self.located = name;
         self
     }
 
@@ -68,17 +86,38 @@ impl Member {
         self
     }
 
-    pub const fn holding(mut self, item: &'static Member) -> Self {
-        self.item = Some(item);
+    pub const fn holding(mut self, item: u16) -> Self {
+        self.item = item;
         self
+    }
+
+    /// Its name in the model, which is its key in JSON and CBOR.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name.get()
+    }
+
+    /// Its name in a query. Of elements: what stands between the list's name and their number, if anything.
+    pub(crate) fn query(&self) -> &'static str {
+        self.query.get()
+    }
+
+    /// Its name where a REST protocol has it, unless that is the body.
+    pub(crate) fn located(&self) -> &'static str {
+        self.located.get()
+    }
+
+    /// Its tags in XML.
+    pub(crate) fn tags(&self) -> (&'static [u8], &'static [u8]) {
+        // The closing one has a slash more.
+        self.tags.get().as_bytes().split_at(self.tags.len as usize / 2)
     }
 
     /// Whether it holds others: it is a list or a map.
     pub(crate) fn is_list(&self) -> bool {
-        self.item.is_some()
+        self.item != 0
     }
 
     pub(crate) fn item(&self) -> &'static Member {
-        self.item.unwrap_or(&ANY)
+        &ITEMS[usize::from(self.item)]
     }
 }

@@ -45,7 +45,7 @@ impl Page {
         let (limit, items) = (O::limit(&call.input), ec2_items(O::INFO.name));
         // The decoder has checked what the model tells.
         let is_checked =
-            O::INFO.input.iter().any(|member| member.name == "MaxResults" && member.min.is_finite());
+            O::INFO.input.iter().any(|member| member.name() == "MaxResults" && member.min.is_finite());
         if let Some(limit) = limit.filter(|limit| is_ec2 && !is_checked && !items.contains(limit)) {
             let expected = if limit < *items.start() {
                 format!("greater than {}", items.start())

@@ -1,7 +1,7 @@
 //! The API on sockets: HTTP/1.1 with connections that are kept, and limits on all that a client can have the server hold or wait for.
 //!
 //! A request's head and its body have time limits, a body has a size limit that is checked before it is read, and so does an answer that
-//! nobody takes. Any stream of bytes can be served: who wants TLS puts it below.
+//! nobody takes. Any stream of bytes can be served: who wants TLS puts it below ([`Transport`]).
 
 mod stalled;
 #[cfg(test)]
@@ -9,6 +9,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::answer::Answer;
@@ -40,6 +41,8 @@ pub struct Limits {
     /// Connections at once; the next one waits.
     pub connections: usize,
     pub body_bytes: usize,
+    /// For what comes before HTTP: a handshake of TLS.
+    pub open_time: Duration,
     /// For a head to arrive, and between two on one connection.
     pub head_time: Duration,
     /// For a body to arrive.
@@ -53,6 +56,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             body_bytes: 1 << 20,
+            open_time: Duration::from_secs(10),
             head_time: Duration::from_secs(60),
             body_time: Duration::from_secs(20),
             write_time: Duration::from_secs(60),
@@ -78,8 +82,41 @@ impl<C: Clone + Send + Sync + 'static> Respond for Api<C> {
     }
 }
 
+/// What lies between a socket and HTTP.
+pub trait Transport: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// Makes a stream for HTTP of a connection. It is given up on after [`Limits::open_time`].
+    ///
+    /// # Errors
+    /// When the client speaks something else.
+    fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// Nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+impl Transport for Plain {
+    type Stream = TcpStream;
+
+    async fn open(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        Ok(stream)
+    }
+}
+
 /// Answers on `listener` for as long as this future is polled.
 pub async fn serve(listener: TcpListener, api: Arc<impl Respond>, limits: Limits) {
+    serve_through(Arc::new(Plain), listener, api, limits).await;
+}
+
+/// As [`serve`], with something between the sockets and HTTP.
+pub async fn serve_through(
+    transport: Arc<impl Transport>,
+    listener: TcpListener,
+    api: Arc<impl Respond>,
+    limits: Limits,
+) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     // The semaphore is never closed.
     while let Ok(permit) = permits.clone().acquire_owned().await {
@@ -89,10 +126,16 @@ pub async fn serve(listener: TcpListener, api: Arc<impl Respond>, limits: Limits
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, %client, "the connection sends small answers late");
                 }
-                let api = api.clone();
+                let (transport, api) = (transport.clone(), api.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, api, limits).await {
-                        tracing::debug!(%error, %client, "a connection failed");
+                    match tokio::time::timeout(limits.open_time, transport.open(stream)).await {
+                        Ok(Ok(stream)) => {
+                            if let Err(error) = converse(stream, api, limits).await {
+                                tracing::debug!(%error, %client, "a connection failed");
+                            }
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, %client, "a connection was not opened"),
+                        Err(_) => tracing::debug!(%client, "a connection was not opened in time"),
                     }
                     drop(permit);
                 });

@@ -9,6 +9,7 @@
 
 mod canonical;
 mod claim;
+mod sign;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::request::Request;
 use crate::service::Protocol;
 
 pub use claim::Claim;
+pub use sign::Signer;
 
 /// How far the clocks of client and server may be apart.
 const SKEW_MAX_S: u64 = 5 * 60;

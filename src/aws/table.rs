@@ -243,7 +243,7 @@ fn read<O: Operation>(
     let Exchange { protocol, caller, request_id } = exchange;
     let failed = |error| Box::new(answer::failure(Some(O::INFO.service), protocol, request_id, &error));
     let wire = protocol.wire();
-    let input = O::Input::decode(node, &ANY, wire).map_err(|malformed| failed(malformed.error(wire)))?;
+    let input = O::Input::decode(node, ANY, wire).map_err(|malformed| failed(malformed.error(wire)))?;
     if O::is_dry_run(&input) {
         let message = "Request would have succeeded, but DryRun flag is set.";
         return Err(failed(Error::new("DryRunOperation", message)));

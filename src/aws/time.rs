@@ -29,8 +29,7 @@ pub fn push_iso(time: Timestamp, out: &mut Vec<u8>) {
 
 /// Seconds since 1970, with a fraction down to milliseconds: what JSON and CBOR have.
 pub fn to_seconds(time: Timestamp) -> f64 {
-    // Exact for the next 200,000 years.
-    #[allow(clippy::cast_precision_loss)]
+    #[allow(clippy::cast_precision_loss, reason = "exact for the next 200,000 years")]
     let milliseconds = time.as_millisecond() as f64;
     milliseconds / 1000.0
 }
@@ -38,8 +37,10 @@ pub fn to_seconds(time: Timestamp) -> f64 {
 /// `None` for what no calendar has.
 pub fn from_seconds(seconds: f64) -> Option<Timestamp> {
     let milliseconds = (seconds * 1000.0).round();
-    // A float that is out of range becomes the nearest, which jiff refuses.
-    #[allow(clippy::cast_possible_truncation)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "what is out of range becomes the nearest, which jiff refuses"
+    )]
     let whole = milliseconds as i64;
     milliseconds.is_finite().then(|| Timestamp::from_millisecond(whole).ok()).flatten()
 }

@@ -71,10 +71,11 @@ impl<'a> Xml<'a> {
     }
 
     fn raw(&mut self, member: &Member, value: &[u8]) {
-        self.out.reserve(member.open.len() + value.len() + member.close.len());
-        self.out.extend_from_slice(member.open.as_bytes());
+        let (open, close) = member.tags();
+        self.out.reserve(open.len() + value.len() + close.len());
+        self.out.extend_from_slice(open);
         self.out.extend_from_slice(value);
-        self.out.extend_from_slice(member.close.as_bytes());
+        self.out.extend_from_slice(close);
     }
 }
 
@@ -83,9 +84,9 @@ impl Encoder for Xml<'_> {
         if is_plain(value) {
             return self.raw(member, value.as_bytes());
         }
-        self.out.extend_from_slice(member.open.as_bytes());
+        self.out.extend_from_slice(member.tags().0);
         push_text(value, self.out);
-        self.out.extend_from_slice(member.close.as_bytes());
+        self.out.extend_from_slice(member.tags().1);
     }
 
     fn word(&mut self, member: &Member, value: &'static str) {
@@ -105,9 +106,9 @@ impl Encoder for Xml<'_> {
     }
 
     fn timestamp(&mut self, member: &Member, value: Timestamp) {
-        self.out.extend_from_slice(member.open.as_bytes());
+        self.out.extend_from_slice(member.tags().0);
         push_iso(value, self.out);
-        self.out.extend_from_slice(member.close.as_bytes());
+        self.out.extend_from_slice(member.tags().1);
     }
 
     fn blob(&mut self, member: &Member, value: &[u8]) {
@@ -115,11 +116,11 @@ impl Encoder for Xml<'_> {
     }
 
     fn begin(&mut self, member: &Member, _: Kind) {
-        self.out.extend_from_slice(member.open.as_bytes());
+        self.out.extend_from_slice(member.tags().0);
     }
 
     fn end(&mut self, member: &Member, _: Kind) {
-        self.out.extend_from_slice(member.close.as_bytes());
+        self.out.extend_from_slice(member.tags().1);
     }
 
     fn begin_entry(&mut self, key: &str) {

@@ -115,6 +115,8 @@ class Values:
             for member in shape.get("members", [])
             if member.get("unserved")
         }
+        # Where the service has another word than its model, ours has that.
+        self.words = {name: set(shape["enum"]) for name, shape in shapes.items() if "enum" in shape}
         self.is_input = is_input
 
     def of(self, shape: Shape, depth: int = 0) -> Any:
@@ -146,7 +148,8 @@ class Values:
 
     def string_of(self, shape: Shape, _: int) -> str:
         if shape.enum:
-            return self.random.choice(shape.enum)
+            known = self.words.get(shape.name, shape.enum)
+            return self.random.choice([word for word in shape.enum if word in known])
         return "".join(self.random.choice(LETTERS) for _ in range(self.count(shape, 1, 12)))
 
     def integer_of(self, shape: Shape, _: int, bits: int = 31) -> int:

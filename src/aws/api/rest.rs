@@ -37,21 +37,24 @@ pub fn wanted<'a>(
     entries.retain(|(name, _)| place(info, name) == Place::Body);
     for (name, value) in labels {
         let value = decoded(value)?;
-        let member = info.input.iter().find(|member| member.place == Place::Label(name));
-        entries.extend(member.map(|member| (Cow::Borrowed(member.name), Node::Text(value))));
+        let member =
+            info.input.iter().find(|member| member.place == Place::Label && member.located() == name);
+        entries.extend(member.map(|member| (Cow::Borrowed(member.name()), Node::Text(value))));
     }
     add_query(info, request, &mut entries)?;
     for member in info.input {
-        let Place::Header(name) = member.place else { continue };
-        if let Some(value) = request.header(name) {
-            entries.push((Cow::Borrowed(member.name), Node::Text(value.into())));
+        if member.place != Place::Header {
+            continue;
+        }
+        if let Some(value) = request.header(member.located()) {
+            entries.push((Cow::Borrowed(member.name()), Node::Text(value.into())));
         }
     }
     Ok((info.name.to_owned(), Node::Map(entries)))
 }
 
 fn place(info: &Info, name: &str) -> Place {
-    info.input.iter().find(|member| member.name == name).map_or(Place::Body, |member| member.place)
+    info.input.iter().find(|member| member.name() == name).map_or(Place::Body, |member| member.place)
 }
 
 fn decoded(text: &str) -> Result<Cow<'_, str>, Error> {
@@ -88,7 +91,7 @@ fn add_query<'a>(
     // As many as the input has members at most.
     let mut found: Vec<(&'static Member, Node<'a>)> = Vec::new();
     for Param { name, value } in params {
-        let is_named = |member: &&Member| matches!(member.place, Place::Query(query) if query == name);
+        let is_named = |member: &&Member| member.place == Place::Query && member.located() == name;
         let Some(member) = info.input.iter().find(is_named) else {
             if name.starts_with("X-Amz-") {
                 continue;
@@ -106,7 +109,7 @@ fn add_query<'a>(
             None => found.push((member, value)),
         }
     }
-    entries.extend(found.into_iter().map(|(member, value)| (Cow::Borrowed(member.name), value)));
+    entries.extend(found.into_iter().map(|(member, value)| (Cow::Borrowed(member.name()), value)));
     Ok(())
 }
 

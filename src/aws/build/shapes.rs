@@ -6,6 +6,7 @@ use crate::model::{Kind, Member, Model, Shape};
 use crate::names::{
     field_name, item_name, query_item_name, query_name, static_name, type_name, variant_name,
 };
+use crate::tables::Tables;
 
 /// An enumeration of more words is a `String`: those lists grow with every model.
 const WORDS_MAX: usize = 64;
@@ -14,11 +15,10 @@ macro_rules! put {
     ($out:expr, $($text:tt)*) => { let _ = writeln!($out, $($text)*); };
 }
 
-pub fn write(model: &Model, is_testing: bool, out: &mut String) {
+pub fn write(model: &Model, is_testing: bool, tables: &mut Tables, out: &mut String) {
     for shape in model.shapes.values() {
         match shape.kind {
-            Kind::Structure => write_structure(model, shape, is_testing, out),
-            Kind::List | Kind::Map => write_item(model, shape, out),
+            Kind::Structure => write_structure(model, shape, is_testing, tables, out),
             Kind::String if is_enumeration(shape) => write_enumeration(shape, out),
             _ => {}
         }
@@ -35,7 +35,7 @@ fn write_enumeration(shape: &Shape, out: &mut String) {
     put!(out, "g::words! {{ {} {{ {} }} }}", type_name(&shape.name), variants.join(", "));
 }
 
-fn write_structure(model: &Model, shape: &Shape, is_testing: bool, out: &mut String) {
+fn write_structure(model: &Model, shape: &Shape, is_testing: bool, tables: &mut Tables, out: &mut String) {
     let name = type_name(&shape.name);
     put!(out, "#[derive(Debug, Clone, Default, PartialEq)]\npub struct {name} {{");
     for member in model.fields(shape) {
@@ -45,7 +45,7 @@ fn write_structure(model: &Model, shape: &Shape, is_testing: bool, out: &mut Str
     let members = static_name(&shape.name);
     put!(out, "static {members}: [g::Member; {}] = [", model.fields(shape).count());
     for member in model.fields(shape) {
-        put!(out, "    {},", described(model, shape, member));
+        put!(out, "    {},", described(model, shape, member, tables));
     }
     put!(out, "];");
     if shape.is_in || shape.is_kept || is_testing {
@@ -132,14 +132,11 @@ fn held<'a>(model: &'a Model, shape: &Shape) -> &'a Shape {
 }
 
 /// A member of a structure, as a constant expression.
-fn described(model: &Model, shape: &Shape, member: &Member) -> String {
+fn described(model: &Model, shape: &Shape, member: &Member, tables: &mut Tables) -> String {
     let target = model.shape(&member.shape);
-    let tag = if target.flattened {
-        String::new()
-    } else {
-        member.location_name.clone().unwrap_or(member.name.clone())
-    };
-    let mut text = constructed(&member.name, &query_name(model, member), &tag);
+    let tag =
+        if target.flattened { "" } else { member.location_name.as_deref().unwrap_or(member.name.as_str()) };
+    let mut text = tables.member(&member.name, &query_name(model, member), tag);
     if member.required {
         text.push_str(".required()");
     }
@@ -151,18 +148,12 @@ fn described(model: &Model, shape: &Shape, member: &Member) -> String {
             "header" => "Header",
             other => panic!("{}.{}: there is no code for members in {other}", shape.name, member.name),
         };
-        text.push_str(&format!(".placed(g::Place::{place}({name:?}))"));
+        text.push_str(&format!(".placed(g::Place::{place}, {})", tables.name(name)));
     }
-    text + &constraints(target)
+    text + &constraints(model, target, tables)
 }
 
-fn constructed(name: &str, query: &str, tag: &str) -> String {
-    let (open, close) =
-        if tag.is_empty() { Default::default() } else { (format!("<{tag}>"), format!("</{tag}>")) };
-    format!("g::Member::new({name:?}, {query:?}, {open:?}, {close:?})")
-}
-
-fn constraints(target: &Shape) -> String {
+fn constraints(model: &Model, target: &Shape, tables: &mut Tables) -> String {
     let mut text = String::new();
     if target.min.is_some() || target.max.is_some() {
         let bound =
@@ -171,17 +162,18 @@ fn constraints(target: &Shape) -> String {
         text.push_str(&format!(".between({min}, {max})"));
     }
     if matches!(target.kind, Kind::List | Kind::Map) {
-        text.push_str(&format!(".holding(&{})", static_name(&target.name)));
+        let service = &model.metadata.service_id;
+        let item = tables.item(service, &target.name, |tables| item(model, target, tables));
+        text.push_str(&format!(".holding({item})"));
     }
     text
 }
 
-/// What describes the elements of a list or the values of a map. It has no name of its own.
-fn write_item(model: &Model, shape: &Shape, out: &mut String) {
+/// The elements of a list or the values of a map, which have no name of their own, as a constant expression.
+fn item(model: &Model, shape: &Shape, tables: &mut Tables) -> String {
     let target = held(model, shape);
-    let name = static_name(&shape.name);
     let text = if shape.kind == Kind::List {
-        constructed("", &query_item_name(model, shape), &item_name(shape))
+        tables.member("", &query_item_name(model, shape), &item_name(shape))
     } else {
         let named = |reference: &Option<crate::model::Reference>, usual: &str| {
             reference
@@ -195,7 +187,7 @@ fn write_item(model: &Model, shape: &Shape, out: &mut String) {
             "{}: there is no code for maps with names of their own",
             shape.name
         );
-        constructed("", "entry", &value)
+        tables.member("", "entry", &value)
     };
-    put!(out, "static {name}: g::Member = {text}{};", constraints(target));
+    text + &constraints(model, target, tables)
 }

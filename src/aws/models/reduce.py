@@ -21,6 +21,11 @@ MEMBER = ["shape", "locationName", "queryName", "location", "idempotencyToken"]
 SHAPE = ["type", "enum", "min", "max", "pattern", "flattened", "error"]
 
 
+def plain(word: str) -> str:
+    """A word as it is told from others, however it is written."""
+    return word.replace("_", "").replace("-", "").lower()
+
+
 class Botocore:
     """The files of a wheel."""
 
@@ -127,7 +132,8 @@ class Reduction:
         is_input = name in self.inputs
         reduced = {"name": name, **{key: full[key] for key in SHAPE if key in full}}
         if name in self.words:
-            reduced["enum"] = full["enum"] + self.words[name]
+            instead = {plain(word) for word in self.words[name]}
+            reduced["enum"] = [word for word in full["enum"] if plain(word) not in instead] + self.words[name]
         reduced["in"], reduced["out"] = is_input, name in self.outputs
         if name in self.kept:
             reduced["kept"] = True

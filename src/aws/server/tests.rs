@@ -137,6 +137,38 @@ async fn a_service_that_there_is_not_is_told_as_one_that_there_is() {
     assert!(told.contains("<Code>AuthFailure</Code>") && told.starts_with("HTTP/1.1 401"), "{told}");
 }
 
+/// Waits for a byte before anything else.
+struct Knock;
+
+impl Transport for Knock {
+    type Stream = TcpStream;
+
+    async fn open(&self, mut stream: TcpStream) -> io::Result<TcpStream> {
+        stream.read_u8().await?;
+        Ok(stream)
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_open_a_connection_holds_it_only_so_long() {
+    let table = Table::new().serve_now::<sts::GetCallerIdentity>(identity);
+    let clock = ManualClock::starting_at(std::time::SystemTime::UNIX_EPOCH);
+    let api = Api { table, verifier: Verifier::new(Arc::new(Nobody), Arc::new(clock)), context: () };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits { connections: 2, open_time: Duration::from_millis(100), ..limits() };
+    tokio::spawn(serve_through(Arc::new(Knock), listener, Arc::new(api), limits));
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let told = ask(address, "!POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(told.contains("MissingAuthenticationToken"), "{told}");
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it was closed");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_is_given_up_on() {
     let (near, _far) = tokio::io::duplex(16);

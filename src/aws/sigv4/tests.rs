@@ -96,6 +96,33 @@ fn what_another_signer_signed_is_verified() {
 }
 
 #[test]
+fn what_is_signed_here_is_verified() {
+    for token in [None, Some("a token")] {
+        let signer = Signer {
+            access_key: "AKIDEXAMPLE",
+            secret: SECRET,
+            session_token: token,
+            region: "us-east-1",
+            service: "ec2",
+        };
+        let host = HeaderMap::from_iter([("host".parse().unwrap(), "localhost:4566".parse().unwrap())]);
+        let body = b"Action=DescribeRegions";
+        let mut request = Request { method: "POST", path: "/", query: "a=b%20c", headers: &host, body };
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(SIGNED_S);
+        let mut headers = host.clone();
+        headers.extend(signer.sign(&request, time).unwrap());
+        request.headers = &headers;
+        let clock = ManualClock::starting_at(time);
+        let known = Known { secret: SECRET, token: token.map(str::to_owned) };
+        let verifier = Verifier::new(Arc::new(known), Arc::new(clock));
+        let caller = verifier.verify(&request, &Claim::of(&request).unwrap()).unwrap();
+        assert_eq!((caller.access_key.as_str(), caller.region.as_str()), ("AKIDEXAMPLE", "us-east-1"));
+        request.body = b"Action=TerminateInstances";
+        assert_eq!(verifier.verify(&request, &Claim::of(&request).unwrap()), Err(Denied::Mismatch));
+    }
+}
+
+#[test]
 fn any_change_is_a_mismatch() {
     for vector in vectors() {
         let mut changed = vector.clone();

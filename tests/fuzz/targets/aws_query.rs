@@ -4,14 +4,12 @@ use aws::decode::{Decode, Wire};
 use aws::ec2::{
     CreateLaunchTemplateRequest, CreateNetworkAclEntryRequest, DescribeInstancesRequest, RunInstancesRequest,
 };
-use aws::member::Member;
+use aws::member::ANY;
 use aws::testing::{autoscaling, elbv2, parse_query};
-
-pub static WHOLE: Member = Member::new("", "", "", "");
 
 /// Reads one input as an operation's, and tells what is wrong with it.
 pub fn decode<T: Decode>(node: &aws::node::Node<'_>, wire: Wire) {
-    if let Err(malformed) = T::decode(node, &WHOLE, wire) {
+    if let Err(malformed) = T::decode(node, ANY, wire) {
         let error = malformed.error(wire);
         assert!(error.message.len() < 10_000, "an error repeats a request: {}", error.message.len());
     }
