@@ -13,13 +13,13 @@
 //! There is no bridge: every interface has a route of its own, the router answers ARP for all
 //! others, and so every packet passes the forward hook, also one between two neighbours.
 //!
-//! [`Standalone`] puts the parts together for one instance without a cloud. The parts are
+//! [`Standalone`] puts the parts together for one instance without a cloud, [`Pinned`] for one of a region. The parts are
 //! [`Namespace`], [`Tap`], [`Uplink`], and the services [`dhcp`], [`dns`] and [`publish`].
 //!
 //! Invariants:
 //! - The calling process stays in its own namespace. What must happen in another one happens on a
 //!   thread that enters it and ends there.
-//! - A namespace has no name. It lives as long as something holds a descriptor of it or a socket or
+//! - A namespace has no name, unless a file pins it. It lives as long as something holds a descriptor of it or a socket or
 //!   tap in it, so the kernel removes it, its interfaces and the host's end of the uplink when the
 //!   process dies, however it dies.
 //! - What an uplink changes in the host (see [`uplink`]) is undone when it is dropped; what a killed
@@ -35,6 +35,7 @@ mod error;
 mod namespace;
 mod netlink;
 mod nft;
+mod pinned;
 mod plan;
 pub mod publish;
 mod standalone;
@@ -47,6 +48,7 @@ pub mod uplink;
 pub use error::Error;
 pub use ipnet::Ipv4Net;
 pub use namespace::{Namespace, Worker};
+pub use pinned::{Pinned, PinnedSpec};
 pub use plan::{METADATA, Plan, RESOLVER};
 pub use publish::Publish;
 pub use standalone::{Standalone, StandaloneSpec};

@@ -4,18 +4,25 @@
 //! entering a namespace is only ever needed for a moment, on a thread of its own ([`Namespace::run`]),
 //! or for a thread's whole life ([`Namespace::spawn`]); the caller's threads never change theirs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{FsType, fstatfs};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::netlink::Netlink;
+
+/// `include/uapi/linux/magic.h`
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// The namespace of the thread that opens it.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -48,6 +55,49 @@ impl Namespace {
         };
         let created = on_thread("namespace", create).and_then(|created| created);
         Ok(Self { file: created.map_err(Error::while_doing("create a network namespace"))? })
+    }
+
+    /// The namespace that a file [pins](Self::pin), if it does.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn pinned(path: &Path) -> Result<Option<Self>, Error> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format_args!("open {}", path.display()), error)),
+        };
+        let kind = fstatfs(&file).map_err(Error::while_doing(format_args!("look at {}", path.display())))?;
+        Ok((kind.filesystem_type() == NSFS_MAGIC).then_some(Self { file }))
+    }
+
+    /// Keeps the namespace alive by a file, also when no process has it any more.
+    ///
+    /// # Errors
+    /// When there is such a file, or the caller may not mount.
+    pub fn pin(&self, path: &Path) -> Result<(), Error> {
+        let operation = format!("keep a network namespace at {}", path.display());
+        File::create_new(path).map_err(Error::while_doing(&operation))?;
+        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(Error::while_doing(&operation))
+    }
+
+    /// Ends what [`Self::pin`] began. A file that is not there is no error.
+    ///
+    /// # Errors
+    /// When the caller may not unmount.
+    pub fn unpin(path: &Path) -> Result<(), Error> {
+        let operation = format!("let go of the network namespace at {}", path.display());
+        match umount2(path, MntFlags::MNT_DETACH) {
+            // It is there and pins nothing, or is not there.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(errno) => return Err(Error::io(&operation, errno.into())),
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&operation, error)),
+            _ => Ok(()),
+        }
     }
 
     /// The namespace that the calling thread is in.

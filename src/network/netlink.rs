@@ -24,6 +24,8 @@ pub(crate) struct Link {
     pub(crate) index: Index,
     pub(crate) name: String,
     pub(crate) mtu: u16,
+    /// The other end of a pair, in its namespace.
+    pub(crate) peer: Option<Index>,
 }
 
 /// A route of the main or local table. No `range` bits means the default route.
@@ -53,14 +55,16 @@ impl Netlink {
             let index = Index(message.header.index);
             let mut name = None;
             let mut mtu = None;
+            let mut peer = None;
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(text) => name = Some(text),
                     LinkAttribute::Mtu(bytes) => mtu = Some(u16::try_from(bytes).unwrap_or(u16::MAX)),
+                    LinkAttribute::Link(index) => peer = Some(Index(index)),
                     _ => {}
                 }
             }
-            Some(Link { index, name: name?, mtu: mtu? })
+            Some(Link { index, name: name?, mtu: mtu?, peer })
         };
         Ok(messages.into_iter().filter_map(link).collect())
     }
@@ -131,6 +135,28 @@ impl Netlink {
             .pref_source(source)
             .scope(RouteScope::Link);
         self.add_route(route.build(), range).await
+    }
+
+    /// Routes `range` to a neighbour, using `source` for packets of the router itself. `false` if it is routed already.
+    pub(crate) async fn add_route_by(
+        &self,
+        range: Ipv4Net,
+        gateway: Ipv4Addr,
+        link: Index,
+        source: Ipv4Addr,
+    ) -> Result<bool, Error> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.network(), range.prefix_len())
+            .gateway(gateway)
+            .output_interface(link.0)
+            .pref_source(source);
+        match self.handle.route().add(route.build()).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) => match into_io(error) {
+                error if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                error => Err(Error::io(format_args!("add a route to {range}"), error)),
+            },
+        }
     }
 
     pub(crate) async fn add_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {

@@ -18,7 +18,7 @@ const SUBNET_PREFIX: u8 = 20;
 const RESERVED: u32 = 4;
 /// Routes shorter than this are a way out and not a network: the default route, or the two halves by
 /// which a VPN replaces it.
-const NETWORK_PREFIX_MIN: u8 = 8;
+pub(crate) const NETWORK_PREFIX_MIN: u8 = 8;
 
 /// The addresses of a VPC with one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,11 @@ impl Plan {
             tried: "every /16 of 10.0.0.0/8 and 172.16.0.0/12".to_owned(),
         })?;
         Ok(Self { vpc: range, subnet: narrowed(range, SUBNET_PREFIX) })
+    }
+
+    /// Of a subnet of a VPC. `vpc` is the range that it was made with, which names are resolved in.
+    pub const fn of(vpc: Ipv4Net, subnet: Ipv4Net) -> Self {
+        Self { vpc, subnet }
     }
 
     pub fn vpc(&self) -> Ipv4Net {

@@ -16,11 +16,11 @@ use crate::tap::{self, Port, Tap};
 use crate::uplink::{HostAccess, Uplink};
 use crate::{dhcp, dns, sysctl};
 
-const TAP: &str = "tap0";
+pub(crate) const TAP: &str = "tap0";
 /// AWS's own duration.
 const LEASE_TIME: Duration = Duration::from_secs(3600);
 /// Ethernet's own, where there is no uplink to say otherwise.
-const MTU_DEFAULT: u16 = 1500;
+pub(crate) const MTU_DEFAULT: u16 = 1500;
 const METADATA_PORT: u16 = 80;
 
 /// What an instance's network is to be.
@@ -66,18 +66,18 @@ impl Standalone {
         let uplink = spec.uplink.map(|access| Uplink::create(&host, &vpc, access)).transpose()?;
         let mtu = uplink.as_ref().map_or(MTU_DEFAULT, Uplink::mtu);
         let tap = Tap::create(&vpc, TAP, spec.queue_pairs)?;
-        let port = Port { address: plan.first_address(), mac: spec.mac, router: plan.router(), mtu };
+        let address = plan.first_address();
+        let port = Port { address, mac: spec.mac, router: plan.router(), mtu };
         tap::connect(&vpc, TAP, port)?;
 
         let dns = dns::Server::bind(
             &vpc,
             &[plan.resolver(), RESOLVER],
-            zone(&plan, &spec.domain)?,
+            zone(&plan, address, &spec.domain)?,
             spec.resolv_conf,
         )?;
-        let dhcp = dhcp::Server::bind(&vpc, TAP, lease(&plan, spec.mac, &spec.domain, mtu))?;
-        let forwarders =
-            spec.publish.iter().map(|publish| Forwarder::bind(&host, *publish, plan.first_address()));
+        let dhcp = dhcp::Server::bind(&vpc, TAP, lease(&plan, address, spec.mac, &spec.domain, mtu))?;
+        let forwarders = spec.publish.iter().map(|publish| Forwarder::bind(&host, *publish, address));
         let forwarders = forwarders.collect::<Result<Vec<_>, _>>()?;
         let published = forwarders.iter().map(Forwarder::publish).collect();
         let services =
@@ -138,15 +138,18 @@ impl Standalone {
     /// # Errors
     /// When it was taken before.
     pub fn metadata_listener(&self) -> Result<TcpListener, Error> {
-        let at = SocketAddr::from((METADATA, METADATA_PORT));
-        let listen =
-            || TcpListener::bind(at).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-        self.vpc.run(listen)?.map_err(Error::while_doing(format_args!("listen on {at} in the VPC")))
+        metadata_listener(&self.vpc)
     }
 }
 
+pub(crate) fn metadata_listener(vpc: &Namespace) -> Result<TcpListener, Error> {
+    let at = SocketAddr::from((METADATA, METADATA_PORT));
+    let listen = || TcpListener::bind(at).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    vpc.run(listen)?.map_err(Error::while_doing(format_args!("listen on {at} in the VPC")))
+}
+
 /// Makes a namespace forward, and gives it the addresses that all instances of a VPC know.
-fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
+pub(crate) fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
     vpc.run(|| sysctl::set("ipv4/ip_forward", "1"))??;
     vpc.netlink(async |netlink| {
         let lo = netlink.index("lo").await?;
@@ -160,14 +163,14 @@ fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
     })
 }
 
-fn zone(plan: &Plan, domain: &str) -> Result<dns::Zone, Error> {
+/// The names of a VPC with one instance.
+pub(crate) fn zone(plan: &Plan, address: Ipv4Addr, domain: &str) -> Result<dns::Zone, Error> {
     let mut zone = dns::Zone::new(domain, plan.vpc())?;
-    zone.add(&host_name(plan.first_address()), plan.first_address())?;
+    zone.add(&host_name(address), address)?;
     Ok(zone)
 }
 
-fn lease(plan: &Plan, mac: MacAddress, domain: &str, mtu: u16) -> dhcp::Lease {
-    let address = plan.first_address();
+pub(crate) fn lease(plan: &Plan, address: Ipv4Addr, mac: MacAddress, domain: &str, mtu: u16) -> dhcp::Lease {
     dhcp::Lease {
         mac,
         address,

@@ -38,7 +38,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::Error;
 use crate::namespace::Namespace;
 use crate::netlink::{Link, Route};
-use crate::plan::overlap;
+use crate::plan::{NETWORK_PREFIX_MIN, overlap};
 use crate::{nft, sysctl};
 use rules::{Found, INSIDE};
 
@@ -64,8 +64,11 @@ pub enum HostAccess {
 pub struct Uplink {
     host: Namespace,
     name: String,
+    slot: u16,
     mtu: u16,
     obstacles: Vec<String>,
+    /// Dropping it leaves it in place.
+    is_kept: bool,
 }
 
 impl Uplink {
@@ -81,7 +84,7 @@ impl Uplink {
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
         let obstacles = droppers.iter().map(rules::Dropper::advice).collect();
-        let uplink = Self { host: held, name: name(slot), mtu, obstacles };
+        let uplink = Self { host: held, name: name(slot), slot, mtu, obstacles, is_kept: false };
         let outcome = uplink.set_up(vpc, slot, access, &survey);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
@@ -101,6 +104,56 @@ impl Uplink {
     /// What in the host's firewall may keep the instance from the outside, in words for its owner.
     pub fn obstacles(&self) -> &[String] {
         &self.obstacles
+    }
+
+    /// Lets this machine open connections to `address` in `vpc`, the uplink's own, and routes them there.
+    ///
+    /// # Errors
+    /// [`Error::AddressTaken`] when the host has the address elsewhere.
+    pub fn lead_to(&self, vpc: &Namespace, address: Ipv4Addr) -> Result<(), Error> {
+        let survey = Survey::of(&self.host)?;
+        if let Some(found) = survey.network_with(address) {
+            return Err(Error::AddressTaken { address, found });
+        }
+        let (outer, inner) = transit(self.slot);
+        nft::apply(vpc, "vpc", &rules::admit_host(outer))?;
+        nft::apply(&self.host, &self.name, &rules::admit_answers(&self.name))?;
+        let is_added = self.host.netlink(async |netlink| {
+            let link = netlink.index(&self.name).await?;
+            netlink.add_route_by(Ipv4Net::from(address), inner, link, outer).await
+        })?;
+        let found = || "another instance of this host has it".to_owned();
+        is_added.then_some(()).ok_or_else(|| Error::AddressTaken { address, found: found() })
+    }
+
+    /// Leaves the uplink in place: it lasts as long as the VPC's namespace, or until [`Uplink::remove_of`].
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+
+    /// Removes the uplink of `vpc`, if it has one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_of(host: &Namespace, vpc: &Namespace) -> Result<(), Error> {
+        let _turn = take_turn(host)?;
+        let peer = inside(vpc)?.and_then(|link| link.peer);
+        host.netlink(async |netlink| {
+            let links = netlink.links().await?;
+            match links.iter().find(|link| Some(link.index) == peer && rules::is_uplink(&link.name)) {
+                Some(link) => netlink.delete_link(link.index).await,
+                None => Ok(()),
+            }
+        })?;
+        sweep(host).map(drop)
+    }
+
+    /// The MTU of the uplink that `vpc` has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn mtu_of(vpc: &Namespace) -> Result<Option<u16>, Error> {
+        Ok(inside(vpc)?.map(|link| link.mtu))
     }
 
     fn set_up(&self, vpc: &Namespace, slot: u16, access: HostAccess, survey: &Survey) -> Result<(), Error> {
@@ -146,11 +199,20 @@ impl Uplink {
 
 impl Drop for Uplink {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Err(error) = take_turn(&self.host).and_then(|_turn| self.remove()) {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(uplink = self.name, error, "cannot remove an uplink");
         }
     }
+}
+
+/// The uplink at its end in a VPC.
+fn inside(vpc: &Namespace) -> Result<Option<Link>, Error> {
+    let links = vpc.netlink(async |netlink| netlink.links().await)?;
+    Ok(links.into_iter().find(|link| link.name == INSIDE))
 }
 
 /// The host's interfaces and routes before an uplink is added.
@@ -171,6 +233,20 @@ impl Survey {
             self.routes.iter().find(|route| route.range.prefix_len() == 0).and_then(|route| route.device);
         let link = self.links.iter().find(|link| Some(link.index) == out);
         link.map_or(MTU_DEFAULT, |link| link.mtu)
+    }
+
+    /// What of the host has an address, or a network that it is of, in words.
+    fn network_with(&self, address: Ipv4Addr) -> Option<String> {
+        let networks = self.routes.iter().filter(|route| route.range.prefix_len() >= NETWORK_PREFIX_MIN);
+        let route = networks
+            .filter(|route| route.range.contains(&address))
+            .max_by_key(|route| route.range.prefix_len())?;
+        let device = self.links.iter().find(|link| Some(link.index) == route.device);
+        Some(match device.map(|link| link.name.as_str()) {
+            Some(name) if rules::is_uplink(name) => "another instance of this host has it".to_owned(),
+            Some(name) => format!("the host's own network {} at {name} has it", route.range),
+            None => format!("the host routes {}", route.range),
+        })
     }
 
     /// The interfaces that packets of an instance may leave by.

@@ -273,7 +273,7 @@ fn disk(opened: Opened, place: usize) -> anyhow::Result<Disk> {
         Opened::Here(backend) => Served::Here { serial: name, backend },
         Opened::Elsewhere { remote, patience } => Served::Elsewhere { remote, patience },
     };
-    Ok(Disk { id, served })
+    Ok(Disk { id, served, is_removable: false })
 }
 
 fn open_interface(spec: InterfaceSpec) -> anyhow::Result<Interface> {

@@ -28,7 +28,7 @@ use crate::layered::VolumeError;
 use crate::qcow2::Qcow2;
 use crate::raw::read_to_end;
 use crate::{SECTOR_BYTES, Volume};
-use new_volume::{Key, NewVolume};
+use new_volume::{Key, NewVolume, OpenVolume};
 use qcow2_target::Qcow2Target;
 use target::{Partial, Target, folder, free_bytes};
 
@@ -246,6 +246,56 @@ fn import_to(
     Ok(Imported { format, size_bytes })
 }
 
+/// Writes what the image at `source` holds into a volume, which `name` names in messages: it must be empty. Ends early when `stop` says so.
+///
+/// # Errors
+/// [`ImportError`]; then the volume may hold some of it.
+pub fn import_into(
+    source: &Path,
+    (volume, name): (&Volume, &Path),
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Imported, ImportError> {
+    let (content, format) = open(source)?;
+    let (image_bytes, size_bytes) = (content.size_bytes(), volume.size_bytes());
+    if size_bytes < image_bytes {
+        let path = source.to_owned();
+        return Err(ImportError::TooSmall { path, image_bytes, wanted_bytes: size_bytes });
+    }
+    let folder = File::open(name).and_then(|folder| free_bytes(&folder));
+    let free_bytes = folder.map_err(|source| ImportError::Create { path: name.to_owned(), source })?;
+    check_room(&content, source, name, free_bytes)?;
+    let target = OpenVolume { volume, path: name };
+    copy_all(&content, &target, progress, stop)?;
+    target.flush()?;
+    Ok(Imported { format, size_bytes: image_bytes })
+}
+
+/// How large a disk the image at `source` is.
+///
+/// # Errors
+/// [`ImportError`]
+pub fn disk_bytes(source: &Path) -> Result<u64, ImportError> {
+    open(source).map(|(content, _)| content.size_bytes())
+}
+
+/// Makes a volume in the new folder `target`, encrypted by a new data key that the key `key` wraps, of what a disk holds that may not be
+/// encrypted, or otherwise. Ends early when `stop` says so.
+///
+/// # Errors
+/// [`ImportError`]; then there is no `target`.
+pub fn copy_encrypted(
+    (disk, name): (&dyn BlockBackend, &Path),
+    (target, size_bytes): (&Path, u64),
+    key: (&Arc<dyn KeyStore>, &KeyName),
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<(), ImportError> {
+    let volume = NewVolume::create(target, size_bytes, Some(key))?;
+    copy_all(&Source::Disk { disk, name }, &volume, progress, stop)?;
+    volume.finish()
+}
+
 /// Makes the image `target` of a volume, which `name` names in messages. What the volume does not hold is not read. Nobody should write
 /// to it meanwhile. Ends early when `stop` says so.
 ///
@@ -258,7 +308,7 @@ pub fn export(
     progress: &(dyn Fn(Progress) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), ImportError> {
-    let content = Source::Volume { volume, name };
+    let content = Source::Disk { disk: volume, name };
     let partial = Partial::create(target)?;
     match format {
         Format::Raw => {
@@ -301,7 +351,7 @@ fn check_room(
 enum Source<'a> {
     Raw(Raw),
     Qcow2(Qcow2),
-    Volume { volume: &'a Volume, name: &'a Path },
+    Disk { disk: &'a dyn BlockBackend, name: &'a Path },
 }
 
 impl Source<'_> {
@@ -309,7 +359,7 @@ impl Source<'_> {
         match self {
             Self::Raw(raw) => raw.size_bytes,
             Self::Qcow2(qcow2) => qcow2.size_bytes(),
-            Self::Volume { volume, .. } => volume.size_bytes(),
+            Self::Disk { disk, .. } => disk.size_bytes(),
         }
     }
 
@@ -318,8 +368,8 @@ impl Source<'_> {
         match self {
             Self::Raw(raw) => Ok(raw.allocated_bytes > limit_bytes),
             Self::Qcow2(qcow2) => qcow2.maps_more_than(limit_bytes),
-            // Its layers may hold a block more than once.
-            Self::Volume { .. } => Ok(false),
+            // Nobody counts.
+            Self::Disk { .. } => Ok(false),
         }
     }
 
@@ -327,9 +377,9 @@ impl Source<'_> {
     fn extent(&self, offset: u64, len: u64) -> Result<Extent, ImportError> {
         match self {
             Self::Raw(raw) => Ok(file_extent(&raw.image.file, offset, len)),
-            Self::Volume { volume, name } => {
+            Self::Disk { disk, name } => {
                 let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
-                volume.extent(offset, len).map_err(failed)
+                disk.extent(offset, len).map_err(failed)
             }
             Self::Qcow2(_) => Ok(Extent { content: Content::Data, len }),
         }
@@ -338,9 +388,9 @@ impl Source<'_> {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImportError> {
         match self {
             Self::Raw(raw) => raw.read(offset, buffer),
-            Self::Volume { volume, name } => {
+            Self::Disk { disk, name } => {
                 let failed = |source| ImportError::Read { path: name.to_path_buf(), offset, source };
-                volume.read_at(offset, buffer).map_err(failed)
+                disk.read_at(offset, buffer).map_err(failed)
             }
             Self::Qcow2(_) => unreachable!("a qcow2 is read by a reader"),
         }

@@ -12,6 +12,9 @@
 //!
 //! Reads and writes of the host itself ([`BlockBackend::read_at`]) are not limited. A disk may have no limits for a time; then a request
 //! costs a glance at a flag.
+//!
+//! For a short while writes may be held altogether ([`Limited::pause`]), so that several disks can be sealed at one moment: who waits for one
+//! write before it asks for the next, on whichever of them, has had no answer meanwhile to go on from.
 
 pub mod bucket;
 #[cfg(test)]
@@ -23,6 +26,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use types::{Clock, Instant, SystemClock};
 
@@ -34,6 +38,8 @@ use bucket::{Cost, Meters, Stream};
 use types::volume::Limits;
 
 const POISONED: &str = "no thread panics while it holds this lock";
+/// How long who only waits sleeps at a time.
+const PACE: Duration = Duration::from_millis(1);
 
 /// A disk with limits, if it has any.
 pub struct Limited {
@@ -42,35 +48,44 @@ pub struct Limited {
 }
 
 struct Shared {
-    /// None when there are no limits.
-    state: Mutex<Option<State>>,
-    /// Whether there are any: so that nobody who has none waits for the lock.
+    state: Mutex<State>,
+    /// Whether anything may be held: so that nobody waits for the lock where nothing is.
     is_limited: AtomicBool,
     alarms: Alarms,
 }
 
+#[derive(Default)]
 struct State {
-    limits: Limits,
-    meters: Meters,
+    limits: Option<(Limits, Meters)>,
+    /// Writes are held until then.
+    paused: Option<Instant>,
 }
 
 impl Shared {
-    fn with_state<T>(&self, work: impl FnOnce(&mut Option<State>) -> T) -> T {
-        work(&mut self.state.lock().expect(POISONED))
+    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().expect(POISONED);
+        let result = work(&mut state);
+        self.is_limited.store(state.limits.is_some() || state.paused.is_some(), Ordering::Release);
+        result
     }
 
     /// Whether a request may go now, or else when.
-    fn take(&self, cost: Cost) -> Result<(), Instant> {
+    fn take(&self, is_write: bool, cost: Cost) -> Result<(), Instant> {
+        let now = SystemClock.now();
         self.with_state(|state| {
-            state.as_mut().map_or(Ok(()), |state| state.meters.take(SystemClock.now(), cost))
+            state.paused = state.paused.filter(|until| now < *until);
+            match (state.paused, &mut state.limits) {
+                (Some(until), _) if is_write => Err(until),
+                (_, Some((_, meters))) => meters.take(now, cost),
+                (_, None) => Ok(()),
+            }
         })
     }
 
-    fn limits(&self) -> Option<Limits> {
-        if !self.is_limited.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.with_state(|state| state.as_ref().map(|state| state.limits))
+    /// What a request may be measured by; nothing where none is held.
+    fn limits(&self) -> Option<Option<Limits>> {
+        let is_limited = self.is_limited.load(Ordering::Acquire);
+        is_limited.then(|| self.with_state(|state| state.limits.as_ref().map(|(limits, _)| *limits)))
     }
 }
 
@@ -80,9 +95,8 @@ impl Limited {
     /// # Errors
     /// When there can be no further thread.
     pub fn new(disk: Arc<dyn BlockBackend>, limits: Option<Limits>) -> io::Result<Self> {
-        let shared =
-            Shared { state: Mutex::new(None), is_limited: AtomicBool::new(false), alarms: Alarms::start()? };
-        let limited = Self { disk, shared: Arc::new(shared) };
+        let (state, is_limited, alarms) = (Mutex::default(), AtomicBool::new(false), Alarms::start()?);
+        let limited = Self { disk, shared: Arc::new(Shared { state, is_limited, alarms }) };
         limited.set_limits(limits);
         Ok(limited)
     }
@@ -91,20 +105,34 @@ impl Limited {
     pub fn set_limits(&self, limits: Option<Limits>) {
         self.shared.with_state(|state| {
             let now = SystemClock.now();
-            *state = limits.map(|limits| {
-                let meters = match state.take() {
-                    Some(State { mut meters, .. }) => {
+            state.limits = limits.map(|limits| {
+                let meters = match state.limits.take() {
+                    Some((_, mut meters)) => {
                         meters.change(&limits, now);
                         meters
                     }
                     None => Meters::new(&limits, now),
                 };
-                State { limits, meters }
+                (limits, meters)
             });
-            self.shared.is_limited.store(state.is_some(), Ordering::Relaxed);
         });
         // What is held may go sooner now.
         self.shared.alarms.ring_all();
+    }
+
+    /// Holds writes that come from now on, until [`resume`](Self::resume) or for at most so long. Those that came before go on.
+    pub fn pause(&self, at_most: Duration) {
+        let now = SystemClock.now();
+        let until = Instant(now.0.saturating_add(at_most));
+        self.shared.with_state(|state| state.paused = Some(until));
+    }
+
+    /// Lets go what is held; says whether it was all the time.
+    pub fn resume(&self) -> bool {
+        let now = SystemClock.now();
+        let paused = self.shared.with_state(|state| state.paused.take());
+        self.shared.alarms.ring_all();
+        paused.is_some_and(|until| now < until)
     }
 }
 
@@ -160,6 +188,7 @@ struct Queue {
 /// A request whose time has not come.
 struct Held {
     token: u64,
+    is_write: bool,
     cost: Cost,
     kept: Kept,
 }
@@ -169,7 +198,7 @@ impl Queue {
     fn release(&mut self) -> (bool, Option<Instant>) {
         let mut has_released = false;
         while let Some(held) = self.held.front() {
-            if let Err(until) = self.shared.take(held.cost) {
+            if let Err(until) = self.shared.take(held.is_write, held.cost) {
                 self.shared.alarms.set(until, &self.event);
                 return (has_released, Some(until));
             }
@@ -181,10 +210,10 @@ impl Queue {
         (has_released, None)
     }
 
-    fn hold(&mut self, token: u64, cost: Cost, request: BlockRequest<'_>) {
+    fn hold(&mut self, token: u64, is_write: bool, cost: Cost, request: BlockRequest<'_>) {
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.keep(request);
-        self.held.push_back(Held { token, cost, kept });
+        self.held.push_back(Held { token, is_write, cost, kept });
     }
 }
 
@@ -203,22 +232,23 @@ impl BlockQueue for Queue {
         if check(&request, self.disk.size_bytes(), self.disk.is_read_only()).is_err() {
             return self.queue.push(token, request);
         }
-        let cost = match request {
+        let mut cost = |offset, buffers, is_write| {
+            limits.map_or_else(Cost::default, |limits| {
+                self.stream.cost(offset, total_len(buffers), is_write, &limits)
+            })
+        };
+        let (is_write, cost) = match request {
             BlockRequest::Flush => return self.queue.push(token, request),
-            BlockRequest::Read { offset, buffers } => {
-                self.stream.cost(offset, total_len(buffers), false, &limits)
-            }
-            BlockRequest::Write { offset, buffers } => {
-                self.stream.cost(offset, total_len(buffers), true, &limits)
-            }
+            BlockRequest::Read { offset, buffers } => (false, cost(offset, buffers, false)),
+            BlockRequest::Write { offset, buffers } => (true, cost(offset, buffers, true)),
             BlockRequest::Discard { .. } | BlockRequest::WriteZeroes { .. } => {
-                Cost { operations: 1, bytes: 0 }
+                (true, Cost { operations: 1, bytes: 0 })
             }
         };
-        if self.held.is_empty() && self.shared.take(cost).is_ok() {
+        if self.held.is_empty() && self.shared.take(is_write, cost).is_ok() {
             return self.queue.push(token, request);
         }
-        self.hold(token, cost, request);
+        self.hold(token, is_write, cost, request);
         Ok(())
     }
 
@@ -253,8 +283,8 @@ impl BlockQueue for Queue {
             self.queue.submit()?;
             match until {
                 None => return Ok(()),
-                // Nothing is under way, and whoever calls this has nothing else to do.
-                Some(until) => std::thread::sleep(until.since(SystemClock.now())),
+                // Nothing is under way, and whoever calls this has nothing else to do. A pause may end sooner.
+                Some(until) => std::thread::sleep(until.since(SystemClock.now()).min(PACE)),
             }
         }
     }

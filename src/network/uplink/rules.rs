@@ -183,6 +183,24 @@ pub(super) fn vpc() -> Vec<Value> {
     ]
 }
 
+/// In the VPC: who has `outside`, the host, may open connections.
+pub(super) fn admit_host(outside: Ipv4Addr) -> Vec<Value> {
+    vec![first_rule("vpc", "forward", vec![meta("iifname", "==", INSIDE), source("==", outside), accept()])]
+}
+
+/// In the host: what answers such connections is let in.
+pub(super) fn admit_answers(name: &str) -> Vec<Value> {
+    vec![
+        base_chain(name, "input", "filter", 0),
+        first_rule(name, "input", vec![meta("iifname", "==", name), answers(), accept()]),
+    ]
+}
+
+/// Before all that are there.
+fn first_rule(table: &str, chain: &str, statements: Vec<Value>) -> Value {
+    json!({ "insert": { "rule": { "family": "ip", "table": table, "chain": chain, "expr": statements } } })
+}
+
 fn table(name: &str) -> Value {
     json!({ "add": { "table": { "family": "ip", "name": name } } })
 }

@@ -306,17 +306,22 @@ impl Console {
             return Ok(());
         }
         self.offered = self.output.end();
+        self.write_log();
+        let tokens: Vec<Token> = self.viewers.keys().copied().collect();
+        for token in tokens {
+            self.drive(token, |console, viewer| viewer.send(&console.output))?;
+        }
+        Ok(self.pace.reset(PACE, None)?)
+    }
+
+    /// Brings the log file up to date, which otherwise is only done every [`PACE`].
+    pub fn write_log(&mut self) {
         if let Some(log) = &mut self.log_file
             && let Err(error) = log.catch_up(&self.output)
         {
             eprintln!("console: the log file ends here: {error}");
             self.log_file = None;
         }
-        let tokens: Vec<Token> = self.viewers.keys().copied().collect();
-        for token in tokens {
-            self.drive(token, |console, viewer| viewer.send(&console.output))?;
-        }
-        Ok(self.pace.reset(PACE, None)?)
     }
 
     fn go_on_with_input(&mut self) -> io::Result<()> {

@@ -31,6 +31,12 @@ pub trait Operations {
     /// [`OperationError::WrongState`] unless it runs.
     fn press_power_button(&mut self) -> Result<(), OperationError>;
 
+    /// Asks the guest to shut down, and begins it anew when it has; as by the reset button, if it takes too long.
+    ///
+    /// # Errors
+    /// [`OperationError::WrongState`] unless it runs.
+    fn reboot(&mut self) -> Result<(), OperationError>;
+
     /// As by the reset button: memory is lost, devices stay plugged, the machine boots anew.
     ///
     /// # Errors

@@ -132,6 +132,7 @@ fn act(request: &Request, action: &str, operations: &mut dyn Operations) -> Resu
         "pause" => (200, |machine| machine.pause()),
         "resume" => (200, |machine| machine.resume()),
         "power-button" => (202, |machine| machine.press_power_button()),
+        "reboot" => (202, |machine| machine.reboot()),
         "reset" => (200, |machine| machine.reset()),
         "power-off" => (200, |machine| machine.power_off()),
         _ => return Err(Denied::NoSuchPath),

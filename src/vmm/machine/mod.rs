@@ -317,6 +317,14 @@ impl Machine {
             return Err(MachineError::State { operation: "a reset", state: self.state() });
         }
         self.stop();
+        self.begin_anew()
+    }
+
+    /// As [`Machine::reset`], of a machine that has stopped.
+    ///
+    /// # Errors
+    /// [`MachineError`] when it runs or cannot be booted again.
+    pub fn begin_anew(&mut self) -> Result<Vec<MachineEvent>, MachineError> {
         let mut told = self.remove_leaving(|_| true);
         self.start()?;
         told.push(MachineEvent::Reset);

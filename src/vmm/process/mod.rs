@@ -8,6 +8,7 @@
 
 mod operations;
 
+use std::collections::BTreeSet;
 use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,7 +41,7 @@ pub struct ProcessSpec {
     pub id: String,
     pub machine: MachineSpec,
     pub boot: Box<dyn BootSource>,
-    /// In the order in which the guest sees them. They stay to the end: what can be unplugged comes by the control socket.
+    /// In the order in which the guest sees them.
     pub disks: Vec<Disk>,
     pub interfaces: Vec<Interface>,
     pub vsock: Option<VsockSpec>,
@@ -61,6 +62,8 @@ pub struct ProcessSpec {
 pub struct Disk {
     pub id: DeviceId,
     pub served: Served,
+    /// Whether it can be unplugged. Interfaces of the start, and all else, stay to the end.
+    pub is_removable: bool,
 }
 
 /// Who serves a disk.
@@ -139,6 +142,8 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
         .map_err(host("serve the control socket"))?;
 
+    let removable: BTreeSet<_> =
+        spec.disks.iter().filter(|disk| disk.is_removable).map(|disk| disk.id.to_string()).collect();
     let (parts, balloon) =
         devices(spec.disks, spec.interfaces, spec.vsock, spec.rng, spec.balloon, spec.machine.cpus)?;
 
@@ -157,9 +162,20 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
         // Whoever does not wait for it any more need not be told.
         let _ = started.write(&[1]);
     }
-    let fixed = machine.devices().into_iter().map(|device| device.id).collect();
+    let fixed = machine.devices().into_iter().map(|device| device.id);
+    let fixed = fixed.filter(|id| !removable.contains(id)).collect();
     let started = Instant::now();
-    let owned = Owned { id: spec.id, machine, fixed, balloon, events, memory_file, started, is_off: false };
+    let owned = Owned {
+        id: spec.id,
+        machine,
+        fixed,
+        balloon,
+        events,
+        memory_file,
+        started,
+        is_off: false,
+        reboot_by: None,
+    };
     let mut main = Loop::new(owned, console, control).map_err(host("watch the machine"))?;
     if let Some(stream) = spec.viewer {
         // After the console's input is connected, so that what was typed already is not dropped.
@@ -210,7 +226,7 @@ fn devices(
 }
 
 fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {
-    let Disk { id, served } = disk;
+    let Disk { id, served, .. } = disk;
     let (name, queues) = (id.to_string(), u16::from(cpus).min(DISK_QUEUES_MAX));
     let parts = match served {
         Served::Here { serial, backend } => {
@@ -225,6 +241,13 @@ fn interface_parts(interface: Interface) -> Result<DeviceParts, ProcessError> {
     let Interface { id, mac, mtu, taps } = interface;
     let spec = NetSpec { name: id.to_string(), mac, mtu, taps };
     Net::new(spec).map(|(_, parts)| parts).map_err(|source| ProcessError::Interface { id, source })
+}
+
+/// How long it is until then, as long as the poller waits at most.
+fn left_ms(time: Instant) -> u16 {
+    // A part of a millisecond is waited for, too.
+    let left = time.saturating_duration_since(Instant::now()).as_millis() + 1;
+    u16::try_from(left).unwrap_or(u16::MAX)
 }
 
 /// The main thread's event loop.
@@ -248,10 +271,20 @@ impl Loop {
     }
 
     fn run(mut self) -> Result<End, ProcessError> {
+        let outcome = self.follow();
+        self.console.write_log();
+        outcome
+    }
+
+    fn follow(&mut self) -> Result<End, ProcessError> {
         let mut ready = Vec::new();
         while !self.owned.is_off {
             ready.clear();
-            self.step(&mut ready, None)?;
+            let timeout_ms = self.owned.reboot_by.map(left_ms);
+            self.step(&mut ready, timeout_ms)?;
+            if self.owned.reboot_by.is_some_and(|by| by <= Instant::now()) {
+                self.owned.reset_in_time()?;
+            }
         }
         self.owned.events.publish(EventKind::PoweredOff);
         self.say_last_words(&mut ready)?;
@@ -281,8 +314,12 @@ impl Loop {
     fn follow_machine(&mut self) -> Result<(), ProcessError> {
         for event in self.owned.machine.take_events()? {
             match event {
+                MachineEvent::PoweredOff if self.owned.reboot_by.is_some() => self.owned.begin_anew()?,
                 MachineEvent::PoweredOff => self.owned.is_off = true,
-                MachineEvent::Reset => self.owned.events.publish(EventKind::Reset),
+                MachineEvent::Reset => {
+                    self.owned.reboot_by = None;
+                    self.owned.events.publish(EventKind::Reset);
+                }
                 MachineEvent::Unplugged { id } => self.owned.tell_unplugged(&id),
                 MachineEvent::NeedsReset { id } => {
                     self.owned.tell(&id, |device| EventKind::DeviceNeedsReset { device });

@@ -38,17 +38,46 @@ pub(super) struct Owned {
     pub(super) memory_file: ProcessMemoryFile,
     pub(super) started: Instant,
     pub(super) is_off: bool,
+    /// It begins anew when it powers off, or at this time.
+    pub(super) reboot_by: Option<Instant>,
 }
 
 /// Slots for devices, as many as the bus has beside the host bridge.
 const SLOTS: usize = 31;
 const MTU_DEFAULT: u16 = 1500;
+/// How long a guest may take to shut down before it is reset. A stock systemd gives its services 90 s.
+const REBOOT_TIME: Duration = Duration::from_secs(120);
 
 impl Owned {
     /// Publishes what happened to a device; ids of the machine are those of the control socket.
     pub(super) fn tell(&self, id: &str, event: impl FnOnce(DeviceId) -> EventKind) {
         if let Ok(device) = id.parse() {
             self.events.publish(event(device));
+        }
+    }
+
+    /// It was to reboot, and has powered off.
+    pub(super) fn begin_anew(&mut self) -> Result<(), MachineError> {
+        self.reboot_by = None;
+        let events = self.machine.begin_anew()?;
+        self.tell_reset(events);
+        Ok(())
+    }
+
+    /// It was to reboot, and has not powered off in time.
+    pub(super) fn reset_in_time(&mut self) -> Result<(), MachineError> {
+        self.reboot_by = None;
+        let events = self.machine.reset()?;
+        self.tell_reset(events);
+        Ok(())
+    }
+
+    fn tell_reset(&self, events: Vec<MachineEvent>) {
+        for event in events {
+            match event {
+                MachineEvent::Unplugged { id } => self.tell_unplugged(&id),
+                _ => self.events.publish(EventKind::Reset),
+            }
         }
     }
 
@@ -167,20 +196,28 @@ impl Operations for Owned {
     fn press_power_button(&mut self) -> Result<(), OperationError> {
         match self.state() {
             MachineState::Running => {
-                self.machine.press_power_button().map_err(host("press the power button"))
+                self.machine.press_power_button().map_err(host("press the power button"))?;
+                // What was asked last counts.
+                self.reboot_by = None;
+                Ok(())
             }
             state => Err(OperationError::WrongState { operation: "press the power button of", state }),
         }
     }
 
+    fn reboot(&mut self) -> Result<(), OperationError> {
+        // Asked again, the guest has no more time.
+        let by = self.reboot_by.unwrap_or_else(|| Instant::now() + REBOOT_TIME);
+        self.press_power_button()?;
+        self.reboot_by = Some(by);
+        Ok(())
+    }
+
     fn reset(&mut self) -> Result<(), OperationError> {
         self.expect_on("reset")?;
-        for event in self.machine.reset().map_err(host("reset the machine"))? {
-            match event {
-                MachineEvent::Unplugged { id } => self.tell_unplugged(&id),
-                _ => self.events.publish(EventKind::Reset),
-            }
-        }
+        self.reboot_by = None;
+        let events = self.machine.reset().map_err(host("reset the machine"))?;
+        self.tell_reset(events);
         Ok(())
     }
 
@@ -216,7 +253,7 @@ impl Operations for Owned {
         let file = File::from(disk);
         let kind = file.metadata().map_err(host("look at the disk"))?.file_type();
         let served = if kind.is_socket() { self.elsewhere(&spec, file)? } else { here(spec, file)? };
-        let parts = disk_parts(Disk { id: id.clone(), served }, self.machine.spec().cpus);
+        let parts = disk_parts(Disk { id: id.clone(), served, is_removable: true }, self.machine.spec().cpus);
         let parts = parts.map_err(host("open the disk"))?;
         self.plug("add the disk", &id, parts)
     }

@@ -61,20 +61,13 @@ impl NewVolume {
 
     /// Gives the volume its name, once all that was written is on stable storage.
     pub(super) fn finish(mut self) -> Result<(), ImportError> {
-        let done = self.flush().and_then(|()| {
-            self.volume = None;
-            std::fs::rename(&self.path, &self.target)?;
+        OpenVolume { volume: self.volume(), path: &self.target }.flush()?;
+        self.volume = None;
+        let done = std::fs::rename(&self.path, &self.target).and_then(|()| {
             self.is_whole = true;
             File::open(folder(&self.target))?.sync_all()
         });
         done.map_err(|source| ImportError::Finish { path: self.target.clone(), source })
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut queue = self.volume().open_queue(1)?;
-        queue.push(0, BlockRequest::Flush).map_err(io::Error::other)?;
-        queue.wait()?;
-        queue.next_completion().map_or(Ok(()), |completion| completion.result)
     }
 }
 
@@ -90,13 +83,31 @@ impl Drop for NewVolume {
 
 impl Target for NewVolume {
     fn writer(&self) -> Result<Box<dyn Writer + '_>, ImportError> {
-        let failed = |source| ImportError::Create { path: self.target.clone(), source };
-        let memory = AlignedMemory::zeroed(usize::try_from(UNIT_BYTES).expect("a few megabytes"));
-        Ok(Box::new(VolumeWriter {
-            queue: self.volume().open_queue(DEPTH).map_err(failed)?,
-            memory,
-            target: &self.target,
-        }))
+        VolumeWriter::open(self.volume(), &self.target)
+    }
+}
+
+/// A volume that is open, and what it is called in messages.
+pub(super) struct OpenVolume<'a> {
+    pub(super) volume: &'a Volume,
+    pub(super) path: &'a Path,
+}
+
+impl OpenVolume<'_> {
+    pub(super) fn flush(&self) -> Result<(), ImportError> {
+        let flush = || {
+            let mut queue = self.volume.open_queue(1)?;
+            queue.push(0, BlockRequest::Flush).map_err(io::Error::other)?;
+            queue.wait()?;
+            queue.next_completion().map_or(Ok(()), |completion| completion.result)
+        };
+        flush().map_err(|source| ImportError::Finish { path: self.path.to_owned(), source })
+    }
+}
+
+impl Target for OpenVolume<'_> {
+    fn writer(&self) -> Result<Box<dyn Writer + '_>, ImportError> {
+        VolumeWriter::open(self.volume, self.path)
     }
 }
 
@@ -107,7 +118,13 @@ struct VolumeWriter<'a> {
     target: &'a Path,
 }
 
-impl VolumeWriter<'_> {
+impl<'a> VolumeWriter<'a> {
+    fn open(volume: &Volume, target: &'a Path) -> Result<Box<dyn Writer + 'a>, ImportError> {
+        let failed = |source| ImportError::Create { path: target.to_owned(), source };
+        let memory = AlignedMemory::zeroed(usize::try_from(UNIT_BYTES).expect("a few megabytes"));
+        Ok(Box::new(Self { queue: volume.open_queue(DEPTH).map_err(failed)?, memory, target }))
+    }
+
     /// Takes the end of one write, and returns once there is room for another, or nothing is in flight.
     fn take_completions(&mut self, until_idle: bool) -> Result<(), ImportError> {
         let failed = |offset, source| ImportError::Write { path: self.target.to_owned(), offset, source };

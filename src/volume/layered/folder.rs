@@ -68,9 +68,7 @@ fn make<S: Storage>(
     wrap: Option<&dyn Fn(Uuid) -> Result<WrappedKey, KeyError>>,
 ) -> Result<(), VolumeError> {
     let blocks = checked_blocks(size_bytes)?;
-    if storage.open(MANIFEST).is_ok() {
-        return Err(VolumeError::Exists { file: MANIFEST.to_owned() });
-    }
+    ensure_vacant(storage)?;
     remove_orphans(storage, &[])?;
     let volume = Uuid(storage.unique().map_err(io_error("choose a name for", MANIFEST))?);
     let mut manifest = Manifest {
@@ -101,6 +99,14 @@ fn make<S: Storage>(
     layers.iter().try_for_each(|layer| layer.sync(0))?;
     sync_manifest(storage, &file)?;
     put_manifest(storage)
+}
+
+/// Makes sure that there is no volume.
+pub(crate) fn ensure_vacant<S: Storage>(storage: &S) -> Result<(), VolumeError> {
+    match storage.open(MANIFEST) {
+        Ok(_) => Err(VolumeError::Exists { file: MANIFEST.to_owned() }),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Makes an empty layer on top of the others, for a manifest that is not written yet.
@@ -167,6 +173,15 @@ fn sync_manifest<S: Storage>(storage: &S, file: &S::File) -> Result<(), VolumeEr
 pub(crate) fn put_manifest<S: Storage>(storage: &S) -> Result<(), VolumeError> {
     storage.rename(NEW_MANIFEST, MANIFEST).map_err(io_error("rename", NEW_MANIFEST))?;
     storage.sync_folder().map_err(io_error("sync the folder", FOLDER))
+}
+
+/// What has no manifest is no volume.
+pub(crate) fn remove_manifest<S: Storage>(storage: &S) -> Result<(), VolumeError> {
+    if names(storage)?.iter().any(|name| name == MANIFEST) {
+        storage.remove(MANIFEST).map_err(io_error("remove", MANIFEST))?;
+        storage.sync_folder().map_err(io_error("sync the folder", FOLDER))?;
+    }
+    Ok(())
 }
 
 fn names<S: Storage>(storage: &S) -> Result<Vec<String>, VolumeError> {

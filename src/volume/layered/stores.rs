@@ -9,7 +9,7 @@ use super::format::Manifest;
 use super::storage::{Storage, StorageFile};
 use crate::backend::SECTOR_BYTES;
 use crate::crypt::{Cipher, KeyError, KeyName, KeyStore, WrappedKey};
-use crate::snapshot::ObjectStore;
+use crate::snapshot::{ObjectStore, SnapshotError, SnapshotName, Snapshots, release};
 
 /// What is outside of a volume's folder.
 #[derive(Clone, Default)]
@@ -52,6 +52,29 @@ pub(super) fn change_key<S: Storage>(
     let key = wrapped.unwrap(keys, &lineage)?;
     manifest.key = Some(WrappedKey::new(keys, name, &lineage, &key)?);
     replace_manifest(storage, &manifest)
+}
+
+/// Gives up what a store keeps for a volume that is to be removed.
+///
+/// # Errors
+/// When the store fails; called again it goes on.
+pub(super) fn forget(manifest: &Manifest, snapshots: &Snapshots) -> Result<(), SnapshotError> {
+    let name = |id| SnapshotName { lineage: manifest.lineage, id };
+    if let Some(pending) = manifest.pending {
+        let name = name(pending.snapshot);
+        match snapshots.open(name) {
+            // Complete, and that was not written down any more.
+            Ok(_) => release(&**snapshots.store(), name)?,
+            Err(SnapshotError::NotFound { .. }) => snapshots.cancel(name)?,
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(base) = manifest.base {
+        release(&**snapshots.store(), name(manifest.volume))?;
+        // It may have been deleted, and kept for this volume.
+        snapshots.collect(name(base.snapshot))?;
+    }
+    Ok(())
 }
 
 /// Reads what stands at `place` of a file and at `offset` of the volume, in sectors or parts of them.

@@ -1,7 +1,7 @@
 //! A layered volume in a folder of the host.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ use crate::snapshot::{
 };
 
 const LOCK: &str = "lock";
+/// Who pins the snapshot that a volume is being made of.
+const HOLDER: &str = "holder";
 /// How often a fill that is ahead of its limit asks whether to go on.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -95,41 +97,39 @@ impl Volume {
         snapshot: SnapshotName,
         size_bytes: Option<u64>,
     ) -> Result<(), SnapshotError> {
-        let holder = SnapshotName { id: unique()?, ..snapshot };
-        // First: from now on it may be deleted, and is not removed.
-        pin(&**objects, holder, snapshot.id)?;
-        let made = Self::make_from(folder, objects, snapshot, holder, size_bytes);
-        if made.is_err() {
-            // The first error is the one to tell.
-            let _ = release(&**objects, holder);
-        }
-        made
-    }
-
-    fn make_from(
-        folder: &Path,
-        objects: &Arc<dyn ObjectStore>,
-        name: SnapshotName,
-        holder: SnapshotName,
-        size_bytes: Option<u64>,
-    ) -> Result<(), SnapshotError> {
-        let snapshot = Snapshot::open(Arc::clone(objects), name)?;
-        let snapshot_bytes = snapshot.size_bytes();
+        let found = Snapshot::open(Arc::clone(objects), snapshot)?;
+        let snapshot_bytes = found.size_bytes();
         let volume_bytes = size_bytes.unwrap_or(snapshot_bytes);
         if volume_bytes < snapshot_bytes {
             return Err(SnapshotError::TooSmall { snapshot_bytes, volume_bytes });
         }
         folder::checked_blocks(volume_bytes)?;
-        std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
-        let _lock = lock_folder(folder)?;
+        let holder = SnapshotName { id: unique()?, ..snapshot };
         let origin = Origin {
             volume: holder.id,
-            snapshot: name,
+            snapshot,
             blocks: snapshot_bytes / BLOCK_BYTES,
-            key: snapshot.manifest().key.clone(),
+            key: found.manifest().key.clone(),
         };
-        let geometry = Geometry::default();
-        Ok(folder::create_from(&HostFolder::new(folder), volume_bytes, geometry, Some(&origin))?)
+        std::fs::create_dir_all(folder).map_err(io_error("make the folder", "of the volume"))?;
+        let _lock = lock_folder(folder)?;
+        let storage = HostFolder::new(folder);
+        folder::ensure_vacant(&storage)?;
+        release_abandoned(folder, objects)?;
+        note_holder(folder, holder)?;
+        let make = || {
+            pin(&**objects, holder, snapshot.id)?;
+            // From now on it may be deleted, and is not removed. It may have been before.
+            Snapshot::open(Arc::clone(objects), snapshot)?;
+            Ok(folder::create_from(&storage, volume_bytes, Geometry::default(), Some(&origin))?)
+        };
+        let made = make();
+        // The first error is the one to tell; and where all is well the note does no harm if it stays.
+        let is_free = made.is_ok() || release(&**objects, holder).is_ok();
+        if is_free {
+            let _ = std::fs::remove_file(folder.join(HOLDER));
+        }
+        made
     }
 
     /// Opens the volume in a folder.
@@ -168,6 +168,34 @@ impl Volume {
     /// As for [`seal`](Self::seal).
     pub fn begin_snapshot(&self) -> Result<SnapshotName, SnapshotError> {
         Ok(self.0.engine.begin_snapshot(unique()?, now_s())?)
+    }
+
+    /// As [`begin_snapshot`](Self::begin_snapshot), but under a name that was chosen before: called again it does nothing. Gives the name of the
+    /// snapshot that is being made, which is another one if that was begun and not ended.
+    ///
+    /// # Errors
+    /// As for [`seal`](Self::seal), or [`SnapshotError::OtherLineage`] when no snapshot of this volume can have the name.
+    pub fn begin_snapshot_as(&self, name: SnapshotName) -> Result<SnapshotName, SnapshotError> {
+        let newer = self.lineage();
+        if name.lineage != newer.lineage {
+            return Err(SnapshotError::OtherLineage { older: name, newer });
+        }
+        if self.0.engine.turn().manifest.last.is_some_and(|last| last.snapshot == name.id) {
+            return Ok(name);
+        }
+        Ok(self.0.engine.begin_snapshot(name.id, now_s())?)
+    }
+
+    /// A name that nobody has, for a snapshot of this volume.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoName`]
+    pub fn snapshot_name(&self) -> Result<SnapshotName, SnapshotError> {
+        self.lineage().another()
+    }
+
+    fn lineage(&self) -> SnapshotName {
+        SnapshotName { lineage: self.0.engine.turn().manifest.lineage, id: Uuid::NONE }
     }
 
     /// The snapshot that was begun and has not ended, by this process or one before.
@@ -289,6 +317,30 @@ impl Volume {
         stores::change_key(&HostFolder::new(folder), keys, name)
     }
 
+    /// Removes a volume that nobody has open, and what is kept in the object store for it alone. Stopped anywhere, it can be called again; for
+    /// a folder that is not there it does nothing. What the store keeps for a volume that is damaged stays there.
+    ///
+    /// # Errors
+    /// [`VolumeError::InUse`], or when the store or the host fails.
+    pub fn remove(folder: &Path, snapshots: &Snapshots) -> Result<(), SnapshotError> {
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        let _lock = lock_folder(folder)?;
+        let storage = HostFolder::new(folder);
+        release_abandoned(folder, snapshots.store())?;
+        match folder::read_manifest(&storage) {
+            Ok(manifest) => stores::forget(&manifest, snapshots)?,
+            Err(VolumeError::Damaged { .. }) => {}
+            // It was begun to be removed, or never came to be a volume.
+            Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        folder::remove_manifest(&storage)?;
+        std::fs::remove_dir_all(folder).map_err(io_error("remove the folder", "of the volume"))?;
+        Ok(())
+    }
+
     /// Verifies the metadata of a volume that nobody has open, and repairs what a crash may leave, if `repair` says so.
     ///
     /// # Errors
@@ -317,6 +369,31 @@ impl Volume {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, VolumeError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     thread.map_err(io_error("start a thread", name))
+}
+
+/// Writes down who is about to pin a snapshot.
+fn note_holder(folder: &Path, holder: SnapshotName) -> Result<(), VolumeError> {
+    let write = || {
+        let mut file = File::create(folder.join(HOLDER))?;
+        file.write_all(holder.to_string().as_bytes())?;
+        file.sync_all()?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(io_error("write", HOLDER))
+}
+
+/// Removes the pin of a volume whose making ended before there was one. Of one that is there it may be the pin too: not of one that is to stay.
+fn release_abandoned(folder: &Path, objects: &Arc<dyn ObjectStore>) -> Result<(), SnapshotError> {
+    let text = match std::fs::read_to_string(folder.join(HOLDER)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("read", HOLDER)(error).into()),
+    };
+    // What was not written to its end was not pinned for.
+    if let Ok(holder) = text.parse() {
+        release(&**objects, holder)?;
+    }
+    Ok(())
 }
 
 fn lock_folder(folder: &Path) -> Result<File, VolumeError> {
@@ -399,3 +476,6 @@ impl BlockQueue for VolumeQueue {
         self.queue.wait()
     }
 }
+
+#[cfg(test)]
+mod tests;

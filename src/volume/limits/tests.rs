@@ -136,3 +136,66 @@ fn a_flush_does_not_wait_and_new_limits_wake_who_does() {
     }
     assert_eq!(found, [1, 2, 3]);
 }
+
+/// Writes a number that grows by one to one disk after the other, and waits for each, as often as it is told to go on.
+fn count_on(disks: &[Arc<Limited>; 2], go_on: &dyn Fn() -> bool) {
+    let mut queues = disks.each_ref().map(|disk| disk.open_queue(1).unwrap());
+    for number in 1u64.. {
+        for queue in &mut queues {
+            let memory = Memory::from_bytes(&[number.to_le_bytes(); 64].concat());
+            execute(&mut **queue, BlockRequest::Write { offset: 0, buffers: &[memory.all()] }).unwrap();
+            if !go_on() {
+                return;
+            }
+        }
+    }
+}
+
+fn number_on(disk: &Limited) -> u64 {
+    let mut bytes = [0; 8];
+    disk.read_at(0, &mut bytes).unwrap();
+    u64::from_le_bytes(bytes)
+}
+
+#[test]
+fn what_is_read_of_two_disks_while_both_are_paused_was_there_at_one_moment() {
+    for limits in [None, Some(gp3(10_000))] {
+        let disks = [0; 2].map(|_| Arc::new(Limited::new(disk(), limits).unwrap()));
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| count_on(&disks, &|| !is_over.load(Ordering::Relaxed)));
+            for _ in 0..20 {
+                let before = number_on(&disks[1]);
+                for disk in &disks {
+                    disk.pause(Duration::from_secs(10));
+                }
+                // The second one long before the first: without a pause it would be far behind.
+                let second = number_on(&disks[1]);
+                std::thread::sleep(Duration::from_millis(2));
+                let first = number_on(&disks[0]);
+                assert!(first == second || first == second + 1, "{first}, {second}");
+                assert!(disks.iter().all(|disk| disk.resume()));
+                while number_on(&disks[1]) <= before {
+                    std::thread::yield_now();
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
+fn a_pause_ends_by_itself_and_holds_no_reads() {
+    let limited = Limited::new(disk(), None).unwrap();
+    let mut queue = limited.open_queue(1).unwrap();
+    let memory = Memory::new(4096);
+    let started = Instant::now();
+    limited.pause(Duration::from_millis(50));
+    execute(&mut *queue, BlockRequest::Read { offset: 0, buffers: &[memory.all()] }).unwrap();
+    let read = started.elapsed();
+    execute(&mut *queue, BlockRequest::Write { offset: 0, buffers: &[memory.all()] }).unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(50) && read < started.elapsed());
+    assert!(!limited.resume(), "it was over");
+    // From then on there is nothing to be looked at.
+    assert!(limited.shared.limits().is_none());
+}

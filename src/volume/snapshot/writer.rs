@@ -99,6 +99,16 @@ pub(crate) fn unique() -> Result<Uuid, SnapshotError> {
     Ok(Uuid(bytes))
 }
 
+impl SnapshotName {
+    /// A name that nobody has, for another snapshot of the same lineage.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoName`]
+    pub fn another(self) -> Result<Self, SnapshotError> {
+        Ok(self.with_id(unique()?))
+    }
+}
+
 /// Seconds since 1970.
 pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())

@@ -65,6 +65,9 @@ impl Operations for FakeMachine {
     fn press_power_button(&mut self) -> Result<(), OperationError> {
         Err(OperationError::WrongState { operation: "press the power button of", state: self.state })
     }
+    fn reboot(&mut self) -> Result<(), OperationError> {
+        Err(OperationError::WrongState { operation: "reboot", state: self.state })
+    }
     fn reset(&mut self) -> Result<(), OperationError> {
         self.enter(MachineState::Running)
     }

@@ -105,6 +105,10 @@ impl Operations for FakeMachine {
         }
     }
 
+    fn reboot(&mut self) -> Result<(), OperationError> {
+        self.press_power_button()
+    }
+
     fn reset(&mut self) -> Result<(), OperationError> {
         self.change("reset", MachineState::Running, EventKind::Reset)
     }

@@ -61,7 +61,10 @@ fn a_client_works_a_machine_over_one_connection() {
     );
     let status: MachineStatus = client.post("/v1/machine/resume", &no_body, &[]).unwrap();
     assert_eq!(status.state, MachineState::Running);
-    assert_eq!(client.request("POST", "/v1/machine/power-button", b"", &[]).unwrap().status, 202);
+    for asks in ["power-button", "reboot"] {
+        let path = format!("/v1/machine/{asks}");
+        assert_eq!(client.request("POST", &path, b"", &[]).unwrap().status, 202);
+    }
 
     let target = BalloonTarget { target_bytes: ByteSize::from_mib(256).unwrap() };
     let balloon: BalloonStatus = client.put("/v1/balloon", &target).unwrap();
