@@ -20,7 +20,9 @@
 //! The host is reached through traits only, so all of it runs in a test, on a paused clock, with no root.
 #![forbid(unsafe_code)]
 
+pub mod capacity;
 pub mod catalog;
+pub mod credits;
 mod ec2;
 pub mod ledger;
 pub mod plane;
@@ -33,6 +35,7 @@ pub mod store;
 mod sts;
 #[cfg(test)]
 mod testing;
+pub mod zones;
 
 use std::sync::Arc;
 

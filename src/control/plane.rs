@@ -7,26 +7,45 @@ use aws::sigv4::Caller;
 use aws::{Call, Error, Table};
 use types::Region;
 
+use crate::capacity::Overcommit;
 use crate::ledger::{Ledger, Stopped, WriteError};
+use crate::ports::{BoxFuture, Machines};
 use crate::state::{Space, Transaction, View};
 
 /// What all operations share.
 pub struct Plane {
     pub ledger: Ledger,
+    /// For operations that tell what only the host knows.
+    machines: Arc<dyn Machines>,
 }
 
 impl Plane {
-    pub fn new(ledger: Ledger) -> Arc<Self> {
-        Arc::new(Self { ledger })
+    pub fn new(ledger: Ledger, machines: Arc<dyn Machines>, overcommit: Overcommit) -> Arc<Self> {
+        ledger.set_capacity(machines.capacity().overcommitted(overcommit));
+        Arc::new(Self { ledger, machines })
     }
 
-    /// What is shown by `operation`, told when it is durable.
-    async fn look<O: Operation>(&self, operation: Look<O>, call: Call<O::Input>) -> Result<O::Output, Error> {
+    /// What is seen by `operation`, when it is durable.
+    async fn look<O: Operation, T>(
+        &self,
+        operation: fn(View<'_>, &Call<O::Input>) -> Result<T, Error>,
+        call: Call<O::Input>,
+    ) -> Result<T, Error> {
         let space = self.space(&call.caller).await?;
         let now = self.ledger.now();
         let (answer, as_of) = self.ledger.read(|state| operation(View::new(state, space, now), &call));
         self.ledger.settled(as_of).await.map_err(|stopped| unavailable(&stopped))?;
         answer
+    }
+
+    async fn ask<O: Operation, Q>(
+        &self,
+        question: Question<O, Q>,
+        ask: Ask<O, Q>,
+        call: Call<O::Input>,
+    ) -> Result<O::Output, Error> {
+        let question = self.look::<O, Q>(question, call).await?;
+        ask(self.machines.as_ref(), question).await
     }
 
     async fn change<O: Operation>(
@@ -82,6 +101,14 @@ impl Plane {
         Ok(space)
     }
 
+    /// Has all accounts in all regions be as they were before the first request, when it returns.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub async fn reset(&self) -> Result<(), Error> {
+        self.ledger.erase().await.map_err(|stopped| unavailable(&stopped))
+    }
+
     /// Sees to it that the space has what every account has from its beginning.
     ///
     /// # Errors
@@ -92,7 +119,10 @@ impl Plane {
             return Ok(());
         }
         self.write(space, |tx| {
-            crate::ec2::begin(tx);
+            // Another request may have been faster.
+            if tx.is_first() {
+                crate::ec2::begin(tx);
+            }
             Ok(())
         })
         .await
@@ -102,6 +132,12 @@ impl Plane {
 /// An operation that only looks.
 pub(crate) type Look<O> =
     fn(View<'_>, &Call<<O as Operation>::Input>) -> Result<<O as Operation>::Output, Error>;
+
+/// What an operation has to ask the host, as the state says.
+pub(crate) type Question<O, Q> = fn(View<'_>, &Call<<O as Operation>::Input>) -> Result<Q, Error>;
+
+/// An operation that tells what the host answers. It changes nothing.
+pub(crate) type Ask<O, Q> = fn(&dyn Machines, Q) -> BoxFuture<'_, Result<<O as Operation>::Output, Error>>;
 
 /// An operation that changes something.
 pub(crate) type Change<O> =
@@ -118,6 +154,8 @@ pub(crate) type PreparedChange<O, P> =
 pub(crate) trait Serve {
     fn looks<O: Operation>(self, operation: Look<O>) -> Self;
 
+    fn asks<O: Operation, Q: Send + 'static>(self, question: Question<O, Q>, ask: Ask<O, Q>) -> Self;
+
     fn changes<O: Operation>(self, operation: Change<O>) -> Self;
 
     fn prepares<O: Operation<Input: 'static>, P: Send + 'static>(
@@ -130,7 +168,13 @@ pub(crate) trait Serve {
 impl Serve for Table<Arc<Plane>> {
     fn looks<O: Operation>(self, operation: Look<O>) -> Self {
         self.serve::<O>(move |plane: Arc<Plane>, call: Call<O::Input>| async move {
-            plane.look::<O>(operation, call).await
+            plane.look::<O, _>(operation, call).await
+        })
+    }
+
+    fn asks<O: Operation, Q: Send + 'static>(self, question: Question<O, Q>, ask: Ask<O, Q>) -> Self {
+        self.serve::<O>(move |plane: Arc<Plane>, call: Call<O::Input>| async move {
+            plane.ask::<O, Q>(question, ask, call).await
         })
     }
 

@@ -1,12 +1,21 @@
 //! What the control plane needs of the world: traits that a host implements, and [a simulation](crate::simulation).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use types::{
-    ByteSize, InstanceId, MacAddress, NetworkInterfaceId, Region, SnapshotId, VolumeId, VolumeSpec, Zone,
+    AccountId, ByteSize, ImageId, InstanceId, MacAddress, NetworkInterfaceId, Region, ReservationId,
+    SecurityGroupId, SnapshotId, SubnetId, VolumeId, VolumeSpec, VpcId, Zone,
 };
+
+use crate::capacity::Capacity;
+pub use crate::records::MetadataOptions;
 
 /// What the methods of a trait object return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -27,20 +36,62 @@ pub trait Machines: Send + Sync {
     /// Asks the guest to power off.
     fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
 
-    /// Begins the guest anew, as if by its reset button.
+    /// Has the guest shut down and begin anew; as if by its reset button, if it does not in time.
     fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
 
     /// Ends the guest where it stands.
     fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
 
-    /// Removes all that is left of one that has ended.
+    /// Removes what is left of one that has ended, but what it wrote to its console.
     fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
 
-    /// The last 64 KiB that the guest wrote to its console, of this start or the last.
+    /// Removes what [`Machines::forget`] leaves: the console. Nobody will ask for it any more.
+    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// The last 64 KiB that the guest wrote to its console, of this start or the last: nothing, if it has never said anything.
     fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>>;
+
+    /// The processors and the memory that microVMs can have. One that does not know says that there is no end to it.
+    fn capacity(&self) -> Capacity {
+        Capacity::default()
+    }
+
+    /// Asks a microVM's guest whether it is there.
+    fn probe(&self, id: InstanceId) -> BoxFuture<'_, Probe> {
+        let _ = id;
+        Box::pin(async { Probe::Unknown })
+    }
+
+    /// How long the processors of a microVM have worked since it was started, all of them together. None: nobody measures it.
+    fn cpu_time(&self, id: InstanceId) -> Option<Duration> {
+        let _ = id;
+        None
+    }
+
+    /// Has a microVM's processors work no more than so much of the time, all of them together; none: as much as they like.
+    fn limit_cpu(&self, id: InstanceId, limit: Option<CpuLimit>) -> BoxFuture<'_, Result<(), HostError>> {
+        let _ = (id, limit);
+        Box::pin(async { Err(HostError::Failed("this host cannot limit processors".to_owned())) })
+    }
 
     /// Called whenever [`Machines::observe`] would say something new.
     fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>);
+}
+
+/// Whether a guest is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    Answers,
+    /// It was asked, and did not answer.
+    Silent,
+    /// It cannot be asked: that its microVM runs is all that is known.
+    Unknown,
+}
+
+/// Thousandths of the time of one processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuLimit {
+    pub per_mille: u32,
 }
 
 /// A microVM on a host.
@@ -62,21 +113,69 @@ pub enum End {
     Failed(String),
 }
 
-/// What a microVM is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a microVM is, and what its guest is told of itself: a host needs to know no more to start it, and to go on with it later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSpec {
     pub id: InstanceId,
     pub instance_type: String,
     pub vcpus: u8,
     pub memory: ByteSize,
+    /// The one that it boots from, and then the others.
+    pub volumes: Vec<MachineVolume>,
     /// By their place in the guest.
     pub interfaces: Vec<InterfaceSpec>,
+    pub guest: GuestSpec,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A volume that a microVM is started with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineVolume {
+    pub id: VolumeId,
+    /// As the instance's owner calls it: `/dev/sdf`.
+    pub device: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceSpec {
     pub id: NetworkInterfaceId,
     pub mac: MacAddress,
+    pub device_index: u8,
+    /// The first is the primary one; each with the public address that leads to it.
+    pub addresses: Vec<(Ipv4Addr, Option<Ipv4Addr>)>,
+    /// Of the primary address, such as `ip-10-0-0-4.ec2.internal`.
+    pub host_name: String,
+    pub public_host_name: Option<String>,
+    pub subnet: SubnetId,
+    pub subnet_range: Ipv4Net,
+    pub vpc: VpcId,
+    /// The first is the one it was made with.
+    pub vpc_ranges: Vec<Ipv4Net>,
+    /// Each with its name.
+    pub groups: Vec<(SecurityGroupId, String)>,
+}
+
+/// What a guest can ask about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSpec {
+    pub account: AccountId,
+    pub zone: Zone,
+    pub image: ImageId,
+    pub reservation: ReservationId,
+    pub launch_index: u32,
+    pub launched: Timestamp,
+    pub key: Option<LoginKey>,
+    /// As it was given; nothing, if it is empty.
+    pub user_data: Vec<u8>,
+    pub tags: BTreeMap<String, String>,
+    pub metadata_options: MetadataOptions,
+}
+
+/// A key that the guest's owner may log in with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginKey {
+    pub name: String,
+    /// One line of `authorized_keys`.
+    pub public_key: String,
 }
 
 /// Why a host did not do something. What is lacking for the moment is asked for again.

@@ -1,52 +1,158 @@
 //! A host that is not there: microVMs that only say that they run, and volumes without a byte.
 //!
 //! With it the control plane is what people test against who want no virtual machines: everything is decided as ever, and what
-//! would be done takes no time, or as long as told.
+//! would be done takes no time, or as long as [`Delays`] say.
 
+mod delays;
 mod disks;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use types::InstanceId;
 
-use crate::ports::{BoxFuture, End, HostError, Machine, MachineSpec, Machines};
+use crate::capacity::Capacity;
+use crate::ports::{BoxFuture, CpuLimit, End, HostError, Machine, MachineSpec, Machines, Probe};
+use crate::records::{Instance, InstanceState};
+use crate::state::State;
+pub use delays::Delays;
 
 type Call = Arc<dyn Fn(InstanceId) + Send + Sync>;
+
+/// What a guest is to have done, for tests and experiments. Nothing, if nobody says otherwise.
+#[derive(Debug, Clone, Default)]
+struct Script {
+    said: Vec<u8>,
+    is_silent: bool,
+    cpu_time: Duration,
+    cpu_limit: Option<CpuLimit>,
+}
 
 /// The simulated host.
 #[derive(Default)]
 pub struct Simulation {
-    machines: Mutex<BTreeMap<InstanceId, Machine>>,
+    delays: Delays,
+    machines: Mutex<BTreeMap<InstanceId, Guest>>,
     disks: disks::Shelf,
+    capacity: Capacity,
+    scripts: Mutex<BTreeMap<InstanceId, Script>>,
     on_change: Mutex<Option<Call>>,
 }
 
+/// A microVM that was started.
+#[derive(Default)]
+struct Guest {
+    /// When it ends, or has ended, and how.
+    end: Option<(Instant, End)>,
+}
+
+impl Guest {
+    fn machine(&self) -> Machine {
+        match &self.end {
+            Some((at, end)) if *at <= Instant::now() => Machine::Ended(end.clone()),
+            _ => Machine::Running,
+        }
+    }
+}
+
 impl Simulation {
+    /// One that takes its time. It is used in a runtime of tokio's.
+    pub fn with(delays: Delays) -> Self {
+        Self { delays, disks: disks::Shelf::with(delays), ..Self::default() }
+    }
+
+    /// One that has only so much. Otherwise there is no end to it.
+    #[must_use]
+    pub fn limited_to(self, capacity: Capacity) -> Self {
+        Self { capacity, ..self }
+    }
+
+    /// Has it run and keep what records say is there, as a real host does that went on while nobody asked it.
+    pub fn adopt(&self, state: &State) {
+        for (_, tables) in state.spaces() {
+            let mut machines = self.machines();
+            let is_there = |instance: &&Arc<Instance>| {
+                instance.state == InstanceState::Running && instance.outage.is_none()
+            };
+            let running = tables.instances.iter().filter(is_there);
+            machines.extend(running.map(|instance| (instance.id, Guest::default())));
+            self.disks.adopt(tables, |id| machines.contains_key(&id));
+        }
+    }
+
+    /// Forgets what there are no records of.
+    pub fn forget_unknown(&self, state: &State) {
+        self.machines().retain(|id, _| state.spaces().any(|(_, tables)| tables.instances.get(*id).is_some()));
+        self.disks.forget_unknown(state);
+    }
+
     /// What happens to a guest from within, or to its host: for tests and experiments.
     pub fn end(&self, id: InstanceId, end: End) {
-        if let Some(machine) = self.machines().get_mut(&id) {
-            *machine = Machine::Ended(end);
+        self.end_after(Duration::ZERO, id, end);
+    }
+
+    fn end_after(&self, delay: Duration, id: InstanceId, end: End) {
+        let at = Instant::now() + delay;
+        if let Some(guest) = self.machines().get_mut(&id)
+            && guest.end.as_ref().is_none_or(|(before, _)| *before > at)
+        {
+            guest.end = Some((at, end));
         }
-        self.disks.unplug_all(id);
-        self.tell(id);
+        if delay.is_zero() {
+            self.disks.unplug_all(id);
+        }
+        self.tell_after(delay, id);
     }
 
-    fn machines(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Machine>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has a guest say something on its console.
+    pub fn say(&self, id: InstanceId, output: &[u8]) {
+        self.change(id, |guest| guest.said.extend(output));
     }
 
-    fn tell(&self, id: InstanceId) {
+    /// Has a guest answer no more, or again.
+    pub fn silence(&self, id: InstanceId, is_silent: bool) {
+        self.change(id, |guest| guest.is_silent = is_silent);
+    }
+
+    /// Has a guest's processors work for so long.
+    pub fn work(&self, id: InstanceId, time: Duration) {
+        self.change(id, |guest| guest.cpu_time += time);
+    }
+
+    /// What [`Machines::limit_cpu`] said last.
+    pub fn cpu_limit(&self, id: InstanceId) -> Option<CpuLimit> {
+        self.script(id).cpu_limit
+    }
+
+    fn script(&self, id: InstanceId) -> Script {
+        self.scripts().get(&id).cloned().unwrap_or_default()
+    }
+
+    fn change(&self, id: InstanceId, change: impl FnOnce(&mut Script)) {
+        change(self.scripts().entry(id).or_default());
+    }
+
+    fn scripts(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Script>> {
+        self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_after(&self, delay: Duration, id: InstanceId) {
         let call = self.on_change.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(call) = call {
-            call(id);
+            delays::after(delay, move || call(id));
         }
+    }
+
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Guest>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Machines for Simulation {
     fn observe(&self, id: InstanceId) -> Option<Machine> {
-        self.machines().get(&id).cloned()
+        self.machines().get(&id).map(Guest::machine)
     }
 
     fn ids(&self) -> Vec<InstanceId> {
@@ -54,12 +160,19 @@ impl Machines for Simulation {
     }
 
     fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>> {
-        self.machines().insert(spec.id, Machine::Running);
-        Box::pin(async { Ok(()) })
+        Box::pin(async move {
+            delays::pass(self.delays.start).await;
+            if let Some(guest) = self.scripts().get_mut(&spec.id) {
+                (guest.cpu_time, guest.cpu_limit) = (Duration::ZERO, None);
+            }
+            self.machines().insert(spec.id, Guest::default());
+            self.disks.plug_all(spec.id, &spec.volumes);
+            Ok(())
+        })
     }
 
     fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.end(id, End::PoweredOff);
+        self.end_after(self.delays.power_off, id, End::PoweredOff);
         Box::pin(async { Ok(()) })
     }
 
@@ -68,17 +181,44 @@ impl Machines for Simulation {
     }
 
     fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.end(id, End::Killed);
+        self.end_after(self.delays.kill, id, End::Killed);
         Box::pin(async { Ok(()) })
     }
 
     fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
         self.machines().remove(&id);
+        self.disks.unplug_all(id);
         Box::pin(async { Ok(()) })
     }
 
-    fn console(&self, _: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.scripts().remove(&id);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
+        let said = self.script(id).said;
+        Box::pin(async { Ok(said) })
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn probe(&self, id: InstanceId) -> BoxFuture<'_, Probe> {
+        let is_silent = self.script(id).is_silent;
+        Box::pin(async move { if is_silent { Probe::Silent } else { Probe::Answers } })
+    }
+
+    fn cpu_time(&self, id: InstanceId) -> Option<Duration> {
+        Some(self.script(id).cpu_time)
+    }
+
+    fn limit_cpu(&self, id: InstanceId, limit: Option<CpuLimit>) -> BoxFuture<'_, Result<(), HostError>> {
+        if limit != self.script(id).cpu_limit {
+            self.change(id, |guest| guest.cpu_limit = limit);
+        }
+        Box::pin(async { Ok(()) })
     }
 
     fn on_change(&self, call: Call) {

@@ -4,11 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use types::{AccountId, Clock, ImageId, InstanceId, Instant, RandomId as _, Region, ReservationId};
+use types::{
+    AccountId, Clock, ImageId, InstanceId, Instant, RandomId as _, Region, ReservationId, VolumeId,
+    VolumeKind, VolumeSpec,
+};
 
+use crate::capacity::Overcommit;
 use crate::ledger::Ledger;
 use crate::plane::Plane;
-use crate::records::{Instance, InstanceState, MetadataOptions, ShutdownBehavior};
+use crate::records::{
+    AttachmentState, Health, Instance, InstanceState, MetadataOptions, ShutdownBehavior, Volume,
+    VolumeAttachment, VolumeState,
+};
+use crate::simulation::Simulation;
 use crate::state::{Entropy, Space};
 use crate::store::Store;
 
@@ -60,7 +68,7 @@ pub(crate) async fn ledger(store: Arc<dyn Store>, seed: u64) -> Ledger {
 }
 
 pub(crate) async fn plane(store: Arc<dyn Store>, seed: u64) -> Arc<Plane> {
-    Plane::new(ledger(store, seed).await)
+    Plane::new(ledger(store, seed).await, Arc::new(Simulation::default()), Overcommit::default())
 }
 
 /// One of a small type, by itself.
@@ -73,6 +81,7 @@ pub(crate) fn instance(id: InstanceId, state: InstanceState, launched: Timestamp
         instance_type: "t3.micro".to_owned(),
         zone: space().region.zones()[0],
         key_name: None,
+        public_key: None,
         user_data: Vec::new(),
         root_device_name: "/dev/xvda".to_owned(),
         metadata_options: MetadataOptions::default(),
@@ -86,8 +95,35 @@ pub(crate) fn instance(id: InstanceId, state: InstanceState, launched: Timestamp
         placement_group: None,
         partition: None,
         state,
+        has_run: false,
         launched,
         reboots_wanted: 0,
         reboots_done: 0,
+        health: Health::default(),
+        outage: None,
+    }
+}
+
+/// The volume that an instance boots from, ready since `now`.
+pub(crate) fn root_volume(id: VolumeId, instance: InstanceId, state: VolumeState, now: Timestamp) -> Volume {
+    let attachment = VolumeAttachment {
+        instance,
+        device: "/dev/xvda".to_owned(),
+        since: now,
+        delete_on_termination: true,
+        state: AttachmentState::Attached,
+    };
+    Volume {
+        id,
+        zone: space().region.zones()[0],
+        spec: VolumeSpec { kind: VolumeKind::Gp3, size_gib: 8, iops: None, throughput_mib_s: None },
+        snapshot: None,
+        key: None,
+        is_multi_attach: false,
+        enables_io_by_itself: false,
+        created: now,
+        state,
+        attachments: vec![attachment],
+        modification: None,
     }
 }

@@ -1,5 +1,7 @@
 //! `nimbo image`: disks to boot from.
 
+mod import;
+
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
@@ -20,7 +22,7 @@ Examples:
   nimbo image build debian
   nimbo run --image \"$(nimbo image build tiny)\"";
 
-const IMPORT_EXAMPLES: &str = "\
+const CONVERT_EXAMPLES: &str = "\
 nimbo run does this by itself. An image is known by its content: the same one is converted once, whatever it is
 called and wherever it is.
 
@@ -29,14 +31,15 @@ Exit status:
   1  not converted; a message tells why
 
 Examples:
-  nimbo image import debian-12-genericcloud-amd64.qcow2
-  nimbo run --image \"$(nimbo image import debian.qcow2)\"";
+  nimbo image convert debian-12-genericcloud-amd64.qcow2
+  nimbo run --image \"$(nimbo image convert debian.qcow2)\"";
 
 /// Builds and imports disk images
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Build(Build),
-    Import(Import),
+    Convert(Convert),
+    Import(import::Args),
 }
 
 /// Builds an image from a recipe in images/ of nimbo's source, and prints its path
@@ -56,8 +59,8 @@ pub(crate) struct Build {
 
 /// Converts a qcow2 image to a raw one, and prints its path
 #[derive(Debug, clap::Args)]
-#[command(after_help = IMPORT_EXAMPLES)]
-pub(crate) struct Import {
+#[command(after_help = CONVERT_EXAMPLES)]
+pub(crate) struct Convert {
     /// The image, qcow2 or raw; a raw one stays where it is
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -67,10 +70,11 @@ pub(crate) struct Import {
 pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Build(build) => Err(become_script(build)),
-        Command::Import(import) => {
-            println!("{}", cache::raw_image(&import.file)?.display());
+        Command::Convert(convert) => {
+            println!("{}", cache::raw_image(&convert.file)?.display());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Import(args) => import::main(args),
     }
 }
 

@@ -5,36 +5,53 @@
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo serve` | the API of a region |
 //! | `nimbo coverage` | what of AWS's API that serves |
+//! | `nimbo status` | what it is, and what there is |
+//! | `nimbo console`, `nimbo logs`, `nimbo ssh` | a guest's console, what it wrote there, a shell in it |
 //! | `nimbo env` | what AWS's clients need to know of it |
+//! | `nimbo account` | who may use it |
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
+//! | `nimbo zone` | zones that fail and recover |
+//! | `nimbo completions` | what shells need to complete all this |
 //! | `nimbo vmm` | the process of one microVM; others start it |
 
 #![deny(unsafe_code)]
 
+mod account;
 mod boot_source;
 mod cache;
 mod checkout;
+mod client;
+mod completions;
+mod console;
 mod coverage;
+mod credentials_file;
 mod doctor;
 mod env;
 mod failure;
+mod host;
 mod image;
+mod logs;
+mod microvm;
 mod progress;
 mod run;
 mod serve;
 mod signals;
 mod socket;
+mod ssh;
+mod status;
 #[allow(unsafe_code)]
 mod sys;
+mod table;
 mod vhost_user;
 mod vmm_process;
 mod volume;
+mod zone;
 
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 const EXAMPLES: &str = "\
@@ -63,13 +80,22 @@ struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Serve(serve::Args),
+    Status(status::Args),
+    Console(console::Args),
+    Logs(logs::Args),
+    Ssh(ssh::Args),
     Coverage(coverage::Args),
     Env(env::Args),
+    #[command(subcommand)]
+    Account(account::Command),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Image(image::Command),
     #[command(subcommand)]
     Volume(volume::Command),
+    #[command(subcommand)]
+    Zone(zone::Command),
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
@@ -89,11 +115,18 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::main(&args),
             Command::Serve(args) => serve::main(&args),
+            Command::Status(args) => status::main(&args),
+            Command::Console(args) => console::main(&args),
+            Command::Logs(args) => logs::main(&args),
+            Command::Ssh(args) => ssh::main(&args),
             Command::Coverage(args) => coverage::main(&args),
-            Command::Env(args) => Ok(env::main(&args)),
+            Command::Env(args) => env::main(&args),
+            Command::Account(command) => account::main(&command),
             Command::Doctor(args) => doctor::main(&args),
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),
+            Command::Zone(command) => zone::main(&command),
+            Command::Completions(args) => Ok(completions::main(&args, Cli::command())),
         }
     };
     outcome.unwrap_or_else(|error| {
@@ -108,8 +141,6 @@ fn log(level: LevelFilter) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

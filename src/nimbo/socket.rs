@@ -18,6 +18,7 @@ pub(crate) struct SocketPath {
     path: PathBuf,
     /// The file itself, which so keeps its number for itself.
     file: File,
+    is_left: bool,
 }
 
 impl SocketPath {
@@ -40,11 +41,16 @@ impl SocketPath {
             bound => bound.with_context(cannot)?,
         };
         let file = open(path).with_context(cannot)?;
-        Ok((Self { path: path.to_owned(), file }, listener))
+        Ok((Self { path: path.to_owned(), file, is_left: false }, listener))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves the path where it is.
+    pub(crate) fn leave(mut self) {
+        self.is_left = true;
     }
 
     fn remove(&self) -> io::Result<()> {
@@ -102,6 +108,9 @@ fn is_abandoned(path: &Path) -> bool {
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         if let Err(error) = self.remove() {
             tracing::warn!(%error, path = %self.path.display(), "a socket cannot be removed");
         }

@@ -7,8 +7,10 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -48,22 +50,7 @@ pub(crate) fn landlock_version() -> io::Result<i32> {
     i32::try_from(nix::errno::Errno::result(version)?).map_err(io::Error::other)
 }
 
-/// Lets the process that `command` starts have `descriptors` under their own numbers. They must stay open until it was
-/// started.
-pub(crate) fn inherit(command: &mut Command, descriptors: Vec<RawFd>) {
-    let prepare = move || {
-        for &descriptor in &descriptors {
-            // SAFETY: the caller keeps the descriptor open, and the child has a copy of all that its parent had.
-            let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure only makes system calls and reads memory that was allocated before.
-    unsafe { command.pre_exec(prepare) };
-}
-
-/// Has the kernel kill this process when the last holder of the other end of the pipe `lifeline` is gone, and also when
+/// Has the kernel kill this process when the last holder of the other end of the socket `lifeline` is gone, and also when
 /// anything is written to it. It holds across a change of user, which a parent-death signal (`PR_SET_PDEATHSIG`) does
 /// not, and is about the other process, not about the thread that started this one.
 ///
@@ -80,10 +67,58 @@ pub(crate) fn die_with(lifeline: BorrowedFd<'_>) -> io::Result<()> {
         nix::errno::Errno::result(unsafe { libc::fcntl(lifeline.as_raw_fd(), command, argument) })?;
     }
     // Closed before the kernel was asked to tell: then it does not.
-    let mut pipe = [PollFd::new(lifeline, PollFlags::empty())];
-    if poll(&mut pipe, PollTimeout::ZERO)? > 0 {
+    let mut socket = [PollFd::new(lifeline, PollFlags::empty())];
+    if poll(&mut socket, PollTimeout::ZERO)? > 0 {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
+    Ok(())
+}
+
+/// Makes the process that `command` starts the first of a session of its own, so that no signal to this one's reaches it: setsid(2).
+pub(crate) fn begin_session(command: &mut Command) {
+    let prepare = || nix::unistd::setsid().map(drop).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Closes what whoever started this process has left open beside the standard streams. To be called before anything is opened.
+///
+/// # Errors
+/// What close_range(2) says.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    // SAFETY: nothing in this process owns a descriptor yet.
+    unsafe { vmm::jail::close_inherited(&[]) }
+}
+
+/// A descriptor of a process, which can be read from when that has ended: pidfd_open(2).
+///
+/// # Errors
+/// What the kernel says; `ESRCH` when there is no such process.
+pub(crate) fn open_process(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: both arguments are numbers.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let descriptor = RawFd::try_from(Errno::result(descriptor)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has made the descriptor for this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Sends a signal to a process, and never to another one that has its number since: pidfd_send_signal(2).
+///
+/// # Errors
+/// What the kernel says; `ESRCH` when the process has ended.
+pub(crate) fn signal_process(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let (no_details, no_flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+    // SAFETY: the descriptor is open, and no memory is passed.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal as libc::c_int,
+            no_details,
+            no_flags,
+        )
+    };
+    Errno::result(outcome)?;
     Ok(())
 }
 
@@ -94,27 +129,6 @@ pub(crate) fn die_with(lifeline: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, and neither closed nor exchanged as long as the `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
-}
-
-/// Takes a descriptor over that the parent process has left open under this number.
-///
-/// # Errors
-/// When no descriptor has the number, or it belongs to somebody else: the standard streams, and all that this process
-/// has opened itself.
-pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number <= libc::STDERR_FILENO {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: fcntl(2) of a number that is no descriptor answers EBADF; nothing is done with it otherwise.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
-    if flags.contains(FdFlag::FD_CLOEXEC) {
-        // Everything that is opened here is closed on exec; only what was inherited is not.
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: the descriptor is open, was not opened by this process, and having the flag now it is taken only once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 // Where the program begins: before the C library's own `_start`.

@@ -70,6 +70,11 @@ impl Guests {
         self.connections().iter().map(|connection| connection.block.counters()).collect()
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.connections().len()
+    }
+
     /// Takes the disk away from all; what they have asked is carried out.
     pub(crate) fn end(&self) {
         self.connections().drain(..).for_each(Connection::end);

@@ -12,13 +12,13 @@ mod info;
 mod key;
 mod limits;
 mod modify;
-mod output;
+pub(crate) mod output;
 mod restore;
 mod serve;
 mod served;
 mod snapshot;
 mod snapshots;
-mod stop;
+pub(crate) mod stop;
 mod store;
 mod write_snapshot;
 
@@ -26,8 +26,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-pub(crate) use served::{ServeOptions, ServedVolume, WhenFull};
-pub(crate) use store::Access;
+pub(crate) use served::{CONTROL, ServeOptions, ServedVolume, WhenFull, api};
+pub(crate) use store::{Access, Location, Store};
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
 #[derive(Debug, clap::Subcommand)]

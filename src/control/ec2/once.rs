@@ -9,7 +9,9 @@ use aws::service::Idempotent;
 use jiff::SignedDuration;
 use types::ResourceId;
 
-use crate::records::{ClientToken, Fingerprint, TokenId};
+use super::errors::no_resource;
+use super::launch_template;
+use crate::records::{ClientToken, Fingerprint, Instance, InstanceState, TokenId};
 use crate::state::Transaction;
 
 /// How long a token is remembered.
@@ -19,7 +21,7 @@ const TOKEN_CHARS_MAX: usize = 64;
 /// What `make` makes for this request, or what it made for one before with the same token.
 ///
 /// # Errors
-/// When the one before wanted something else, and those of `make`.
+/// When the one before wanted something else, when what it made is gone, and those of `make`.
 pub(super) fn once<O, Id>(
     tx: &mut Transaction<'_>,
     input: O::Input,
@@ -42,13 +44,38 @@ where
         |known: &&ClientToken| known.since.saturating_add(REMEMBERED).is_ok_and(|end| end > tx.now());
     if let Some(known) = tx.get::<ClientToken>(id).filter(is_fresh) {
         let made = Id::try_from(known.resource).ok().filter(|_| known.request == request);
-        return made.ok_or_else(|| {
+        let made = made.ok_or_else(|| {
             let message = "The client token was used before, in a request with other parameters.";
             Error::new("IdempotentParameterMismatch", message)
-        });
+        })?;
+        let resource = known.resource;
+        return if is_there(tx, resource) { Ok(made) } else { Err(gone(resource)) };
     }
     let made = make(tx, input)?;
     let since = tx.now();
     tx.put(ClientToken { id, request, resource: made.into(), since });
     Ok(made)
+}
+
+/// A reservation is there as long as one of its instances is.
+fn is_there(tx: &Transaction<'_>, resource: ResourceId) -> bool {
+    match resource {
+        ResourceId::Reservation(_) => {
+            let is_over = |instance: &Instance| matches!(instance.state, InstanceState::Terminated { .. });
+            tx.tables().instances.linked_to(resource).any(|instance| !is_over(instance))
+        }
+        _ => tx.tables().hold(resource),
+    }
+}
+
+/// It is not made again: the request was answered, and somebody did away with what it made.
+fn gone(resource: ResourceId) -> Error {
+    match resource {
+        ResourceId::Reservation(_) => Error::new(
+            "IdempotentInstanceTerminated",
+            "The client token was used before, and the instances that were launched with it are terminated.",
+        ),
+        ResourceId::LaunchTemplate(template) => launch_template::not_found(template),
+        _ => no_resource(resource),
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws::filters::{Filtered, Values};
 use aws::{Call, Error, Table, ec2};
+use jiff::Timestamp;
 use types::{Region, Zone};
 
 use super::address;
@@ -11,6 +12,7 @@ use super::errors::invalid_value;
 use super::interface;
 use super::row::read_filters;
 use crate::plane::{Plane, Serve as _};
+use crate::records::FailedZone;
 use crate::state::View;
 
 /// All regions and zones are open to every account.
@@ -26,8 +28,28 @@ pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
 /// A region as filters see it.
 struct RegionRow(Region);
 
-/// A zone as filters see it.
-struct ZoneRow(Zone);
+/// A zone as filters see it, and since when it is failed.
+struct ZoneRow {
+    zone: Zone,
+    failed: Option<Timestamp>,
+}
+
+impl ZoneRow {
+    fn state(&self) -> ec2::AvailabilityZoneState {
+        match self.failed {
+            Some(_) => ec2::AvailabilityZoneState::Unavailable,
+            None => ec2::AvailabilityZoneState::Available,
+        }
+    }
+
+    fn message(&self) -> Option<String> {
+        let since = self.failed?.strftime("%Y-%m-%d %H:%M:%S UTC");
+        Some(format!(
+            "The Availability Zone {} has failed at {since}: its instances do not run, and no others can be launched.",
+            self.zone
+        ))
+    }
+}
 
 fn endpoint(region: Region) -> String {
     format!("ec2.{region}.amazonaws.com")
@@ -88,7 +110,9 @@ fn zones(
     let is_named = |zone: &Zone| {
         names.is_empty() && ids.is_empty() || names.contains(&zone.to_string()) || ids.contains(&zone.id())
     };
-    let wanted = all.into_iter().filter(|zone| is_named(zone) && filters.admit(&ZoneRow(*zone)));
+    let row =
+        |zone: Zone| ZoneRow { zone, failed: FailedZone::find(view.state, zone).map(|zone| zone.since) };
+    let wanted = all.into_iter().filter(is_named).map(row).filter(|row| filters.admit(row));
     Ok(ec2::DescribeAvailabilityZonesResult { availability_zones: Some(wanted.map(shown_zone).collect()) })
 }
 
@@ -97,17 +121,19 @@ fn zone_group(region: Region) -> String {
     format!("{region}-zg-1")
 }
 
-fn shown_zone(zone: Zone) -> ec2::AvailabilityZone {
+fn shown_zone(row: ZoneRow) -> ec2::AvailabilityZone {
+    let zone = row.zone;
+    let message = |message| ec2::AvailabilityZoneMessage { message: Some(message) };
     ec2::AvailabilityZone {
         opt_in_status: Some(ec2::AvailabilityZoneOptInStatus::OptInNotRequired),
-        messages: Some(Vec::new()),
+        messages: Some(row.message().map(message).into_iter().collect()),
         region_name: Some(zone.region().to_string()),
         zone_name: Some(zone.to_string()),
         zone_id: Some(zone.id()),
         group_name: Some(zone_group(zone.region())),
         network_border_group: Some(zone.region().to_string()),
         zone_type: Some("availability-zone".to_owned()),
-        state: Some(ec2::AvailabilityZoneState::Available),
+        state: Some(row.state()),
         ..Default::default()
     }
 }
@@ -129,14 +155,15 @@ impl Filtered for ZoneRow {
 
     fn values(&self, name: &str, values: &mut Values<'_>) {
         match name {
-            "group-name" => values.text(&zone_group(self.0.region())),
-            // There is nothing to be said of any, and none has a parent.
-            "message" | "parent-zone-id" | "parent-zone-name" => {}
+            "group-name" => values.text(&zone_group(self.zone.region())),
+            "message" => self.message().iter().for_each(|message| values.text(message)),
+            // None has a parent.
+            "parent-zone-id" | "parent-zone-name" => {}
             "opt-in-status" => values.text(OPT_IN),
-            "region-name" => values.text(self.0.region().name()),
-            "state" => values.text("available"),
-            "zone-id" => values.text(&self.0.id()),
-            "zone-name" => values.shown(self.0),
+            "region-name" => values.text(self.zone.region().name()),
+            "state" => values.text(self.state().as_str()),
+            "zone-id" => values.text(&self.zone.id()),
+            "zone-name" => values.shown(self.zone),
             "zone-type" => values.text("availability-zone"),
             _ => unreachable!("{name} is no filter of availability zones"),
         }

@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use types::Clock;
 
+use crate::capacity::Capacity;
 use crate::state::{ChangeSet, Entropy, LoadError, Space, State, Transaction};
 use crate::store::{
     OPERATION_BYTES, OPERATIONS_MAX, Outcome, Revision, Store, StoreError, TXN_BYTES_MAX, Txn,
@@ -33,6 +34,10 @@ use crate::store::{
 const EPOCH_KEY: &[u8] = b"control/epoch";
 /// What all records' keys begin with.
 const RECORDS: &str = "records/";
+/// There while all records are being taken away, which may be more than one transaction of the store's.
+const ERASING_KEY: &[u8] = b"control/erasing";
+/// How many records one of these takes away.
+const ERASED_AT_ONCE: usize = 1024;
 
 /// The state and its way into the store; see the [module](self).
 pub struct Ledger {
@@ -40,9 +45,16 @@ pub struct Ledger {
     /// Number of the last transaction; it grows with `state` locked for writing.
     written: watch::Sender<u64>,
     durable: watch::Receiver<Durable>,
-    queue: mpsc::UnboundedSender<(u64, ChangeSet)>,
+    queue: mpsc::UnboundedSender<(u64, Work)>,
     clock: Arc<dyn Clock>,
     entropy: Mutex<Box<dyn Entropy + Send>>,
+}
+
+/// What the store is to be sent.
+enum Work {
+    Change(ChangeSet),
+    /// All records go.
+    Erase,
 }
 
 /// Up to which transaction the store has all.
@@ -101,6 +113,11 @@ impl Ledger {
         entropy: Box<dyn Entropy + Send>,
     ) -> Result<Self, OpenError> {
         let epoch = begin_epoch(store.as_ref()).await?;
+        if store.get(ERASING_KEY).await?.is_some()
+            && erase(store.as_ref(), epoch).await?.committed().is_none()
+        {
+            return Err(OpenError::Overtaken);
+        }
         let mut state = State::default();
         for entry in store.range(RECORDS.as_bytes()).await?.entries {
             let key = String::from_utf8_lossy(&entry.key[RECORDS.len()..]);
@@ -117,6 +134,11 @@ impl Ledger {
             clock,
             entropy: Mutex::new(entropy),
         })
+    }
+
+    /// Says what instances can have in all; until then it is without end.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).capacity = capacity;
     }
 
     /// The time that records are given.
@@ -183,11 +205,43 @@ impl Ledger {
         if changes.is_empty() {
             return Ok((answer, AsOf(*self.written.borrow())));
         }
+        Ok((answer, self.enqueue(Work::Change(changes))))
+    }
+
+    /// Takes all records of all spaces away, and returns when that is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn erase(&self) -> Result<(), Stopped> {
+        let as_of = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            if let Durable::Failed(stopped) = &*self.durable.borrow() {
+                return Err(stopped.clone());
+            }
+            let capacity = state.capacity;
+            *state = State::default();
+            state.capacity = capacity;
+            self.enqueue(Work::Erase)
+        };
+        self.settled(as_of).await
+    }
+
+    /// Numbers what was done on the state, which is locked for writing, and has it sent to the store.
+    fn enqueue(&self, work: Work) -> AsOf {
         let number = *self.written.borrow() + 1;
         // The committer is there as long as the ledger; and if it is not, nothing becomes durable, which is what is waited for.
-        let _ = self.queue.send((number, changes));
+        let _ = self.queue.send((number, work));
         self.written.send_replace(number);
-        Ok((answer, AsOf(number)))
+        AsOf(number)
+    }
+
+    /// Waits until nothing is written any more, and says why.
+    pub async fn stopped(&self) -> Stopped {
+        let mut durable = self.durable.clone();
+        match durable.wait_for(|durable| matches!(durable, Durable::Failed(_))).await.as_deref() {
+            Ok(Durable::Failed(stopped)) => stopped.clone(),
+            _ => unreachable!("the committer ends after the ledger"),
+        }
     }
 
     /// The number of the last transaction, as it grows: for who works on what has changed.
@@ -216,22 +270,28 @@ async fn begin_epoch(store: &dyn Store) -> Result<Revision, OpenError> {
 async fn commit_all(
     store: Arc<dyn Store>,
     epoch: Revision,
-    mut waiting: mpsc::UnboundedReceiver<(u64, ChangeSet)>,
+    mut waiting: mpsc::UnboundedReceiver<(u64, Work)>,
     durable: watch::Sender<Durable>,
 ) {
     let mut next = waiting.recv().await;
-    while let Some((mut number, mut changes)) = next.take() {
-        next = loop {
-            match waiting.try_recv() {
-                Ok((later, more)) if fits(&changes, &more) => {
-                    changes.merge(more);
-                    number = later;
-                }
-                Ok(other) => break Some(other),
-                Err(_) => break None,
+    while let Some((mut number, work)) = next.take() {
+        let committed = match work {
+            Work::Erase => erase(store.as_ref(), epoch).await,
+            Work::Change(mut changes) => {
+                next = loop {
+                    match waiting.try_recv() {
+                        Ok((later, Work::Change(more))) if fits(&changes, &more) => {
+                            changes.merge(more);
+                            number = later;
+                        }
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                store.commit(transaction(epoch, changes)).await
             }
         };
-        let outcome = match store.commit(transaction(epoch, changes)).await {
+        let outcome = match committed {
             Ok(Outcome::Committed(_)) => Durable::Upto(number),
             Ok(Outcome::Conflict(_)) => Durable::Failed(Stopped::Overtaken),
             Err(error) => Durable::Failed(Stopped::Failed { source: Arc::new(error) }),
@@ -245,6 +305,24 @@ async fn commit_all(
             next = waiting.recv().await;
         }
     }
+}
+
+/// Takes all records out of the store. Whatever ends it in between, the next one that opens the store goes on with it.
+async fn erase(store: &dyn Store, epoch: Revision) -> Result<Outcome, StoreError> {
+    let own = || Txn::new().if_unchanged(EPOCH_KEY, epoch);
+    let begun = store.commit(own().put(ERASING_KEY, b"".as_slice())).await?;
+    if begun.committed().is_none() {
+        return Ok(begun);
+    }
+    let entries = store.range(RECORDS.as_bytes()).await?.entries;
+    for some in entries.chunks(ERASED_AT_ONCE) {
+        let outcome =
+            store.commit(some.iter().fold(own(), |txn, entry| txn.delete(entry.key.clone()))).await?;
+        if outcome.committed().is_none() {
+            return Ok(outcome);
+        }
+    }
+    store.commit(own().delete(ERASING_KEY)).await
 }
 
 fn transaction(epoch: Revision, changes: ChangeSet) -> Txn {

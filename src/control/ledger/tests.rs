@@ -68,8 +68,41 @@ async fn who_is_overtaken_writes_nothing_more() {
         let error = first.write(space(), nothing).await.unwrap_err();
         assert!(matches!(error, WriteError::Stopped(Stopped::Overtaken)), "{error}");
     }
+    assert!(matches!(first.stopped().await, Stopped::Overtaken));
     make(&second).await;
     assert_eq!(gateways(&ledger(store, 3).await).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_erased_is_gone_and_what_is_written_after_is_there() {
+    let store = Arc::new(Memory::new());
+    let first = ledger(store.clone(), 1).await;
+    for _ in 0..3 {
+        make(&first).await;
+    }
+    first.erase().await.unwrap();
+    assert_eq!(gateways(&first), []);
+    make(&first).await;
+    assert_eq!(gateways(&first).len(), 1);
+    assert_eq!(gateways(&ledger(store, 2).await), gateways(&first));
+}
+
+#[tokio::test]
+async fn what_is_being_erased_is_not_there_after_a_crash() {
+    let store = Arc::new(Memory::new());
+    let first = ledger(store.clone(), 1).await;
+    for _ in 0..3 {
+        make(&first).await;
+    }
+    drop(first);
+    // As far as it got: some records are gone, and that the others shall go is written down.
+    let key = store.range(RECORDS.as_bytes()).await.unwrap().entries[0].key.clone();
+    let crashed = Txn::new().put(ERASING_KEY, b"".as_slice()).delete(key);
+    store.commit(crashed).await.unwrap().committed().unwrap();
+    let second = ledger(store.clone(), 2).await;
+    assert_eq!(gateways(&second), []);
+    make(&second).await;
+    assert_eq!(gateways(&ledger(store, 3).await).len(), 1);
 }
 
 #[tokio::test]

@@ -4,17 +4,36 @@
 //! What it read is durable before it acts on it, and what it did is written down before the next step. So it does not matter
 //! when the process ends: the next one observes, and goes on.
 
+pub mod credits;
 pub mod disk;
+pub mod health;
 pub mod instance;
 pub mod nat_gateway;
 pub mod peering;
 pub mod unhosted;
+pub mod zone;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::ledger::Stopped;
+use crate::ledger::{Stopped, WriteError};
 use crate::plane::Plane;
 use crate::ports::{Disks, Machines};
+use crate::state::{Space, Transaction};
+
+/// So many times as long as a look at all that has work left took, there is no other.
+const REST: u32 = 4;
+/// Less is no rest: it is what the runtime's clock can tell.
+const REST_MIN: Duration = Duration::from_millis(1);
+
+/// Rests from a look that began then. With many that have work left a look takes long, and what changes meanwhile is seen by the next one together.
+async fn rest(began: tokio::time::Instant) {
+    let rest = began.elapsed() * REST;
+    if rest >= REST_MIN {
+        tokio::time::sleep(rest).await;
+    }
+}
 
 /// Makes true of a host what all records say, until the ledger takes no more changes.
 ///
@@ -25,7 +44,31 @@ pub async fn run(
     machines: Arc<dyn Machines>,
     disks: Arc<dyn Disks>,
 ) -> Result<(), Stopped> {
-    let instances = instance::InstanceReconciler::new(Arc::clone(&plane), machines).run();
-    tokio::try_join!(instances, disk::run(Arc::clone(&plane), disks), unhosted::run(plane))?;
+    let instances = instance::InstanceReconciler::new(Arc::clone(&plane), Arc::clone(&machines)).run();
+    tokio::try_join!(
+        instances,
+        credits::run(Arc::clone(&plane), Arc::clone(&machines)),
+        disk::run(Arc::clone(&plane), disks),
+        health::run(Arc::clone(&plane), machines),
+        unhosted::run(plane)
+    )?;
     Ok(())
+}
+
+/// Changes few records of a space.
+async fn write(
+    plane: &Plane,
+    space: Space,
+    change: impl FnOnce(&mut Transaction<'_>),
+) -> Result<(), Stopped> {
+    let outcome = plane.ledger.write(space, |tx| {
+        change(tx);
+        Ok::<_, Infallible>(())
+    });
+    match outcome.await {
+        Ok(()) => Ok(()),
+        Err(WriteError::Stopped(stopped)) => Err(stopped),
+        Err(WriteError::Refused(never)) => match never {},
+        Err(error @ WriteError::TooLarge { .. }) => unreachable!("a step changes few records: {error}"),
+    }
 }

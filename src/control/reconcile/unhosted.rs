@@ -1,16 +1,15 @@
 //! What needs no host: records that go on by themselves, as time does.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{nat_gateway, peering};
-use crate::ledger::{Stopped, WriteError};
+use super::{nat_gateway, peering, zone};
+use crate::ledger::Stopped;
 use crate::plane::Plane;
 use crate::records::Tables;
-use crate::state::{Space, Transaction};
+use crate::state::{Space, State, Transaction};
 
 /// How often all records are looked at though none has changed: times to forget come by themselves.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -28,20 +27,11 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), Stopped> {
     loop {
         let now = plane.ledger.now();
         let (due, _) = plane.ledger.read(|state| {
-            let due = state.spaces().filter(|(space, tables)| is_due(tables, *space, now));
+            let due = state.spaces().filter(|(space, tables)| is_due(state, tables, *space, now));
             due.map(|(space, _)| space).collect::<Vec<_>>()
         });
         for space in due {
-            let write = plane.ledger.write(space, |tx| {
-                pass(tx);
-                Ok::<_, Infallible>(())
-            });
-            match write.await {
-                Ok(()) => {}
-                Err(WriteError::Stopped(stopped)) => return Err(stopped),
-                Err(WriteError::Refused(never)) => match never {},
-                Err(error @ WriteError::TooLarge { .. }) => unreachable!("a pass takes few steps: {error}"),
-            }
+            super::write(&plane, space, pass).await?;
         }
         tokio::select! {
             Ok(()) = records.changed() => {}
@@ -50,11 +40,14 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), Stopped> {
     }
 }
 
-fn is_due(tables: &Tables, space: Space, now: Timestamp) -> bool {
-    nat_gateway::is_due(tables, now) || peering::is_due(tables, space, now)
+fn is_due(state: &State, tables: &Tables, space: Space, now: Timestamp) -> bool {
+    nat_gateway::is_due(tables, now)
+        || peering::is_due(tables, space, now)
+        || zone::is_due(state, tables, space)
 }
 
 fn pass(tx: &mut Transaction<'_>) {
     nat_gateway::pass(tx);
     peering::pass(tx);
+    zone::pass(tx);
 }

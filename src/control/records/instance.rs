@@ -10,6 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::{ImageId, InstanceId, PlacementGroupId, ReservationId, Zone};
 
+use super::Health;
+use crate::catalog::InstanceType;
+use crate::state::Counted;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
     pub id: InstanceId,
@@ -21,6 +25,9 @@ pub struct Instance {
     pub instance_type: String,
     pub zone: Zone,
     pub key_name: Option<String>,
+    /// Of the key pair, which may be gone since: one line of `authorized_keys`.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// As the guest gets it.
     #[serde(with = "base64_bytes")]
     pub user_data: Vec<u8>,
@@ -39,11 +46,41 @@ pub struct Instance {
     /// Of the placement group.
     pub partition: Option<u8>,
     pub state: InstanceState,
+    /// It has begun to run since it was launched: it is not given up because it cannot be started again.
+    #[serde(default)]
+    pub has_run: bool,
     /// When it last began to start.
     pub launched: Timestamp,
     /// How often it was to be rebooted, and was.
     pub reboots_wanted: u64,
     pub reboots_done: u64,
+    /// While it runs.
+    #[serde(default)]
+    pub health: Health,
+    /// Its zone has failed under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
+}
+
+/// Why an instance has no microVM though its state says that it has one: to its owner it is there, and unreachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    pub since: Timestamp,
+    /// The zone has recovered, and the instance has not yet.
+    pub is_over: bool,
+}
+
+impl Instance {
+    /// Whether it takes up room on a host.
+    pub fn is_on_host(&self) -> bool {
+        match self.state {
+            InstanceState::Pending
+            | InstanceState::Running
+            | InstanceState::Stopping { .. }
+            | InstanceState::ShuttingDown { .. } => true,
+            InstanceState::Stopped { .. } | InstanceState::Terminated { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,9 +162,20 @@ impl crate::state::Record for Instance {
         }
     }
 
+    fn counts(&self, count: &mut dyn FnMut(Counted, u64)) {
+        if let Some(kind) = InstanceType::find(&self.instance_type).filter(|_| self.is_on_host()) {
+            count(Counted::Vcpus, kind.vcpus.into());
+            count(Counted::MemoryMib, kind.memory_mib.into());
+        }
+    }
+
     fn is_settled(&self) -> bool {
         match self.state {
-            InstanceState::Running => self.reboots_done == self.reboots_wanted,
+            InstanceState::Running => {
+                self.reboots_done == self.reboots_wanted
+                    && self.outage.is_none()
+                    && self.health != Health::Initializing
+            }
             InstanceState::Stopped { .. } | InstanceState::Terminated { .. } => true,
             InstanceState::Pending | InstanceState::Stopping { .. } | InstanceState::ShuttingDown { .. } => {
                 false

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use types::{AttachmentId, InstanceId, MacAddress, NetworkInterfaceId, SecurityGroupId, SubnetId, VpcId};
 
 use super::resource;
-use crate::state::Key;
+use crate::state::{Counted, Key};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkInterface {
@@ -82,5 +82,9 @@ resource!(
                 key(Key::PublicAddress(public));
             }
         }
+    },
+    counts | this,
+    count | {
+        count(Counted::Addresses(this.subnet), u64::try_from(this.addresses.len()).unwrap_or(u64::MAX));
     }
 );

@@ -4,7 +4,9 @@
 //! client is told. Each consists of what is true in every state of the resource; what is true in one is in that state's variant.
 
 mod access;
+mod credits;
 mod gateways;
+mod health;
 mod instance;
 mod interface;
 mod placement;
@@ -15,16 +17,19 @@ mod tag;
 mod template;
 mod token;
 mod vpc;
+mod zone;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
 pub use access::{KeyPair, KeyType};
+pub use credits::CpuCredits;
 pub use gateways::{
     Address, AddressAssociation, InternetGateway, NatGateway, NatGatewayState, PeerVpc, PeeringState,
     VpcPeeringConnection,
 };
-pub use instance::{Cause, Instance, InstanceState, MetadataOptions, ShutdownBehavior};
+pub use health::Health;
+pub use instance::{Cause, Instance, InstanceState, MetadataOptions, Outage, ShutdownBehavior};
 pub use interface::{Attachment, InterfaceOwner, NetworkInterface, PrivateAddress};
 pub use placement::{PlacementGroup, PlacementStrategy};
 pub use policy::{
@@ -46,7 +51,13 @@ pub use vpc::{
     DhcpOptions, NameServer, Route, RouteTable, RouteTableAssociation, RouteTarget, Subnet, Vpc, VpcRange,
 };
 
+pub use zone::FailedZone;
+
 use crate::state::{Record, Table};
+use crate::store::durable::Schema;
+
+/// What records mean, for a store that keeps them. A change that does not read what was written before is a version, with its migration.
+pub const SCHEMA: Schema = Schema { version: 1, migrations: &[] };
 
 /// A record that tables have a place for.
 pub trait Stored: Record {
@@ -131,8 +142,10 @@ macro_rules! records {
 records! {
     addresses: Address,
     client_tokens: ClientToken,
+    cpu_credits: CpuCredits,
     deleted_snapshots: DeletedSnapshot,
     dhcp_options: DhcpOptions,
+    failed_zones: FailedZone,
     images: Image,
     instances: Instance,
     internet_gateways: InternetGateway,
@@ -176,6 +189,7 @@ macro_rules! resource {
     (
         $record:ident, $id:ty, $kind:literal, |$this:ident, $link:ident| $links:block
         $(, keys |$keyed:ident, $key:ident| $keys:block)?
+        $(, counts |$counted:ident, $count:ident| $counts:block)?
         $(, settled |$settled:ident| $is_settled:expr)?
     ) => {
         impl $crate::state::Record for $record {
@@ -199,6 +213,11 @@ macro_rules! resource {
             fn keys(&self, $key: &mut dyn FnMut($crate::state::Key)) {
                 let $keyed = self;
                 $keys
+            })?
+            $(
+            fn counts(&self, $count: &mut dyn FnMut($crate::state::Counted, u64)) {
+                let $counted = self;
+                $counts
             })?
             $(
             fn is_settled(&self) -> bool {

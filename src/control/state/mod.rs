@@ -20,6 +20,7 @@ use types::{AccountId, Region, ResourceId, SubnetId};
 pub use table::Table;
 pub use transaction::{ChangeSet, Entropy, Transaction};
 
+use crate::capacity::Capacity;
 use crate::records::{Stored, Tables};
 
 /// What the state consists of.
@@ -48,6 +49,11 @@ pub trait Record:
         let _ = key;
     }
 
+    /// Calls `count` for what records of its kind are counted by, with how much of it this one has ([`Table::counted`]).
+    fn counts(&self, count: &mut dyn FnMut(Counted, u64)) {
+        let _ = count;
+    }
+
     /// Whether nothing is left to be done about it on a host.
     fn is_settled(&self) -> bool {
         true
@@ -61,6 +67,16 @@ pub enum Key {
     PublicAddress(Ipv4Addr),
 }
 
+/// What is counted over all records of a kind in a space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// Private addresses that a subnet's interfaces have.
+    Addresses(SubnetId),
+    /// Processors that instances have on a host.
+    Vcpus,
+    MemoryMib,
+}
+
 /// Whose records, and where: nobody sees another space's but what was shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space {
@@ -68,10 +84,22 @@ pub struct Space {
     pub region: Region,
 }
 
+impl Space {
+    /// Where records are that are nobody's: those of a region itself.
+    pub const fn of_region(region: Region) -> Self {
+        match AccountId::new(999_999_999_999) {
+            Some(account) => Self { account, region },
+            None => panic!("it has twelve digits"),
+        }
+    }
+}
+
 /// All spaces.
 #[derive(Default)]
 pub struct State {
     spaces: BTreeMap<Space, Tables>,
+    /// What instances can have in all: no record, for the host says it anew at each start.
+    pub capacity: Capacity,
 }
 
 /// The state as one account sees one region.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Key, Record};
+use super::{Counted, Key, Record};
 use types::ResourceId;
 
 /// Records of one kind of one account in one region.
@@ -12,6 +12,8 @@ pub struct Table<R: Record> {
     /// Who links to it. What is linked to need not exist.
     linked: BTreeMap<ResourceId, BTreeSet<R::Id>>,
     keyed: BTreeMap<Key, R::Id>,
+    /// What there is none of is left out.
+    counted: BTreeMap<Counted, u64>,
     unsettled: BTreeSet<R::Id>,
 }
 
@@ -21,6 +23,7 @@ impl<R: Record> Default for Table<R> {
             rows: BTreeMap::new(),
             linked: BTreeMap::new(),
             keyed: BTreeMap::new(),
+            counted: BTreeMap::new(),
             unsettled: BTreeSet::new(),
         }
     }
@@ -46,6 +49,11 @@ impl<R: Record> Table<R> {
         self.keyed.get(key).and_then(|id| self.rows.get(id))
     }
 
+    /// How much of it all of them have.
+    pub fn counted(&self, what: Counted) -> u64 {
+        self.counted.get(&what).copied().unwrap_or_default()
+    }
+
     /// Whether it has the record of this resource.
     pub fn holds(&self, resource: ResourceId) -> bool {
         let id: Option<R::Id> = resource.to_string().parse().ok();
@@ -68,6 +76,7 @@ impl<R: Record> Table<R> {
             before.keys(&mut |key| {
                 self.keyed.remove(&key);
             });
+            before.counts(&mut |what, much| self.discount(what, much));
             self.unsettled.remove(&id);
         }
         if let Some(row) = &row {
@@ -77,11 +86,21 @@ impl<R: Record> Table<R> {
             row.keys(&mut |key| {
                 self.keyed.insert(key, id);
             });
+            row.counts(&mut |what, much| *self.counted.entry(what).or_default() += much);
             if !row.is_settled() {
                 self.unsettled.insert(id);
             }
         }
         before
+    }
+
+    fn discount(&mut self, what: Counted, much: u64) {
+        if let Some(all) = self.counted.get_mut(&what) {
+            *all -= much;
+            if *all == 0 {
+                self.counted.remove(&what);
+            }
+        }
     }
 
     fn unlink(&mut self, target: ResourceId, id: R::Id) {
@@ -99,8 +118,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::records::Address;
-    use types::{AllocationId, RandomId as _};
+    use crate::records::{Address, Cause, Instance, InstanceState};
+    use types::{AllocationId, InstanceId, RandomId as _};
 
     fn address(number: u8, last: u8) -> Address {
         let id = AllocationId::from_random([number; 16]);
@@ -122,6 +141,25 @@ mod tests {
         assert_eq!((found(&table, 7), found(&table, 8)), (Some(id), None));
         table.set(id, None);
         assert_eq!(found(&table, 7), None);
+    }
+
+    #[test]
+    fn what_records_have_is_counted_as_they_come_change_and_go() {
+        let mut table: Table<Instance> = Table::default();
+        let id = InstanceId::from_random([1; 16]);
+        let all =
+            |table: &Table<Instance>| (table.counted(Counted::Vcpus), table.counted(Counted::MemoryMib));
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let row = |state| Some(Arc::new(crate::testing::instance(id, state, now)));
+        let stopped = || InstanceState::Stopped { cause: Cause::User, since: now };
+        table.set(id, row(InstanceState::Running));
+        assert_eq!(all(&table), (2, 1024));
+        let before = table.set(id, row(stopped()));
+        assert_eq!(all(&table), (0, 0));
+        table.set(id, before);
+        assert_eq!(all(&table), (2, 1024));
+        table.set(id, None);
+        assert_eq!(all(&table), (0, 0));
     }
 
     #[test]

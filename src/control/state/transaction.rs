@@ -22,6 +22,8 @@ pub struct Transaction<'a> {
     entropy: &'a mut dyn Entropy,
     /// What stood where something was changed, the latest last.
     former: Vec<(Space, Former)>,
+    /// There was no such space before.
+    is_first: bool,
 }
 
 /// What transactions changed, as the store is to have it: keys, each with its record or none.
@@ -67,10 +69,16 @@ impl IntoIterator for ChangeSet {
 }
 
 impl<'a> Transaction<'a> {
-    /// In a space that is made if it is new.
+    /// In a space that is made if it is new, and if something is put there.
     pub fn begin(state: &'a mut State, space: Space, now: Timestamp, entropy: &'a mut dyn Entropy) -> Self {
+        let is_first = !state.spaces.contains_key(&space);
         state.spaces.entry(space).or_default();
-        Self { state, space, now, entropy, former: Vec::new() }
+        Self { state, space, now, entropy, former: Vec::new(), is_first }
+    }
+
+    /// Whether it is the first in its space.
+    pub const fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Whose transaction it is, and where.
@@ -161,6 +169,7 @@ impl<'a> Transaction<'a> {
 
     /// Ends it: the changes are the state's from now on.
     pub fn finish(mut self) {
+        self.is_first &= self.former.is_empty();
         self.former.clear();
     }
 }
@@ -172,6 +181,9 @@ impl Drop for Transaction<'_> {
             if let Some(tables) = self.state.spaces.get_mut(&space) {
                 former.restore(tables);
             }
+        }
+        if self.is_first {
+            self.state.spaces.remove(&self.space);
         }
     }
 }
@@ -189,8 +201,14 @@ mod tests {
         let space =
             |account: &str| Space { account: account.parse().unwrap(), region: "us-east-1".parse().unwrap() };
         let (own, other) = (space("000000000000"), space("111111111111"));
-        Transaction::begin(&mut state, other, Timestamp::UNIX_EPOCH, &mut entropy).finish();
-        let count = |state: &State, space| state.space(space).unwrap().internet_gateways.iter().len();
+        let mut tx = Transaction::begin(&mut state, other, Timestamp::UNIX_EPOCH, &mut entropy);
+        let first: InternetGatewayId = tx.new_id();
+        tx.put(InternetGateway { id: first, vpc: None });
+        tx.remove::<InternetGateway>(first);
+        tx.finish();
+        let count = |state: &State, space| {
+            state.space(space).map_or(0, |tables| tables.internet_gateways.iter().len())
+        };
         for is_finished in [false, true] {
             let mut tx = Transaction::begin(&mut state, own, Timestamp::UNIX_EPOCH, &mut entropy);
             let id: InternetGatewayId = tx.new_id();
@@ -207,5 +225,30 @@ mod tests {
             let expected = usize::from(is_finished);
             assert_eq!((count(&state, own), count(&state, other)), (expected, expected));
         }
+    }
+
+    #[test]
+    fn a_space_in_which_nothing_is_put_is_not_made() {
+        let (mut state, mut entropy) = (State::default(), Seeded::new(0));
+        let (account, region) = ("000000000000".parse().unwrap(), "us-east-1".parse().unwrap());
+        let space = Space { account, region };
+        for does_put in [false, true] {
+            for is_finished in [false, true] {
+                let mut tx = Transaction::begin(&mut state, space, Timestamp::UNIX_EPOCH, &mut entropy);
+                assert!(tx.is_first());
+                if does_put {
+                    let id: InternetGatewayId = tx.new_id();
+                    tx.put(InternetGateway { id, vpc: None });
+                }
+                if is_finished {
+                    tx.finish();
+                } else {
+                    drop(tx);
+                }
+                assert_eq!(state.space(space).is_some(), does_put && is_finished);
+            }
+        }
+        assert!(!Transaction::begin(&mut state, space, Timestamp::UNIX_EPOCH, &mut entropy).is_first());
+        assert!(state.space(space).is_some());
     }
 }

@@ -52,7 +52,7 @@ fn keys(input: &[u8], has_escape: bool) -> Vec<Keys<'_>> {
 
 /// The console, attached.
 #[derive(Debug)]
-pub(super) struct Console {
+pub(crate) struct Console {
     output: JoinHandle<io::Result<()>>,
     escapes: mpsc::Receiver<()>,
 }
@@ -62,7 +62,7 @@ impl Console {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub(super) fn attach(stream: net::UnixStream, has_escape: bool) -> anyhow::Result<Self> {
+    pub(crate) fn attach(stream: net::UnixStream, has_escape: bool) -> anyhow::Result<Self> {
         let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
         let (reader, writer) = stream.context("cannot set up the console's stream")?.into_split();
         let (escape, escapes) = mpsc::channel(WAITING_MAX);
@@ -76,10 +76,24 @@ impl Console {
     }
 
     /// Returns when the escape key was pressed.
-    pub(super) async fn escape(&mut self) {
+    pub(crate) async fn escape(&mut self) {
         if self.escapes.recv().await.is_none() {
             // Input has ended: there will be no more keys.
             std::future::pending().await
+        }
+    }
+
+    /// Stays until the escape key is pressed, or the guest's side is closed and all is printed: says whether it was the key.
+    ///
+    /// # Errors
+    /// When standard output refuses.
+    pub(crate) async fn stay(mut self) -> anyhow::Result<bool> {
+        tokio::select! {
+            Some(()) = self.escapes.recv() => Ok(true),
+            printed = &mut self.output => {
+                printed.context("the console's output failed")?.context("cannot print the console's output")?;
+                Ok(false)
+            }
         }
     }
 
@@ -88,7 +102,7 @@ impl Console {
     ///
     /// # Errors
     /// When standard output refuses.
-    pub(super) async fn finish(self) -> anyhow::Result<()> {
+    pub(crate) async fn finish(self) -> anyhow::Result<()> {
         self.output.await.context("the console's output failed")?.context("cannot print the console's output")
     }
 }

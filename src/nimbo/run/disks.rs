@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
 use super::args::{Args, Disk};
-use super::reconnect;
 use crate::cache;
+use crate::microvm::handover::Place;
+use crate::microvm::reconnect;
 use crate::socket;
-use crate::vmm_process::DiskSpec;
+use crate::vmm_process::{DiskSpec, NamedDisk};
 use crate::volume::{ServeOptions, ServedVolume};
 
 /// In the order in which the guest sees them.
@@ -46,11 +46,11 @@ enum Opened {
 
 /// What is handed to the microVM's process, and what stays here.
 pub(super) struct Handed {
-    pub(super) disks: Vec<DiskSpec>,
+    pub(super) disks: Vec<NamedDisk>,
     /// To be closed when the process has ended.
     pub(super) volumes: Vec<ServedVolume>,
-    /// Where the server of a disk listens, by the disk's place.
-    pub(super) servers: BTreeMap<usize, PathBuf>,
+    /// Where the server of a disk listens, by the disk's id.
+    pub(super) servers: BTreeMap<String, PathBuf>,
 }
 
 impl Disks {
@@ -79,21 +79,24 @@ impl Disks {
     }
 
     /// Hands over what is open.
-    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> Handed {
+    pub(super) fn hand(self, hand: &mut impl FnMut(OwnedFd) -> Place) -> Handed {
         let mut servers = BTreeMap::new();
-        let mut spec = |(place, disk)| match disk {
-            Opened::Image { base, path, layer, size } => {
-                DiskSpec::Layered { base: hand(base.into()), path, layer: hand(layer.into()), size }
-            }
-            Opened::Raw { file, path, read_only } => {
-                DiskSpec::Raw { file: hand(file.into()), path, read_only }
-            }
-            Opened::Elsewhere { stream, path } => {
-                let reconnect = path.as_ref().map_or(Duration::ZERO, |_| reconnect::TIME);
-                servers.extend(path.map(|path| (place, path)));
-                let reconnect_ms = u64::try_from(reconnect.as_millis()).unwrap_or(u64::MAX);
-                DiskSpec::VhostUser { socket: hand(stream.into()), reconnect_ms }
-            }
+        let mut spec = |(place, disk)| {
+            let id = format!("disk{place}");
+            let disk = match disk {
+                Opened::Image { base, path, layer, size } => {
+                    DiskSpec::Layered { base: hand(base.into()), path, layer: hand(layer.into()), size }
+                }
+                Opened::Raw { file, path, read_only } => {
+                    DiskSpec::Raw { file: hand(file.into()), path, read_only }
+                }
+                Opened::Elsewhere { stream, path } => {
+                    let reconnect_ms = if path.is_some() { reconnect::TIME_MS } else { 0 };
+                    servers.extend(path.map(|path| (id.clone(), path)));
+                    DiskSpec::VhostUser { socket: hand(stream.into()), reconnect_ms }
+                }
+            };
+            NamedDisk { id, disk, is_removable: false }
         };
         let disks = self.disks.into_iter().enumerate().map(&mut spec).collect();
         Handed { disks, volumes: self.volumes, servers }

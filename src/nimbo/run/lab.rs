@@ -18,7 +18,7 @@ use crate::checkout;
 const VARIABLE: &str = "NIMBO_LAB";
 
 /// Whether this process runs in the lab.
-pub(super) fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     env::var_os(VARIABLE).is_some_and(|value| value == "1")
 }
 

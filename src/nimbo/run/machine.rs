@@ -1,19 +1,13 @@
 //! The process of the microVM: started, talked to, and its end noticed.
-//!
-//! Everything that it needs is opened here and handed over by number, so that it opens nothing by path: disks, the
-//! temporary layer, the kernel, the tap's queues, the listening sockets.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
-use anyhow::{Context as _, anyhow};
-use network::Namespace;
+use anyhow::Context as _;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
@@ -25,13 +19,14 @@ use vmm::control::client::{Client, ClientError};
 use super::args::Args;
 use super::disks::{Disks, Handed, open};
 use super::network::{INSTANCE_TYPE, Network};
-use super::reconnect;
-use super::terminal::relay;
+use super::terminal::{relay, say};
 use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
+use crate::microvm::handover::{self, Place};
+use crate::microvm::reconnect::{self, Owner};
+use crate::microvm::{self, Exit, Nowhere, PROGRAM};
 use crate::socket::SocketPath;
-use crate::sys;
-use crate::vmm_process::{self, BootSpec, InterfaceSpec, ProcessSpec, VsockSpec};
+use crate::vmm_process::{BootSpec, InterfaceSpec, ProcessSpec, VsockSpec};
 use crate::volume::ServedVolume;
 
 /// How the microVM's process ended.
@@ -52,22 +47,26 @@ pub(super) enum End {
 /// A conversation on a connection of its own to the control socket, on a thread of its own since the client blocks.
 type Talk<T> = JoinHandle<Result<T, ClientError>>;
 
-/// A network namespace with nothing in it, which takes the kernel longest of all that a microVM's process is put into, and
-/// so is made meanwhile.
-#[derive(Debug)]
-pub(super) struct Nowhere(thread::JoinHandle<Result<Namespace, network::Error>>);
+/// The process, which begins while it is found out what it is to be.
+pub(super) struct Begun {
+    child: Child,
+    socket: UnixStream,
+    /// The network that it is to be in.
+    nowhere: Nowhere,
+}
 
-impl Nowhere {
+impl Begun {
     /// # Errors
-    /// When there is no thread to be had.
-    pub(super) fn prepare() -> anyhow::Result<Self> {
-        let thread = thread::Builder::new().name("nowhere".to_owned()).spawn(Namespace::bare);
-        thread.map(Self).context("cannot start a thread")
-    }
-
-    /// An ordinary user may not make one; the process makes its own then, in a way open to all.
-    fn wait(self) -> Option<Namespace> {
-        self.0.join().ok()?.ok()
+    /// When the process cannot be started.
+    pub(super) fn begin() -> anyhow::Result<Self> {
+        let nowhere = Nowhere::prepare()?;
+        let begin = || {
+            let (command, socket) = microvm::command(Path::new(PROGRAM), false)?;
+            Ok((Command::from(command).kill_on_drop(true).spawn()?, socket))
+        };
+        let begun: io::Result<_> = begin();
+        let (child, socket) = begun.context("cannot start the microVM's process")?;
+        Ok(Self { child, socket, nowhere })
     }
 }
 
@@ -75,7 +74,7 @@ impl Nowhere {
 pub(super) struct Machine {
     child: Child,
     /// The process dies when this is closed, so also with this process.
-    _lifeline: File,
+    _lifeline: UnixStream,
     /// Has a byte when the guest runs, or ends without one.
     started: pipe::Receiver,
     control: Control,
@@ -88,25 +87,21 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts the process, and returns with it the guest's console, which ends when the process does. `image` is raw,
-    /// `nowhere` the network that the process is to be in.
+    /// Tells the process what to be, and returns with it the guest's console, which ends when the process does. `image` is raw.
     ///
     /// # Errors
-    /// When a file cannot be opened or a process cannot be started; what is wrong with their content is told by the
+    /// When a file cannot be opened or the process has ended; what is wrong with their content is told by the
     /// process.
     pub(super) fn start(
+        begun: Begun,
         args: &Args,
         image: Option<&Path>,
         instance: InstanceId,
         network: Option<&mut Network>,
-        nowhere: Nowhere,
     ) -> anyhow::Result<(Self, UnixStream)> {
-        let mut handed = Vec::new();
-        let mut hand = |descriptor: OwnedFd| {
-            let number = descriptor.as_raw_fd();
-            handed.push(descriptor);
-            number
-        };
+        let Begun { mut child, socket, nowhere } = begun;
+        let mut handed = handover::Handed::default();
+        let mut hand = |descriptor: OwnedFd| handed.hand(descriptor);
         let (control, listener) = Control::listen(args.control.as_deref())?;
         let (console, viewer) = UnixStream::pair().context("cannot make a stream for the console")?;
         let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
@@ -136,20 +131,22 @@ impl Machine {
             }),
             vsock: vsock_spec,
             network: nowhere.wait().map(|namespace| hand(namespace.into())),
-            viewer: hand(viewer.into()),
+            viewer: Some(hand(viewer.into())),
+            console_log: None,
             control: hand(listener.into()),
             started: hand(tell_started.into()),
+            report: None,
+            has_lifeline: true,
         };
-        let (mut child, lifeline) = spawn(&spec, &handed)?;
+        handover::tell(&socket, &spec, &handed).context("cannot tell the microVM's process what it is")?;
         let messages = tokio::spawn(pass_on(child.stderr.take()));
         drop(handed);
         if !servers.is_empty() {
-            let servers = servers.into_iter().map(|(place, path)| (vmm_process::disk_id(place), path));
-            reconnect::start(control.socket.path().to_owned(), servers.collect())?;
+            reconnect::start(control.socket.path().to_owned(), Servers(servers))?;
         }
         let machine = Self {
             child,
-            _lifeline: lifeline,
+            _lifeline: socket,
             started,
             control,
             volumes,
@@ -205,42 +202,13 @@ impl Machine {
 }
 
 fn end(status: ExitStatus, was_killed: bool) -> End {
-    const FAILED: i32 = vmm_process::FAILED as i32;
-    const CRASHED: i32 = vmm_process::CRASHED as i32;
-    match (status.code(), status.signal()) {
-        (Some(0), _) => End::PoweredOff,
-        (Some(FAILED), _) => End::Failed,
-        (Some(CRASHED), _) => End::Crashed,
-        _ if was_killed => End::Killed,
-        (Some(code), _) => End::Died(format!("it returned {code}")),
-        (None, Some(signal)) => {
-            let name = nix::sys::signal::Signal::try_from(signal).map_or("?", |signal| signal.as_str());
-            let why =
-                if signal == libc::SIGSYS { ": it made a system call that its jail forbids" } else { "" };
-            End::Died(format!("killed by signal {signal} ({name}){why}"))
-        }
-        (None, None) => End::Died(status.to_string()),
+    match microvm::exit(status) {
+        Exit::PoweredOff => End::PoweredOff,
+        Exit::Failed => End::Failed,
+        Exit::Crashed => End::Crashed,
+        Exit::Died(_) if was_killed => End::Killed,
+        Exit::Died(why) => End::Died(why),
     }
-}
-
-/// Starts this same binary as `nimbo vmm`, and writes its specification into its standard input, which stays open.
-fn spawn(spec: &ProcessSpec, handed: &[OwnedFd]) -> anyhow::Result<(Child, File)> {
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg("vmm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // A Ctrl-C at the terminal, which goes to a whole process group, is for this process to translate.
-    command.process_group(0);
-    sys::inherit(&mut command, handed.iter().map(|descriptor| descriptor.as_raw_fd()).collect());
-    let start = || {
-        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
-        let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        // A line is less than what a pipe takes without a reader.
-        let mut lifeline = File::from(stdin.into_owned_fd()?);
-        let mut line = serde_json::to_vec(spec)?;
-        line.push(b'\n');
-        lifeline.write_all(&line)?;
-        Ok((child, lifeline))
-    };
-    start().map_err(|error: io::Error| anyhow!(error).context("cannot start the microVM's process"))
 }
 
 /// Prints what the process says, line by line.
@@ -252,7 +220,7 @@ async fn pass_on(stderr: Option<ChildStderr>) {
     }
 }
 
-fn boot(args: &Args, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> anyhow::Result<BootSpec> {
+fn boot(args: &Args, hand: &mut impl FnMut(OwnedFd) -> Place) -> anyhow::Result<BootSpec> {
     let Some(kernel) = &args.kernel else {
         return Ok(BootSpec::Disk { command_line: args.cmdline.clone() });
     };
@@ -265,6 +233,19 @@ fn boot(args: &Args, hand: &mut impl FnMut(OwnedFd) -> RawFd) -> anyhow::Result<
             .transpose()?,
         command_line: args.cmdline.clone().unwrap_or_else(|| CONSOLE.to_owned()),
     })
+}
+
+/// Where those listen who serve disks, by the disks' ids.
+struct Servers(BTreeMap<String, PathBuf>);
+
+impl Owner for Servers {
+    fn server(&self, device: &str) -> Option<PathBuf> {
+        self.0.get(device).cloned()
+    }
+
+    fn say(&self, message: &str) {
+        say(message);
+    }
 }
 
 /// Where the control socket is.
@@ -300,20 +281,15 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
-    fn every_end_is_told_apart() {
-        let exited = |code: i32| ExitStatus::from_raw(code << 8);
-        let signalled = ExitStatus::from_raw;
-        assert_eq!(end(exited(0), false), End::PoweredOff);
-        assert_eq!(end(exited(0), true), End::PoweredOff);
-        assert_eq!(end(exited(1), false), End::Failed);
-        assert_eq!(end(exited(3), false), End::Crashed);
-        assert_eq!(end(signalled(9), true), End::Killed);
-        assert_eq!(end(signalled(9), false), End::Died("killed by signal 9 (SIGKILL)".into()));
-        let End::Died(why) = end(signalled(31), false) else { panic!("not told") };
-        assert!(why.contains("SIGSYS") && why.contains("jail"), "{why}");
-        assert_eq!(end(exited(101), false), End::Died("it returned 101".into()));
+    fn one_that_was_killed_here_has_not_died_by_itself() {
+        let killed = ExitStatus::from_raw(9);
+        assert_eq!(end(killed, true), End::Killed);
+        assert_eq!(end(killed, false), End::Died("killed by signal 9 (SIGKILL)".into()));
+        assert_eq!(end(ExitStatus::from_raw(0), true), End::PoweredOff);
     }
 }

@@ -4,7 +4,7 @@
 //! nimbo run ──┬─ threads: DHCP, DNS, metadata, published ports        (network.rs)
 //!             ├─ the terminal                                         (console.rs, terminal.rs)
 //!             ├─ what the guest reaches by vsock                      (vsock.rs)
-//!             ├─ other servers for disks whose own have ended         (reconnect.rs)
+//!             ├─ other servers for disks whose own have ended         (microvm::reconnect)
 //!             └─ nimbo vmm, a process: CPUs, memory, devices          (machine.rs)
 //!                   ▲ a pidfd tells its end; it dies with this one
 //! ```
@@ -14,13 +14,12 @@
 //! matters behind.
 
 mod args;
-mod console;
+pub(crate) mod console;
 mod disks;
-mod lab;
+pub(crate) mod lab;
 mod machine;
 mod network;
-mod reconnect;
-mod terminal;
+pub(crate) mod terminal;
 mod vsock;
 
 use std::fs::File;
@@ -39,7 +38,7 @@ use crate::cache;
 use crate::doctor::{self, Kvm};
 use crate::signals::StopSignals;
 use console::Console;
-use machine::{End, Machine, Nowhere};
+use machine::{Begun, End, Machine};
 use network::Network;
 use terminal::{RawMode, say};
 
@@ -74,12 +73,12 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let nowhere = Nowhere::prepare()?;
+    let begun = Begun::begin()?;
     let mut signals = StopSignals::catch()?;
     let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
     let instance = InstanceId::generate(&mut random)?;
     let mut network = if args.no_network { None } else { Some(Network::start(args, instance)?) };
-    let (mut machine, console) = Machine::start(args, image, instance, network.as_mut(), nowhere)?;
+    let (mut machine, console) = Machine::start(begun, args, image, instance, network.as_mut())?;
     // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
     let is_running = tokio::select! {
         started = machine.has_started() => started?,

@@ -19,6 +19,7 @@ use types::{
 
 use super::args::Args;
 use super::lab;
+use crate::microvm;
 
 /// The names that instances of the first region have.
 const DOMAIN: &str = "ec2.internal";
@@ -29,9 +30,6 @@ const ZONE_ID: &str = "use1-az1";
 const ACCOUNT: &str = "123456789012";
 /// A guest here has the size it was given, and no type.
 pub(super) const INSTANCE_TYPE: &str = "nimbo.local";
-
-/// A CPU has a pair of queues of its own, up to here: each costs a thread.
-const QUEUE_PAIRS_MAX: u16 = 4;
 
 /// The network of the guest; dropping it removes all of it.
 pub(super) struct Network {
@@ -54,7 +52,7 @@ impl Network {
         let mac = MacAddress::generate(&mut random)?;
         let spec = StandaloneSpec {
             mac,
-            queue_pairs: u16::from(args.cpus).min(QUEUE_PAIRS_MAX),
+            queue_pairs: microvm::queue_pairs(args.cpus),
             domain: DOMAIN.to_owned(),
             uplink: Some(HostAccess::Denied),
             publish: args.publish.iter().map(|publish| reachable(*publish, lab::is_here())).collect(),

@@ -23,14 +23,14 @@ fn is_ours() -> bool {
 
 /// The terminal on standard input is raw for as long as this lives.
 #[derive(Debug)]
-pub(super) struct RawMode(());
+pub(crate) struct RawMode(());
 
 impl RawMode {
     /// `None` when standard input is no terminal of [ours](is_ours).
     ///
     /// # Errors
     /// What tcsetattr(3) says.
-    pub(super) fn enter() -> io::Result<Option<Self>> {
+    pub(crate) fn enter() -> io::Result<Option<Self>> {
         static HOOK: Once = Once::new();
         let stdin = io::stdin();
         if !is_ours() {
@@ -69,7 +69,7 @@ fn restore() {
 }
 
 /// Prints a line of our own on standard error, between what the guest prints.
-pub(super) fn say(message: &str) {
+pub(crate) fn say(message: &str) {
     relay(&format!("nimbo: {message}"));
 }
 

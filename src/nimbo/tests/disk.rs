@@ -36,23 +36,7 @@ impl Folder {
 
     /// A disk as Debian lays it out, with this kernel.
     fn debian(&self, name: &str, kernel: &[u8]) -> PathBuf {
-        let menu = "menuentry 'Debian' {\n linux /boot/vmlinuz root=/dev/vda1\n}\n";
-        let script = "label: gpt\n\
-            1: start=18432, size=16384, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n\
-            14: start=2048, size=6144, type=21686148-6449-6E6F-744E-656564454649\n\
-            15: start=8192, size=8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n";
-        let boot = self.path("root/boot");
-        fs::create_dir_all(boot.join("grub")).unwrap();
-        fs::write(boot.join("grub/grub.cfg"), menu).unwrap();
-        fs::write(boot.join("vmlinuz"), kernel).unwrap();
-        File::create(self.path(name)).unwrap().set_len(18 * MIB).unwrap();
-        self.tool(
-            "mke2fs",
-            &["-q", "-F", "-t", "ext4", "-d", "root", "-E", "offset=9437184", name, "8M"],
-            "",
-        );
-        self.tool("sfdisk", &["-q", "--no-reread", "--no-tell-kernel", name], script);
-        self.path(name)
+        payload::disk::debian(self.0.path(), name, kernel)
     }
 
     fn cut(&self, name: &str, bytes: u64) -> PathBuf {

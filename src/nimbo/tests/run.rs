@@ -177,6 +177,32 @@ fn the_microvm_dies_with_the_command_even_when_that_is_killed() {
     );
 }
 
+#[test]
+fn the_microvm_has_nothing_that_somebody_left_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "").unwrap();
+    let command =
+        run_payload(folder.path(), &[Instruction::Print("ready\n"), Instruction::Spin], &["--no-network"]);
+    let mut careless = Command::new("sh");
+    careless.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(&secret);
+    careless.arg(command.get_program()).args(command.get_args());
+    careless.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(careless);
+    wait_for(running.child.stdout.as_mut().unwrap(), "ready");
+    let has_it = |process: &str| {
+        let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+        open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).any(|target| target == secret)
+    };
+    let run = running.child.id().to_string();
+    assert!(has_it(&run), "it was not left open");
+    let children = fs::read_to_string(format!("/proc/{run}/task/{run}/children")).unwrap();
+    for microvm in children.split_whitespace() {
+        assert!(!has_it(microvm), "process {microvm} has it");
+    }
+    assert_eq!(children.split_whitespace().count(), 1, "{children}");
+}
+
 /// The command on a terminal that we can type on, with the terminal's settings printed before it and after it.
 fn on_a_terminal(command: &Command) -> Command {
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();

@@ -85,6 +85,78 @@ fn a_snapshot_of_a_volume_that_is_written_to_is_of_one_moment() {
     }
 }
 
+/// Writes numbers that grow by one to one volume and then to the other, until it is told to stop.
+fn count_on(folder: &Folder, volumes: [&str; 2], stop: &AtomicBool) {
+    let mut clients = volumes.map(|volume| {
+        let stream = UnixStream::connect(folder.path(&format!("{volume}.sock"))).unwrap();
+        let mut client = NbdClient::greet(stream).unwrap();
+        client.go(volume).unwrap();
+        client
+    });
+    for number in 1u64.. {
+        for client in &mut clients {
+            client.send(command::WRITE, 0, number, 0, 4096, &[number.to_le_bytes(); 512].concat()).unwrap();
+            client.reply().unwrap().result.unwrap();
+        }
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Begins snapshots of volumes that are paused meanwhile, and waits for their ends. Gives their names.
+fn of_one_moment(folder: &Folder, volumes: [&str; 2]) -> [String; 2] {
+    let mut clients = volumes.map(|volume| control(folder, volume));
+    for client in &mut clients {
+        client.put::<Value>("/v1/pause", &json!({ "at_most_ms": 10_000 })).unwrap();
+    }
+    let spec = json!({ "objects": folder.path("objects") });
+    // The first one last, when without a pause the second would be far behind.
+    for client in clients.iter_mut().rev() {
+        client.post::<Value>("/v1/snapshot", &spec, &[]).unwrap();
+    }
+    for client in &mut clients {
+        let resumed = client.delete("/v1/pause").unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&resumed.body).unwrap(), json!({ "was_paused": true }));
+    }
+    clients.map(|mut client| {
+        let made: Value = client.get("/v1/snapshot?wait_ms=60000").unwrap();
+        assert_eq!(made["state"], "done", "{made}");
+        made["snapshot"].as_str().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn snapshots_of_volumes_that_are_paused_are_of_one_moment() {
+    let folder = Folder::new();
+    let volumes = ["one", "other"];
+    let serving = volumes.map(|volume| {
+        folder.nimbo(&["create", volume, "--size", "64M"]);
+        Serving::start(&folder, &[volume], &["--nbd", &format!("unix:{volume}.sock")])
+    });
+    let stop = AtomicBool::new(false);
+    let made = std::thread::scope(|scope| {
+        let _stop_also_after_a_panic = Raised(&stop);
+        scope.spawn(|| count_on(&folder, volumes, &stop));
+        [0; 5].map(|_| of_one_moment(&folder, volumes))
+    });
+    for serving in serving {
+        serving.stop(Signal::SIGTERM);
+    }
+    for names in made {
+        let [first, second] = names.map(|name| {
+            nimbo(&folder, &["restore", &name, "then"]);
+            nimbo(&folder, &["export", "then", "then.raw"]);
+            let mut number = [0; 8];
+            File::open(folder.path("then.raw")).unwrap().read_exact_at(&mut number, 0).unwrap();
+            fs::remove_dir_all(folder.path("then")).unwrap();
+            fs::remove_file(folder.path("then.raw")).unwrap();
+            u64::from_le_bytes(number)
+        });
+        assert!(first == second || first == second + 1, "{first} and {second} were never there together");
+    }
+}
+
 /// Raised when it is dropped.
 struct Raised<'a>(&'a AtomicBool);
 
@@ -276,7 +348,15 @@ fn the_manual_of_the_control_socket_tells_the_truth() {
         text: include_str!("../../../docs/volume-control-api.md"),
         folder: folder.0.path(),
         environment: &[("S", socket.to_str().unwrap()), ("OBJECTS", objects.to_str().unwrap())],
-        free_members: &["snapshot", "state", "disk_bytes", "map_bytes", "done_bytes", "total_bytes"],
+        free_members: &[
+            "snapshot",
+            "next_snapshot",
+            "state",
+            "disk_bytes",
+            "map_bytes",
+            "done_bytes",
+            "total_bytes",
+        ],
     };
     assert!(manual.check() > 10);
     serving.stop(Signal::SIGTERM);
@@ -299,6 +379,8 @@ fn a_request_that_makes_no_sense_is_told_why() {
         ("PUT", "/v1/volume/size", r#"{"size_bytes":1,"x":1}"#, 400, "unknown field `x`"),
         ("PUT", "/v1/volume/size", r#"{"size_bytes":67108865}"#, 409, "multiple of 4096"),
         ("PUT", "/v1/volume/limits", r#"{"type":"gp4"}"#, 400, "gp4"),
+        ("PUT", "/v1/pause", r#"{"at_most_ms":60000}"#, 409, "1 to 10000 ms"),
+        ("POST", "/v1/pause", "", 405, "answers to PUT, DELETE"),
         ("POST", "/v1/snapshot", "{}", 400, "objects"),
         ("POST", "/v1/snapshot", r#"{"objects":"/dev/null/x"}"#, 500, "/dev/null"),
         ("POST", "/v1/snapshot/stop", "", 404, "nothing of this kind"),

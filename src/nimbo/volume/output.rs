@@ -8,7 +8,7 @@ use anyhow::Context as _;
 ///
 /// # Errors
 /// The first one among the lines, or when they cannot be written.
-pub(super) fn print(lines: impl IntoIterator<Item = anyhow::Result<String>>) -> anyhow::Result<()> {
+pub(crate) fn print(lines: impl IntoIterator<Item = anyhow::Result<String>>) -> anyhow::Result<()> {
     let mut output = BufWriter::new(io::stdout().lock());
     for line in lines {
         match writeln!(output, "{}", line?) {

@@ -16,12 +16,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use ::volume::{BlockBackend, BlockRequest, Limited, ReadOnly, Volume, Waiting};
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
-use self::api::{FillSpec, LimitsSpec, SizeSpec, SnapshotSpec, VolumeStatus};
+use self::api::{FillSpec, LimitsSpec, PauseSpec, SizeSpec, SnapshotSpec, VolumeStatus};
 pub(super) use self::client::Reached;
 use self::server::Server;
 use self::task::TaskSlot;
@@ -30,7 +31,9 @@ use super::{restore, snapshot};
 use crate::vhost_user::Guests;
 
 /// The control socket's name in the volume's folder.
-pub(super) const CONTROL: &str = "control";
+pub(crate) const CONTROL: &str = "control";
+/// Guests complain about a disk that stands still for minutes.
+const PAUSE_MS_MAX: u64 = 10_000;
 const POISONED: &str = "no thread panics while it holds this lock";
 
 /// How a volume is served.
@@ -147,7 +150,8 @@ impl Shared {
     fn status(&self) -> anyhow::Result<VolumeStatus> {
         let status = VolumeStatus::of(&self.volume, &self.folder)?;
         let waiting_for_room = self.waiting.as_ref().map_or(0, |waiting| waiting.waiting());
-        Ok(VolumeStatus { limits: *self.limits(), waiting_for_room, ..status })
+        let (guests, next_snapshot) = (self.guests.count(), Some(self.volume.snapshot_name()?));
+        Ok(VolumeStatus { limits: *self.limits(), waiting_for_room, guests, next_snapshot, ..status })
     }
 
     /// Makes it larger; guests see that at once.
@@ -167,6 +171,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Holds writes of guests and clients for a while.
+    fn pause(&self, spec: PauseSpec) -> anyhow::Result<()> {
+        if !(1..=PAUSE_MS_MAX).contains(&spec.at_most_ms) {
+            bail!("a pause is of 1 to {PAUSE_MS_MAX} ms, and not of {}", spec.at_most_ms);
+        }
+        self.limited.pause(Duration::from_millis(spec.at_most_ms));
+        Ok(())
+    }
+
     /// Begins a snapshot, or goes on with the one that was begun.
     fn make_snapshot(self: &Arc<Self>, spec: &SnapshotSpec) -> anyhow::Result<()> {
         let mut slot = self.slot(&self.snapshot);
@@ -174,7 +187,13 @@ impl Shared {
         // It may still be merging layers, which a seal would wait for.
         slot.stop();
         let store = Location::from(&*spec.objects).create()?;
-        let name = self.volume.begin_snapshot()?;
+        let name = match spec.name {
+            Some(name) => self.volume.begin_snapshot_as(name)?,
+            None => self.volume.begin_snapshot()?,
+        };
+        if spec.name.is_some_and(|wanted| wanted != name) {
+            bail!("the snapshot {name} was begun and has not ended");
+        }
         let shared = Arc::clone(self);
         slot.begin("volume-snapshot", name, move |task| {
             task.conclude(snapshot::finish(&shared.volume, &store, name, &|progress| task.reach(progress)));
@@ -224,11 +243,18 @@ impl VolumeStatus {
             pending_snapshot: volume.pending_snapshot(),
             limits: None,
             waiting_for_room: 0,
+            guests: 0,
+            next_snapshot: None,
         })
     }
 }
 
 fn disk_bytes(folder: &Path) -> io::Result<u64> {
-    // stat(2) counts in units of 512 bytes, whatever the file system's are.
-    fs::read_dir(folder)?.try_fold(0, |sum, file| Ok(sum + file?.metadata()?.blocks() * 512))
+    fs::read_dir(folder)?.try_fold(0, |sum, file| match file?.metadata() {
+        // stat(2) counts in units of 512 bytes, whatever the file system's are.
+        Ok(metadata) => Ok(sum + metadata.blocks() * 512),
+        // Layers that are merged go meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(sum),
+        Err(error) => Err(error),
+    })
 }

@@ -13,14 +13,14 @@ const STATUS_WHEN_INTERRUPTED: i32 = 130;
 
 /// SIGINT, SIGTERM and SIGHUP, which from now on wait until somebody takes them.
 #[derive(Debug)]
-pub(super) struct StopSignals(SigSet);
+pub(crate) struct StopSignals(SigSet);
 
 impl StopSignals {
     /// To be called before any thread is started, for threads inherit it.
     ///
     /// # Errors
     /// What pthread_sigmask(3) says.
-    pub(super) fn catch() -> anyhow::Result<Self> {
+    pub(crate) fn catch() -> anyhow::Result<Self> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         signals.thread_block().context("cannot catch signals")?;
         Ok(Self(signals))
@@ -30,7 +30,7 @@ impl StopSignals {
     ///
     /// # Errors
     /// What sigwait(3) says.
-    pub(super) fn wait(&self) -> anyhow::Result<()> {
+    pub(crate) fn wait(&self) -> anyhow::Result<()> {
         self.0.wait().context("cannot wait for signals")?;
         Ok(())
     }
@@ -39,7 +39,7 @@ impl StopSignals {
     ///
     /// # Errors
     /// When there can be no thread to wait.
-    pub(super) fn into_flag(self) -> anyhow::Result<StopFlag> {
+    pub(crate) fn into_flag(self) -> anyhow::Result<StopFlag> {
         let flag = StopFlag(Arc::new(AtomicBool::new(false)));
         let raised = Arc::clone(&flag.0);
         let wait = move || {
@@ -57,10 +57,10 @@ impl StopSignals {
 
 /// Whether the command was asked to end.
 #[derive(Debug)]
-pub(super) struct StopFlag(Arc<AtomicBool>);
+pub(crate) struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

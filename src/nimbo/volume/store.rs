@@ -25,7 +25,7 @@ pub(super) struct StoreArgs {
 
 /// A folder, or `s3://BUCKET` with or without `/PREFIX`.
 #[derive(Debug, Clone)]
-pub(super) struct Location(String);
+pub(crate) struct Location(String);
 
 impl From<&str> for Location {
     fn from(text: &str) -> Self {
@@ -53,7 +53,7 @@ impl Location {
     }
 
     /// Opens the store, and makes it if it is a folder that is not there yet.
-    pub(super) fn create(&self) -> anyhow::Result<Store> {
+    pub(crate) fn create(&self) -> anyhow::Result<Store> {
         Ok(Store { objects: objects::open(&self.0)?.into(), folder: self.folder().map(Path::to_owned) })
     }
 
@@ -126,24 +126,24 @@ impl Access {
 }
 
 /// An object store. What fails for a while is tried again.
-pub(super) struct Store {
-    pub(super) objects: Arc<dyn ObjectStore>,
+pub(crate) struct Store {
+    pub(crate) objects: Arc<dyn ObjectStore>,
     folder: Option<PathBuf>,
 }
 
 /// The snapshots of a store, for who removes some.
-pub(super) struct Exclusive {
-    pub(super) snapshots: Snapshots,
+pub(crate) struct Exclusive {
+    pub(crate) snapshots: Snapshots,
     _lock: Option<File>,
 }
 
 impl Store {
-    pub(super) fn snapshots(&self) -> Snapshots {
+    pub(crate) fn snapshots(&self) -> Snapshots {
         Snapshots::new(Arc::clone(&self.objects))
     }
 
     /// One process at a time removes: who comes meanwhile waits. Of a bucket only its owner can say who does.
-    pub(super) fn exclusive(&self) -> anyhow::Result<Exclusive> {
+    pub(crate) fn exclusive(&self) -> anyhow::Result<Exclusive> {
         let lock = self.folder.as_deref().map(Folder::lock).transpose();
         let lock = lock.context("cannot lock the object store")?;
         Ok(Exclusive { snapshots: self.snapshots(), _lock: lock })

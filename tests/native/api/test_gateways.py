@@ -111,6 +111,14 @@ def test_a_private_nat_gateway_lives_in_its_subnet(ec2: Any, vpc: str, subnet: s
     refused("DependencyViolation", ec2.delete_vpc, VpcId=vpc)
 
 
+def test_the_interface_of_a_nat_gateway_says_what_it_is(ec2: Any, vpc: str, subnet: str) -> None:
+    made = ec2.create_nat_gateway(SubnetId=subnet, ConnectivityType="private")["NatGateway"]
+    wanted = [{"Name": "interface-type", "Values": ["nat_gateway"]}, {"Name": "subnet-id", "Values": [subnet]}]
+    [interface] = ec2.describe_network_interfaces(Filters=wanted)["NetworkInterfaces"]
+    assert interface["InterfaceType"] == "nat_gateway"
+    ec2.delete_nat_gateway(NatGatewayId=made["NatGatewayId"])
+
+
 def test_a_nat_gateway_that_is_deleted_is_told_of_and_gives_all_back(ec2: Any, vpc: str, subnet: str, refused: Callable[..., str]) -> None:
     nat = private(ec2, subnet)["NatGatewayId"]
     wait(ec2, nat, "available")

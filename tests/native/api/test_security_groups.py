@@ -264,3 +264,37 @@ def test_rules_come_in_pages(ec2: Any, group: str) -> None:
     pages = ec2.get_paginator("describe_security_group_rules").paginate(Filters=filters(group_id=group), PaginationConfig={"PageSize": 5})
     sizes = [len(page["SecurityGroupRules"]) for page in pages]
     assert sizes == [5, 5, 2]
+
+
+def test_a_rule_names_a_group_of_a_peer_in_another_account(ec2: Any, api: Any, refused: Callable[..., str]) -> None:
+    account = "111111111111"
+    other = api.client("ec2", account=account)
+    ours = ec2.create_vpc(CidrBlock="10.81.0.0/16")["Vpc"]["VpcId"]
+    theirs = other.create_vpc(CidrBlock="10.82.0.0/16")["Vpc"]["VpcId"]
+    group = ec2.create_security_group(GroupName="web", Description="web", VpcId=ours)["GroupId"]
+    peer = other.create_security_group(GroupName="clients", Description="clients", VpcId=theirs)["GroupId"]
+
+    def rule(**pair: str) -> list[dict[str, Any]]:
+        return [{"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "UserIdGroupPairs": [pair]}]
+
+    allow = ec2.authorize_security_group_ingress
+    # Without a connection it is as if there were none.
+    refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))
+    asked = ec2.create_vpc_peering_connection(VpcId=ours, PeerVpcId=theirs, PeerOwnerId=account)
+    way = asked["VpcPeeringConnection"]["VpcPeeringConnectionId"]
+    refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))
+    other.accept_vpc_peering_connection(VpcPeeringConnectionId=way)
+    refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(UserId="222222222222", GroupId=peer))
+    refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(GroupId=peer))
+    refused("InvalidParameterValue", allow, GroupId=group, IpPermissions=rule(UserId="me", GroupId=peer))
+    refused("MissingParameter", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupName="clients"))
+    [made] = allow(GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))["SecurityGroupRules"]
+    expected = {"GroupId": peer, "UserId": account, "VpcId": theirs, "VpcPeeringConnectionId": way, "PeeringStatus": "active"}
+    assert made["ReferencedGroupInfo"] == expected
+    [permission] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+    assert permission["UserIdGroupPairs"] == [expected]
+    refused("InvalidPermission.Duplicate", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))
+    assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []
+    other.delete_vpc_peering_connection(VpcPeeringConnectionId=way)
+    refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))

@@ -4,13 +4,13 @@ use std::fmt;
 
 use aws::{Error, ec2};
 use ipnet::{Ipv4Net, Ipv6Net};
-use types::{SecurityGroupId, VpcId, VpcPeeringConnectionId};
+use types::{AccountId, SecurityGroupId, VpcId, VpcPeeringConnectionId};
 
 use super::named;
 use super::security::{CHARS_MAX, is_plain};
-use crate::ec2::errors::{invalid_value, missing};
+use crate::ec2::errors::{id, invalid_value, missing, not_found};
 use crate::records::{Peer, PeeringState, PortRange, SecurityGroup, SecurityGroupRule, Traffic};
-use crate::state::View;
+use crate::state::{Space, View};
 
 /// ICMP of IPv6. Source: <https://www.iana.org/assignments/protocol-numbers>.
 const ICMPV6: u8 = 58;
@@ -144,13 +144,20 @@ pub(super) fn no_prefix_list(list: &str) -> Error {
 }
 
 fn group(view: View<'_>, vpc: VpcId, pair: &ec2::UserIdGroupPair) -> Result<SecurityGroupId, Error> {
-    if let Some(user) = pair.user_id.as_deref().filter(|user| *user != view.space.account.to_string()) {
-        let message = format!("The account {user} has no security group that this VPC reaches.");
-        return Err(Error::new("InvalidGroup.NotFound", message));
-    }
-    let name = pair.group_name.as_deref().filter(|_| pair.group_id.is_none());
-    let group = named(view, pair.group_id.as_deref(), name)?;
-    let peering = reached(view, vpc, group)?;
+    let own = view.space.account.to_string();
+    let group = match pair.user_id.as_deref().filter(|user| *user != own) {
+        Some(user) => of_account(view, user, pair.group_id.as_deref())?,
+        None => {
+            let name = pair.group_name.as_deref().filter(|_| pair.group_id.is_none());
+            named(view, pair.group_id.as_deref(), name)?
+        }
+    };
+    let peering = match reached(view, vpc, group) {
+        Ok(peering) => peering,
+        // Nobody is told that somebody else has it.
+        Err(_) if view.get::<SecurityGroup>(group.id).is_none() => return Err(not_found(group.id)),
+        Err(error) => return Err(error),
+    };
     let is_so = |said: Option<&str>, found: Option<String>| said.is_none() || said == found.as_deref();
     if !is_so(pair.vpc_id.as_deref(), Some(group.vpc.to_string()))
         || !is_so(pair.vpc_peering_connection_id.as_deref(), peering.map(|id| id.to_string()))
@@ -159,6 +166,27 @@ fn group(view: View<'_>, vpc: VpcId, pair: &ec2::UserIdGroupPair) -> Result<Secu
         return Err(Error::new("InvalidGroup.NotFound", message));
     }
     Ok(group.id)
+}
+
+/// The group of another account in this region. Who asks must have a connection to its VPC: see [`reached`].
+fn of_account<'a>(view: View<'a>, user: &str, group: Option<&str>) -> Result<&'a SecurityGroup, Error> {
+    let account: AccountId =
+        user.parse().map_err(|_| invalid_value(user, "userId", "An account has twelve digits."))?;
+    let group: SecurityGroupId = id(group.ok_or_else(|| missing("GroupId"))?)?;
+    let tables = view.state.space(Space { account, ..view.space });
+    let found = tables.and_then(|tables| tables.security_groups.get(group));
+    found.map(AsRef::as_ref).ok_or_else(|| not_found(group))
+}
+
+/// A group that a rule names, and whose it is: perhaps another account's.
+pub(super) fn find(view: View<'_>, group: SecurityGroupId) -> Option<(AccountId, &SecurityGroup)> {
+    let own = view.get::<SecurityGroup>(group).map(|group| (view.space.account, group));
+    own.or_else(|| {
+        let others = view.state.spaces().filter(|(space, _)| space.region == view.space.region);
+        let mut found =
+            others.filter_map(|(space, tables)| Some((space.account, tables.security_groups.get(group)?)));
+        found.next().map(|(account, group)| (account, group.as_ref()))
+    })
 }
 
 /// The connection by which a VPC reaches a group; none if it is its own.
@@ -190,9 +218,14 @@ pub(super) fn reached(
 
 /// The group that a rule of a group of `vpc` is to name.
 pub(super) fn referenced(view: View<'_>, vpc: VpcId, text: &str) -> Result<Peer, Error> {
-    let group = named(view, Some(text), None)?;
-    reached(view, vpc, group)?;
-    Ok(Peer::Group(group.id))
+    let wanted: SecurityGroupId = id(text)?;
+    let (account, group) = find(view, wanted).ok_or_else(|| not_found(wanted))?;
+    match reached(view, vpc, group) {
+        Ok(_) => Ok(Peer::Group(group.id)),
+        // Nobody is told that somebody else has it.
+        Err(_) if account != view.space.account => Err(not_found(wanted)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Packets, as a protocol and two numbers say which.
@@ -289,6 +322,16 @@ pub(super) fn grouped(
     shown.into_iter().map(|(_, permission)| permission).collect()
 }
 
+/// Whose a group is that a rule of a group of `vpc` names, and the group itself if it is another VPC's.
+pub(super) fn beyond(
+    view: View<'_>,
+    vpc: VpcId,
+    group: SecurityGroupId,
+) -> (AccountId, Option<&SecurityGroup>) {
+    let (owner, group) = find(view, group).unzip();
+    (owner.unwrap_or(view.space.account), group.filter(|group| group.vpc != vpc))
+}
+
 fn without_peers(traffic: Traffic) -> ec2::IpPermission {
     let (protocol, from_port, to_port) = words(traffic);
     ec2::IpPermission {
@@ -314,11 +357,11 @@ fn add_peer(view: View<'_>, vpc: VpcId, shown: &mut ec2::IpPermission, permissio
             shown.ipv6_ranges.get_or_insert_default().push(range);
         }
         Peer::Group(group) => {
-            let other = view.get::<SecurityGroup>(group).filter(|group| group.vpc != vpc);
+            let (owner, other) = beyond(view, vpc, group);
             let peering = other.and_then(|group| reached(view, vpc, group).ok().flatten());
             let pair = ec2::UserIdGroupPair {
                 description,
-                user_id: Some(view.space.account.to_string()),
+                user_id: Some(owner.to_string()),
                 group_id: Some(group.to_string()),
                 vpc_id: other.map(|group| group.vpc.to_string()),
                 vpc_peering_connection_id: peering.map(|id| id.to_string()),

@@ -8,7 +8,7 @@ use types::{SecurityGroupId, SecurityGroupRuleId};
 use super::edit::{check_count, duplicate, no_such_permission};
 use super::named;
 use super::permission::{
-    Permission, described, no_prefix_list, range4, range6, reached, read, referenced, traffic, words,
+    Permission, beyond, described, no_prefix_list, range4, range6, reached, read, referenced, traffic, words,
 };
 use crate::ec2::errors::{id, ids, missing, not_found};
 use crate::ec2::row::{arn, read_filters};
@@ -106,11 +106,14 @@ pub(super) fn shown(
 
 fn shown_peer(view: View<'_>, group: SecurityGroupId, peer: SecurityGroupId) -> ec2::ReferencedSecurityGroup {
     let vpc = view.get::<SecurityGroup>(group).map(|group| group.vpc);
-    let other = view.get::<SecurityGroup>(peer).filter(|peer| Some(peer.vpc) != vpc);
+    let (owner, other) = match vpc {
+        Some(vpc) => beyond(view, vpc, peer),
+        None => (view.space.account, None),
+    };
     let peering = vpc.zip(other).and_then(|(vpc, peer)| reached(view, vpc, peer).ok().flatten());
     ec2::ReferencedSecurityGroup {
         group_id: Some(peer.to_string()),
-        user_id: Some(view.space.account.to_string()),
+        user_id: Some(owner.to_string()),
         vpc_id: other.map(|peer| peer.vpc.to_string()),
         vpc_peering_connection_id: peering.map(|id| id.to_string()),
         peering_status: peering.map(|_| "active".to_owned()),

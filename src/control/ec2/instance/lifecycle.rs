@@ -3,31 +3,10 @@
 use aws::Error;
 use types::{InstanceId, NetworkInterfaceId};
 
-use crate::catalog::InstanceType;
 use crate::ec2::interface::{self, publish, unpublish};
 use crate::ec2::storage;
-use crate::ports::{HostError, InterfaceSpec, MachineSpec};
-use crate::records::{Instance, InstanceState, NetworkInterface};
+use crate::records::{CpuCredits, Health, Instance, InstanceState, NetworkInterface};
 use crate::state::{Transaction, View};
-
-/// What is to be started for an instance.
-///
-/// # Errors
-/// When no microVM can be so.
-pub(crate) fn machine(view: View<'_>, instance: &Instance) -> Result<MachineSpec, HostError> {
-    let kind = InstanceType::find(&instance.instance_type)
-        .ok_or_else(|| HostError::Failed(format!("there is no instance type {}", instance.instance_type)))?;
-    let interfaces = interfaces(view, instance.id).into_iter();
-    Ok(MachineSpec {
-        id: instance.id,
-        instance_type: instance.instance_type.clone(),
-        vcpus: kind.vcpus,
-        memory: kind.memory(),
-        interfaces: interfaces
-            .map(|interface| InterfaceSpec { id: interface.id, mac: interface.mac })
-            .collect(),
-    })
-}
 
 /// An instance's interfaces, in the order of their places in it.
 pub(super) fn interfaces(view: View<'_>, id: InstanceId) -> Vec<&NetworkInterface> {
@@ -40,13 +19,24 @@ pub(super) fn interfaces(view: View<'_>, id: InstanceId) -> Vec<&NetworkInterfac
 /// Puts an instance into another state.
 pub(crate) fn enter(tx: &mut Transaction<'_>, id: InstanceId, next: InstanceState) {
     let is_over = matches!(next, InstanceState::Terminated { .. });
+    let is_running = matches!(next, InstanceState::Running);
     let gives_up_addresses = is_over || matches!(next, InstanceState::Stopped { .. });
-    tx.update::<Instance>(id, |instance| instance.state = next);
+    tx.update::<Instance>(id, |instance| {
+        instance.state = next;
+        instance.has_run |= is_running;
+        if is_running {
+            instance.health = Health::Initializing;
+        }
+        if !instance.is_on_host() {
+            instance.outage = None;
+        }
+    });
     if gives_up_addresses {
         // A public address that is not an Elastic one lasts from a start to the next stop.
         interface_ids(tx, id).into_iter().for_each(|interface| unpublish(tx, interface));
     }
     if is_over {
+        tx.remove::<CpuCredits>(id);
         release_interfaces(tx, id);
         let volumes: Vec<_> = tx.tables().volumes.linked_to(id).map(|volume| volume.id).collect();
         volumes.into_iter().for_each(|volume| storage::release(tx, volume, id));

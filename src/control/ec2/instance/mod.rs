@@ -1,12 +1,16 @@
 //! Instances: what clients ask of them and are told.
 
 mod attribute;
+mod capacity;
+mod console;
 mod credit;
 mod describe;
 mod launch;
 pub(crate) mod lifecycle;
+pub(crate) mod machine;
 mod metadata;
 mod monitoring;
+mod placement;
 mod show;
 mod state;
 mod status;
@@ -30,9 +34,11 @@ pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
         .looks::<ec2::DescribeInstanceTypeOfferings>(types::offerings)
         .looks::<ec2::DescribeInstanceTypes>(types::describe)
         .looks::<ec2::DescribeInstances>(describe::describe)
+        .asks::<ec2::GetConsoleOutput, _>(console::question, console::ask)
         .changes::<ec2::ModifyInstanceAttribute>(attribute::modify)
         .changes::<ec2::ModifyInstanceCreditSpecification>(credit::modify)
         .changes::<ec2::ModifyInstanceMetadataOptions>(metadata::modify)
+        .changes::<ec2::ModifyInstancePlacement>(placement::modify)
         .changes::<ec2::MonitorInstances>(monitoring::monitor)
         .changes::<ec2::RebootInstances>(state::reboot)
         .changes::<ec2::ResetInstanceAttribute>(attribute::reset)

@@ -4,7 +4,7 @@ use aws::service::Empty;
 use aws::{Error, ec2};
 use types::InstanceId;
 
-use super::{all_named, lifecycle, show, wrong_state};
+use super::{all_named, capacity, lifecycle, show, wrong_state};
 use crate::records::{Cause, Instance, InstanceState};
 use crate::state::Transaction;
 
@@ -13,7 +13,10 @@ pub(super) fn start(
     input: ec2::StartInstancesRequest,
 ) -> Result<ec2::StartInstancesResult, Error> {
     let changes = change_all(tx, &input.instance_ids, |tx, instance| match instance.state {
-        InstanceState::Stopped { .. } => Ok(Some(InstanceState::Pending)),
+        InstanceState::Stopped { .. } => {
+            capacity::check_start(tx.view(), instance)?;
+            Ok(Some(InstanceState::Pending))
+        }
         InstanceState::Pending | InstanceState::Running => Ok(None),
         _ => Err(wrong_state(tx.get(instance.id).unwrap_or(instance), "started")),
     })?;

@@ -3,10 +3,11 @@
 use aws::filters::{Filtered, Values};
 use aws::page::Page;
 use aws::{Call, Error, ec2};
+use jiff::Timestamp;
 
 use super::show;
 use crate::ec2::row::{Row, read_filters, select};
-use crate::records::{Instance, InstanceState};
+use crate::records::{Health, Instance, InstanceState};
 use crate::state::View;
 
 pub(super) fn describe(
@@ -26,38 +27,81 @@ pub(super) fn describe(
     Ok(ec2::DescribeInstanceStatusResult { instance_statuses, next_token })
 }
 
-/// A guest that runs is well as far as its host can see: it has ended otherwise.
-fn summary(instance: &Instance) -> (ec2::SummaryStatus, Option<ec2::StatusType>) {
-    match instance.state {
-        InstanceState::Running => (ec2::SummaryStatus::Ok, Some(ec2::StatusType::Passed)),
-        InstanceState::Pending => (ec2::SummaryStatus::Initializing, Some(ec2::StatusType::Initializing)),
-        _ => (ec2::SummaryStatus::NotApplicable, None),
+/// What a check found, and since when it is not well.
+#[derive(Clone, Copy)]
+struct Check {
+    status: ec2::SummaryStatus,
+    reachability: Option<ec2::StatusType>,
+    impaired_since: Option<Timestamp>,
+}
+
+impl Check {
+    const NONE: Self =
+        Self { status: ec2::SummaryStatus::NotApplicable, reachability: None, impaired_since: None };
+    const INITIALIZING: Self = Self {
+        status: ec2::SummaryStatus::Initializing,
+        reachability: Some(ec2::StatusType::Initializing),
+        impaired_since: None,
+    };
+    const OK: Self = Self {
+        status: ec2::SummaryStatus::Ok,
+        reachability: Some(ec2::StatusType::Passed),
+        impaired_since: None,
+    };
+
+    fn impaired(since: Timestamp) -> Self {
+        Self {
+            status: ec2::SummaryStatus::Impaired,
+            reachability: Some(ec2::StatusType::Failed),
+            impaired_since: Some(since),
+        }
+    }
+
+    /// Of the host that an instance is on: it is well while its microVM runs.
+    fn of_system(instance: &Instance) -> Self {
+        match (&instance.state, instance.outage) {
+            (InstanceState::Running, Some(outage)) => Self::impaired(outage.since),
+            (InstanceState::Running, None) => Self::OK,
+            (InstanceState::Pending, _) => Self::INITIALIZING,
+            _ => Self::NONE,
+        }
+    }
+
+    /// Of the guest.
+    fn of_instance(instance: &Instance) -> Self {
+        match (&instance.state, instance.outage, instance.health) {
+            (InstanceState::Running, Some(outage), _) => Self::impaired(outage.since),
+            (InstanceState::Running, None, Health::Well) => Self::OK,
+            (InstanceState::Running, None, Health::Impaired { since }) => Self::impaired(since),
+            (InstanceState::Running, None, Health::Initializing) | (InstanceState::Pending, ..) => {
+                Self::INITIALIZING
+            }
+            _ => Self::NONE,
+        }
+    }
+
+    fn shown(self) -> ec2::InstanceStatusSummary {
+        let details = |status| ec2::InstanceStatusDetails {
+            impaired_since: self.impaired_since,
+            name: Some(ec2::StatusName::Reachability),
+            status: Some(status),
+        };
+        ec2::InstanceStatusSummary {
+            details: Some(self.reachability.into_iter().map(details).collect()),
+            status: Some(self.status),
+        }
     }
 }
 
 fn shown(instance: &Instance) -> ec2::InstanceStatus {
-    let (status, reachability) = summary(instance);
-    let check = || ec2::InstanceStatusSummary {
-        details: Some(
-            reachability
-                .into_iter()
-                .map(|status| ec2::InstanceStatusDetails {
-                    name: Some(ec2::StatusName::Reachability),
-                    status: Some(status),
-                    ..Default::default()
-                })
-                .collect(),
-        ),
-        status: Some(status),
-    };
     ec2::InstanceStatus {
         availability_zone: Some(instance.zone.to_string()),
         availability_zone_id: Some(instance.zone.id()),
         events: Some(Vec::new()),
         instance_id: Some(instance.id.to_string()),
         instance_state: Some(show::state(&instance.state)),
-        instance_status: Some(check()),
-        system_status: Some(check()),
+        instance_status: Some(Check::of_instance(instance).shown()),
+        system_status: Some(Check::of_system(instance).shown()),
         ..Default::default()
     }
 }
@@ -79,7 +123,11 @@ impl Filtered for Status<'_> {
 
     fn values(&self, name: &str, values: &mut Values<'_>) {
         let instance = self.0.record;
-        let (status, reachability) = summary(instance);
+        let check = if name.starts_with("system-") {
+            Check::of_system(instance)
+        } else {
+            Check::of_instance(instance)
+        };
         match name {
             "availability-zone" => values.shown(instance.zone),
             "availability-zone-id" => values.text(&instance.zone.id()),
@@ -88,9 +136,9 @@ impl Filtered for Status<'_> {
             }
             "instance-state-name" => values.shown(show::state_name(&instance.state)),
             "instance-status.reachability" | "system-status.reachability" => {
-                reachability.into_iter().for_each(|status| values.shown(status));
+                check.reachability.into_iter().for_each(|status| values.shown(status));
             }
-            "instance-status.status" | "system-status.status" => values.shown(status),
+            "instance-status.status" | "system-status.status" => values.shown(check.status),
             _ => unreachable!("{name} is no filter of statuses"),
         }
     }

@@ -61,14 +61,6 @@ fn interface_type(interface: &NetworkInterface) -> ec2::NetworkInterfaceType {
     }
 }
 
-/// Filters know types by other words than answers have.
-fn type_in_filters(interface: &NetworkInterface) -> &'static str {
-    match interface.owner {
-        InterfaceOwner::User => "interface",
-        InterfaceOwner::NatGateway(_) => "nat_gateway",
-    }
-}
-
 fn status(interface: &NetworkInterface) -> ec2::NetworkInterfaceStatus {
     if interface.attachment.is_some() || interface.owner != InterfaceOwner::User {
         ec2::NetworkInterfaceStatus::InUse
@@ -201,7 +193,7 @@ impl Filtered for Row<'_, NetworkInterface> {
                 let names = interface.groups.iter().filter_map(|group| view.get::<SecurityGroup>(*group));
                 names.for_each(|group| values.text(&group.name));
             }
-            "interface-type" => values.text(type_in_filters(interface)),
+            "interface-type" => values.shown(interface_type(interface)),
             // No interface has one.
             "ipv6-addresses.ipv6-address" => {}
             "mac-address" => values.shown(interface.mac),

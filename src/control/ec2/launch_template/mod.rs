@@ -3,6 +3,7 @@
 mod template;
 mod version;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use aws::{Error, Table, ec2};
@@ -62,8 +63,8 @@ fn malformed(text: &str) -> Error {
     Error::new("InvalidLaunchTemplateId.Malformed", format!("Invalid launch template ID: \"{text}\""))
 }
 
-fn not_found(text: &str) -> Error {
-    let message = format!("The specified launch template, with template ID {text}, does not exist.");
+pub(super) fn not_found(template: impl Display) -> Error {
+    let message = format!("The specified launch template, with template ID {template}, does not exist.");
     Error::new("InvalidLaunchTemplateId.NotFound", message)
 }
 

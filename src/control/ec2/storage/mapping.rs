@@ -1,4 +1,4 @@
-//! Block device mappings of images: which disks instances of them begin with.
+//! Block device mappings, of images and of launches: which disks instances begin with.
 
 use aws::{Error, ec2};
 use types::{SnapshotId, VolumeKind};
@@ -12,7 +12,7 @@ use crate::state::View;
 
 /// A mapping of a request, read.
 #[derive(Debug, Default)]
-pub(super) struct Asked<'a> {
+pub(in crate::ec2) struct Asked<'a> {
     pub device: &'a str,
     /// There shall be no such disk.
     pub is_none: bool,
@@ -34,12 +34,15 @@ fn invalid(why: impl Into<String>) -> Error {
 ///
 /// # Errors
 /// When one names no device, one that another names, or what there is not here.
-pub(super) fn read(mappings: &[ec2::BlockDeviceMapping]) -> Result<Vec<Asked<'_>>, Error> {
+pub(in crate::ec2) fn read(mappings: &[ec2::BlockDeviceMapping]) -> Result<Vec<Asked<'_>>, Error> {
     let mut all: Vec<Asked<'_>> = Vec::new();
     for mapping in mappings {
         let asked = read_one(mapping)?;
         if all.iter().any(|other| other.device == asked.device) {
-            return Err(invalid(format!("The device '{}' is used in more than one mapping.", asked.device)));
+            return Err(invalid(format!(
+                "The device '{}' is used in more than one block-device mapping",
+                asked.device
+            )));
         }
         all.push(asked);
     }
@@ -85,7 +88,7 @@ fn read_one(mapping: &ec2::BlockDeviceMapping) -> Result<Asked<'_>, Error> {
 
 impl Asked<'_> {
     /// With what `base` says where this one says nothing. Another type has its own speed.
-    fn over(
+    pub(in crate::ec2) fn over(
         &self,
         base: Option<&ImageMapping>,
     ) -> (Option<u64>, Option<VolumeKind>, Option<u32>, Option<u32>) {

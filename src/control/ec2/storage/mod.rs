@@ -28,9 +28,10 @@ use crate::state::{Space, View};
 
 pub(super) use attachment::{attach, release};
 pub(super) use image::launchable;
+pub(super) use mapping::{Asked, read as read_mappings};
 pub use seed::{SeedImage, default_seed, seed_images};
 pub(super) use snapshot::{of_account, usable as usable_snapshot};
-pub(super) use volume::{NewVolume, Wanted, kind, make};
+pub(super) use volume::{NewVolume, Wanted, make};
 
 pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
     images(snapshots(volumes(table)))

@@ -1,7 +1,10 @@
 //! Images that are there before the first request.
 
+use std::sync::Arc;
+
 use aws::Error;
 use serde::Deserialize;
+use tokio::task::JoinSet;
 use types::{AccountId, Region, VolumeKind};
 
 use crate::plane::Plane;
@@ -53,17 +56,27 @@ pub fn default_seed() -> Vec<SeedImage> {
 ///
 /// # Errors
 /// When nothing can be written.
-pub async fn seed_images(plane: &Plane, seeds: &[SeedImage]) -> Result<(), Error> {
+pub async fn seed_images(plane: &Arc<Plane>, seeds: &[SeedImage]) -> Result<(), Error> {
+    // All regions at once: the disk is waited for a few times, and not for each.
+    let mut work = JoinSet::new();
     for region in Region::all() {
-        for seed in seeds {
-            let space = Space { account: seed.owner, region };
-            plane.begin(space).await?;
-            let put = |tx: &mut Transaction<'_>| {
-                put(tx, seed);
-                Ok(())
-            };
-            plane.write(space, put).await?;
-        }
+        work.spawn(seed_region(Arc::clone(plane), region, seeds.to_vec()));
+    }
+    while let Some(done) = work.join_next().await {
+        done.map_err(|_| Error::internal())??;
+    }
+    Ok(())
+}
+
+async fn seed_region(plane: Arc<Plane>, region: Region, seeds: Vec<SeedImage>) -> Result<(), Error> {
+    for seed in &seeds {
+        let space = Space { account: seed.owner, region };
+        plane.begin(space).await?;
+        let put = |tx: &mut Transaction<'_>| {
+            put(tx, seed);
+            Ok(())
+        };
+        plane.write(space, put).await?;
     }
     Ok(())
 }

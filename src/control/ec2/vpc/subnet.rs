@@ -14,7 +14,7 @@ use crate::ec2::errors::{dependency, id, invalid_value, missing, not_found};
 use crate::ec2::row::{Row, page, select};
 use crate::ec2::tags;
 use crate::records::{NetworkAcl, RouteTable, Subnet, Vpc};
-use crate::state::{Transaction, View};
+use crate::state::{Counted, Transaction, View};
 
 /// Of each subnet, the first four addresses and the last are nobody's.
 /// Source: <https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html>.
@@ -159,11 +159,10 @@ pub(in crate::ec2) fn usable_addresses(cidr: Ipv4Net) -> RangeInclusive<Ipv4Addr
     Ipv4Addr::from(first + RESERVED_AT_START)..=Ipv4Addr::from(last - RESERVED_AT_END)
 }
 
-fn free_count(view: View<'_>, subnet: &Subnet) -> usize {
-    let interfaces = view.tables().network_interfaces.linked_to(subnet.id);
-    let used: usize = interfaces.map(|interface| interface.addresses.len()).sum();
+fn free_count(view: View<'_>, subnet: &Subnet) -> u64 {
+    let used = view.tables().network_interfaces.counted(Counted::Addresses(subnet.id));
     let all = u32::from(subnet.cidr.broadcast()) - u32::from(subnet.cidr.network()) + 1;
-    usize::try_from(all - RESERVED_AT_START - RESERVED_AT_END).unwrap_or(usize::MAX).saturating_sub(used)
+    u64::from(all - RESERVED_AT_START - RESERVED_AT_END).saturating_sub(used)
 }
 
 fn shown_by_id(tx: &Transaction<'_>, id: SubnetId) -> Option<ec2::Subnet> {

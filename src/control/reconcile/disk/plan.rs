@@ -66,6 +66,8 @@ pub enum Change {
 pub struct Around {
     /// Instances whose guests run.
     pub running: BTreeSet<InstanceId>,
+    /// Instances that are being started, with the volumes that they had when that began.
+    pub starting: BTreeSet<InstanceId>,
     /// A snapshot of it is not complete.
     pub is_being_kept: bool,
 }
@@ -161,6 +163,8 @@ fn attachments(volume: &Volume, disk: &Disk, around: &Around, now: Timestamp, pl
         let has_it = is_running && plugged.contains(&instance);
         match attachment.state {
             AttachmentState::Attached => {}
+            // What it has is known when it runs.
+            _ if around.starting.contains(&instance) => {}
             // One that does not run is started with it.
             AttachmentState::Attaching if has_it || !is_running => {
                 plan.step(Step::Note(Change::Attached(instance)));
@@ -254,9 +258,14 @@ pub enum SnapshotStep {
     Wait(Timestamp),
 }
 
+/// Until when the host may make a snapshot.
+pub fn snapshot_deadline(snapshot: &Snapshot) -> Timestamp {
+    after(snapshot.started, SNAPSHOT_DEADLINE)
+}
+
 /// What can be done about a snapshot that is pending.
 pub fn snapshot(snapshot: &Snapshot, progress: Option<&SnapshotProgress>, now: Timestamp) -> SnapshotStep {
-    let deadline = after(snapshot.started, SNAPSHOT_DEADLINE);
+    let deadline = snapshot_deadline(snapshot);
     match progress {
         Some(SnapshotProgress::Complete) => SnapshotStep::Enter(SnapshotState::Completed { ended: now }),
         Some(SnapshotProgress::Failed(message)) => {

@@ -1,10 +1,12 @@
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
+mod fake;
 
-use types::{InstanceId, RandomId, SnapshotId, VolumeId, VolumeKind, VolumeSpec};
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use types::{RandomId, VolumeKind, VolumeSpec};
 
 use super::*;
-use crate::ports::{BoxFuture, Disk, DiskSpec, HostError, SnapshotCopySpec, SnapshotProgress, SnapshotSpec};
+use crate::ports::{Disk, DiskSpec, HostError, SnapshotProgress, SnapshotSpec};
 use crate::records::{
     AttachmentState, DeletedSnapshot, Image, ImageMapping, ImageOrigin, ImageState, Instance, InstanceState,
     ModificationState, Sharing, Snapshot, SnapshotSource, SnapshotState, Stored, Volume, VolumeAttachment,
@@ -14,113 +16,7 @@ use crate::simulation::Simulation;
 use crate::state::{Record as _, Transaction};
 use crate::store::Memory;
 use crate::testing::{plane, space};
-
-/// A host that does as it is told in tests.
-#[derive(Default)]
-struct Fake {
-    host: Simulation,
-    told: Mutex<Told>,
-    /// Told when an effect hangs: the process is to be killed then.
-    hangs: Notify,
-}
-
-#[derive(Default)]
-struct Told {
-    effects: Vec<String>,
-    refusal: Option<HostError>,
-    /// After so many effects the next one does not return; and whether it is done nevertheless.
-    hang: Option<(usize, bool)>,
-    /// What is said of every volume and snapshot that is there.
-    disk: Option<Disk>,
-    progress: Option<SnapshotProgress>,
-}
-
-impl Fake {
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap()
-    }
-
-    fn effect<'a>(
-        &'a self,
-        name: String,
-        carry_out: impl FnOnce(&'a Simulation) -> BoxFuture<'a, Result<(), HostError>>,
-    ) -> BoxFuture<'a, Result<(), HostError>> {
-        let mut told = self.told();
-        told.effects.push(name);
-        if let Some(refusal) = told.refusal.clone() {
-            return Box::pin(async { Err(refusal) });
-        }
-        let Some((count, is_done)) = told.hang.filter(|(count, _)| told.effects.len() > *count) else {
-            drop(told);
-            return carry_out(&self.host);
-        };
-        assert_eq!(told.effects.len(), count + 1, "nobody does anything after it was killed");
-        drop(told);
-        if is_done {
-            drop(carry_out(&self.host));
-        }
-        self.hangs.notify_one();
-        Box::pin(std::future::pending())
-    }
-}
-
-impl Disks for Fake {
-    fn disk(&self, id: VolumeId) -> Option<Disk> {
-        let says = self.told().disk.clone();
-        self.host.disk(id).map(|disk| says.unwrap_or(disk))
-    }
-
-    fn snapshot(&self, id: SnapshotId) -> Option<SnapshotProgress> {
-        let says = self.told().progress.clone();
-        self.host.snapshot(id).map(|progress| says.unwrap_or(progress))
-    }
-
-    fn create(&self, spec: DiskSpec) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect("create".to_owned(), |host| host.create(spec))
-    }
-
-    fn modify(&self, id: VolumeId, spec: VolumeSpec) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect("modify".to_owned(), move |host| host.modify(id, spec))
-    }
-
-    fn delete(&self, id: VolumeId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect("delete".to_owned(), move |host| host.delete(id))
-    }
-
-    fn plug<'a>(
-        &'a self,
-        id: VolumeId,
-        instance: InstanceId,
-        device: &'a str,
-    ) -> BoxFuture<'a, Result<(), HostError>> {
-        self.effect(format!("plug {device}"), move |host| host.plug(id, instance, device))
-    }
-
-    fn unplug(
-        &self,
-        id: VolumeId,
-        instance: InstanceId,
-        is_forced: bool,
-    ) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(format!("unplug {is_forced}"), move |host| host.unplug(id, instance, is_forced))
-    }
-
-    fn begin_snapshots(&self, specs: Vec<SnapshotSpec>) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(format!("snapshots {}", specs.len()), |host| host.begin_snapshots(specs))
-    }
-
-    fn copy_snapshot(&self, spec: SnapshotCopySpec) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect("copy".to_owned(), |host| host.copy_snapshot(spec))
-    }
-
-    fn delete_snapshot(&self, id: SnapshotId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect("delete snapshot".to_owned(), move |host| host.delete_snapshot(id))
-    }
-
-    fn on_disk_change(&self, call: Arc<dyn Fn() + Send + Sync>) {
-        self.host.on_disk_change(call);
-    }
-}
+use fake::Fake;
 
 fn id<Id: RandomId>(number: u8) -> Id {
     Id::from_random([number; 16])
@@ -212,6 +108,14 @@ fn image(number: u8, snapshot: u8, now: Timestamp) -> Image {
     }
 }
 
+/// All that can be done at once, and no more: long before anything is asked again.
+async fn pass(plane: &Arc<Plane>, fake: &Arc<Fake>) {
+    tokio::select! {
+        stopped = run(Arc::clone(plane), fake.clone()) => panic!("{stopped:?}"),
+        () = tokio::time::sleep(RETRY / 10) => {}
+    }
+}
+
 async fn write(plane: &Plane, change: impl FnOnce(&mut Transaction<'_>, Timestamp)) {
     let all = |tx: &mut Transaction<'_>| {
         let now = tx.now();
@@ -293,25 +197,26 @@ fn check_all_done(plane: &Plane, host: &Simulation) {
 
 #[tokio::test(start_paused = true)]
 async fn one_pass_does_all_that_a_willing_host_lets_it() {
-    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
     host_before(&fake.host).await;
     write(&plane, records).await;
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     check_all_done(&plane, &fake.host);
     // Both snapshots of one moment are begun at once.
-    let effects = fake.told().effects.clone();
+    let mut effects = fake.told().effects.clone();
+    effects.sort();
     let expected = [
+        "copy",
         "create",
         "delete",
+        "delete snapshot",
         "modify",
         "plug /dev/sdf",
-        "unplug true",
         "snapshots 2",
-        "copy",
-        "delete snapshot",
+        "unplug true",
     ];
     assert_eq!((effects, EFFECTS), (expected.map(str::to_owned).to_vec(), expected.len()));
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert_eq!(fake.told().effects.len(), EFFECTS, "there is nothing left to do");
 }
 
@@ -319,19 +224,19 @@ async fn one_pass_does_all_that_a_willing_host_lets_it() {
 async fn a_process_that_is_killed_between_any_two_effects_is_gone_on_from() {
     for count in 0..EFFECTS {
         for is_done in [false, true] {
-            let (store, fake) = (Arc::new(Memory::new()), Fake::default());
+            let (store, fake) = (Arc::new(Memory::new()), Arc::new(Fake::default()));
             host_before(&fake.host).await;
             let first = plane(store.clone(), 1).await;
             write(&first, records).await;
             fake.told().hang = Some((count, is_done));
             tokio::select! {
-                outcome = pass(&first, &fake) => panic!("effect {count} came to an end: {outcome:?}"),
+                outcome = run(Arc::clone(&first), fake.clone()) => panic!("effect {count}: {outcome:?}"),
                 () = fake.hangs.notified() => {}
             }
             drop(first);
             fake.told().hang = None;
             let next = plane(store, 2).await;
-            pass(&next, &fake).await.unwrap();
+            pass(&next, &fake).await;
             check_all_done(&next, &fake.host);
         }
     }
@@ -339,11 +244,11 @@ async fn a_process_that_is_killed_between_any_two_effects_is_gone_on_from() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_host_cannot_do_is_told_by_the_records() {
-    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
     host_before(&fake.host).await;
     write(&plane, records).await;
     fake.told().refusal = Some(HostError::Failed("the disk is broken".to_owned()));
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     let message = "the disk is broken".to_owned();
     assert_eq!(state(&plane, 10), Some(VolumeState::Error { message: message.clone() }));
     let modified: Volume = get(&plane, id(12)).unwrap();
@@ -361,7 +266,7 @@ async fn what_a_host_cannot_do_is_told_by_the_records() {
     assert!(!get::<Volume>(&plane, id(14)).unwrap().attachments.is_empty());
     assert!(get::<DeletedSnapshot>(&plane, id(24)).is_some());
     fake.told().refusal = None;
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(is_settled(&plane));
     assert!(state(&plane, 11).is_none() && fake.host.snapshot(id(24)).is_none());
 }
@@ -369,27 +274,117 @@ async fn what_a_host_cannot_do_is_told_by_the_records() {
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_full_is_asked_again_until_the_deadline() {
     for becomes_free in [true, false] {
-        let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+        let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
         write(&plane, |tx, now| tx.put(volume(10, VolumeState::Creating, now))).await;
         fake.told().refusal = Some(HostError::NoCapacity("100 GiB are used".to_owned()));
-        let wake = pass(&plane, &fake).await.unwrap();
-        assert!(wake.is_some());
+        pass(&plane, &fake).await;
         assert_eq!(state(&plane, 10), Some(VolumeState::Creating));
         if becomes_free {
             fake.told().refusal = None;
         } else {
             tokio::time::advance(DEADLINE.unsigned_abs()).await;
         }
-        pass(&plane, &fake).await.unwrap();
+        pass(&plane, &fake).await;
         let is_made = state(&plane, 10) == Some(VolumeState::Available);
         assert_eq!(is_made, becomes_free);
         assert!(is_settled(&plane));
     }
 }
 
+/// How often the host was asked.
+fn asked(fake: &Fake) -> usize {
+    fake.told().effects.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_host_refuses_is_asked_again_after_a_pause_whatever_else_happens() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    write(&plane, |tx, now| {
+        tx.put(volume(10, VolumeState::Creating, now));
+        tx.put(of_volume(21, 12, 21, now));
+        tx.put(of_volume(22, 13, 21, now));
+    })
+    .await;
+    fake.told().refusal = Some(HostError::NoCapacity("it is full".to_owned()));
+    let work = tokio::spawn(run(Arc::clone(&plane), fake.clone()));
+    tokio::time::sleep(RETRY / 2).await;
+    assert_eq!(asked(&fake), 2, "{:?}", fake.told().effects);
+    // Other records change, and the host has other news.
+    for number in 50..60 {
+        write(&plane, |tx, now| tx.put(volume(number, VolumeState::Available, now))).await;
+        fake.host
+            .create(DiskSpec {
+                id: id(number),
+                zone: space().region.zones()[0],
+                spec: gp3(1),
+                snapshot: None,
+                key: None,
+            })
+            .await
+            .unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked(&fake), 2, "{:?}", fake.told().effects);
+    tokio::time::sleep(RETRY * 10).await;
+    assert!((18..=24).contains(&asked(&fake)), "{:?}", fake.told().effects);
+    // Who wants something else is not held up by what was refused.
+    let before = asked(&fake);
+    write(&plane, |tx, _| {
+        tx.update::<Volume>(id(10), |volume| volume.spec = gp3(9));
+    })
+    .await;
+    tokio::time::sleep(RETRY / 100).await;
+    assert!(asked(&fake) > before);
+    fake.told().refusal = None;
+    tokio::time::sleep(RETRY * 2).await;
+    assert_eq!(state(&plane, 10), Some(VolumeState::Available));
+    work.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_takes_its_time_for_one_holds_up_no_other() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    write(&plane, |tx, now| tx.put(volume(10, VolumeState::Creating, now))).await;
+    fake.told().hang = Some((0, false));
+    let work = tokio::spawn(run(Arc::clone(&plane), fake.clone()));
+    fake.hangs.notified().await;
+    fake.told().hang = None;
+    write(&plane, |tx, now| tx.put(volume(11, VolumeState::Creating, now))).await;
+    tokio::time::sleep(RETRY / 10).await;
+    let states = (state(&plane, 10), state(&plane, 11));
+    assert_eq!(states, (Some(VolumeState::Creating), Some(VolumeState::Available)));
+    work.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_does_not_let_go_is_asked_now_and_then() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    host_before(&fake.host).await;
+    write(&plane, |tx, now| {
+        tx.put(running(now));
+        tx.put(attached(14, AttachmentState::Detaching { is_forced: false }, now));
+    })
+    .await;
+    let plugged = BTreeSet::from([id(1)]);
+    fake.told().disk = Some(Disk::Ready { spec: gp3(8), optimized_percent: 100, plugged });
+    let work = tokio::spawn(run(Arc::clone(&plane), fake.clone()));
+    tokio::time::sleep(RETRY * 5 + RETRY / 2).await;
+    assert_eq!(fake.told().effects, ["unplug false"; 6]);
+    // It lets go, and that is seen at once.
+    fake.told().disk = None;
+    let before = tokio::time::Instant::now();
+    fake.host.unplug(id(14), id(1), false).await.unwrap();
+    let mut changes = plane.ledger.changes();
+    while !is_settled(&plane) {
+        changes.changed().await.unwrap();
+    }
+    assert!(before.elapsed() < RETRY / 10, "{:?}", before.elapsed());
+    work.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_that_stalls_is_not_waited_for_for_ever() {
-    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
     write(&plane, |tx, now| {
         tx.put(volume(10, VolumeState::Creating, now));
         tx.put(of_volume(21, 12, 21, now));
@@ -399,23 +394,22 @@ async fn a_host_that_stalls_is_not_waited_for_for_ever() {
     fake.told().disk = Some(Disk::Making);
     fake.told().progress = Some(SnapshotProgress::Pending { percent: 40 });
     for _ in 0..3 {
-        let wake = pass(&plane, &fake).await.unwrap();
-        assert_eq!(wake, Some(plane.ledger.now() + DEADLINE));
+        pass(&plane, &fake).await;
     }
     assert_eq!(fake.told().effects, ["create", "snapshots 1"]);
     assert_eq!(get::<Snapshot>(&plane, id(21)).unwrap().state, SnapshotState::Pending { percent: 40 });
     tokio::time::advance(DEADLINE.unsigned_abs()).await;
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(matches!(state(&plane, 10), Some(VolumeState::Error { .. })));
     tokio::time::advance(SNAPSHOT_DEADLINE.unsigned_abs()).await;
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(matches!(get::<Image>(&plane, id(31)).unwrap().state, ImageState::Failed { .. }));
     assert!(is_settled(&plane));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_volume_is_kept_until_its_snapshots_are_complete() {
-    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
     host_before(&fake.host).await;
     write(&plane, |tx, now| {
         tx.put(volume(11, VolumeState::Deleting, now));
@@ -423,17 +417,17 @@ async fn a_volume_is_kept_until_its_snapshots_are_complete() {
     })
     .await;
     fake.told().progress = Some(SnapshotProgress::Pending { percent: 1 });
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(fake.host.disk(id(11)).is_some());
     fake.told().progress = None;
-    pass(&plane, &fake).await.unwrap();
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
+    pass(&plane, &fake).await;
     assert!(fake.host.disk(id(11)).is_none() && state(&plane, 11).is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_is_kept_as_long_as_something_is_made_of_it() {
-    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Fake::default());
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
     host_before(&fake.host).await;
     write(&plane, |tx, now| {
         tx.put(Volume { snapshot: Some(id(24)), ..volume(10, VolumeState::Creating, now) });
@@ -441,10 +435,10 @@ async fn a_snapshot_is_kept_as_long_as_something_is_made_of_it() {
     })
     .await;
     fake.told().disk = Some(Disk::Making);
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(fake.host.snapshot(id(24)).is_some());
     fake.told().disk = None;
-    pass(&plane, &fake).await.unwrap();
+    pass(&plane, &fake).await;
     assert!(fake.host.snapshot(id(24)).is_none() && is_settled(&plane));
 }
 
@@ -462,6 +456,31 @@ async fn what_changes_meanwhile_is_not_overwritten() {
         change.make(&mut record, now);
         assert_eq!(record.state, VolumeState::Deleting, "{change:?}");
     }
+}
+
+/// What an instance is started with was settled when that began: what is attached meanwhile is plugged in when it runs.
+#[tokio::test(start_paused = true)]
+async fn a_volume_of_an_instance_that_is_being_started_is_attached_when_it_runs() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    host_before(&fake.host).await;
+    write(&plane, |tx, now| {
+        tx.put(crate::testing::instance(id(1), InstanceState::Pending, now));
+        tx.put(attached(13, AttachmentState::Attaching, now));
+        tx.put(attached(14, AttachmentState::Detaching { is_forced: false }, now));
+    })
+    .await;
+    let states = || {
+        let attachment =
+            |number| get::<Volume>(&plane, id(number)).unwrap().attachments.first().map(|it| it.state);
+        (attachment(13), attachment(14))
+    };
+    let before = states();
+    pass(&plane, &fake).await;
+    assert_eq!((states(), fake.told().effects.len()), (before, 0));
+    let run = |instance: &mut Instance| instance.state = InstanceState::Running;
+    write(&plane, |tx, _| assert!(tx.update(id(1), run))).await;
+    pass(&plane, &fake).await;
+    assert_eq!(states(), (Some(AttachmentState::Attached), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,12 +16,13 @@ use types::InstanceId;
 pub use plan::{GRACE, REMEMBERED};
 
 use crate::ec2::instance::lifecycle;
+use crate::ec2::instance::machine::machine;
 use crate::ledger::{Stopped, WriteError};
 use crate::plane::Plane;
 use crate::ports::{HostError, Machines};
-use crate::records::{Cause, Instance, InstanceState};
+use crate::records::{Cause, Health, Instance, InstanceState, Tables, Volume, VolumeState};
 use crate::state::{Space, State};
-use plan::{Step, plan};
+use plan::{Step, Volumes, not_started, plan};
 
 /// How often all instances are looked at, whatever happened: what nobody told is found then.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -34,8 +35,8 @@ pub struct InstanceReconciler {
     machines: Arc<dyn Machines>,
     /// Whose machines have changed since they were looked at.
     changed: Arc<Changed>,
-    /// Whose power button was pressed for the stop that is under way.
-    pressed: Mutex<HashSet<InstanceId>>,
+    /// When whose power button was last pressed for the stop that is under way.
+    pressed: Mutex<HashMap<InstanceId, Timestamp>>,
 }
 
 #[derive(Default)]
@@ -48,7 +49,20 @@ struct Changed {
 struct Waiting {
     /// The record as it was; a changed one is another.
     record: Arc<Instance>,
+    /// Its volumes as they were while some were being made.
+    volumes: Vec<Arc<Volume>>,
     until: Option<tokio::time::Instant>,
+}
+
+impl Waiting {
+    fn is_over(&self, record: &Arc<Instance>, tables: &Tables, now: tokio::time::Instant) -> bool {
+        let is_other = |volume: &Arc<Volume>| {
+            tables.volumes.get(volume.id).is_none_or(|current| !Arc::ptr_eq(current, volume))
+        };
+        !Arc::ptr_eq(&self.record, record)
+            || self.volumes.iter().any(is_other)
+            || self.until.is_some_and(|until| until <= now)
+    }
 }
 
 /// Where work on an instance came to a halt.
@@ -82,6 +96,7 @@ impl InstanceReconciler {
         let mut work = JoinSet::new();
         let mut looks_at_all = true;
         loop {
+            let began = tokio::time::Instant::now();
             let changed =
                 std::mem::take(&mut *self.changed.ids.lock().unwrap_or_else(PoisonError::into_inner));
             for (space, id) in self.candidates(&changed, &waiting, std::mem::take(&mut looks_at_all)) {
@@ -94,15 +109,22 @@ impl InstanceReconciler {
                 }
             }
             let next = waiting.values().filter_map(|waiting| waiting.until).min();
+            super::rest(began).await;
             tokio::select! {
                 Ok(()) = records.changed() => {}
                 () = self.changed.nudge.notified() => {}
-                _ = period.tick() => looks_at_all = true,
-                Some(halt) = work.join_next() => {
-                    let Ok(halt) = halt else { continue };
-                    let Halt { id, waiting: wait } = halt?;
-                    busy.remove(&id);
-                    waiting.extend(wait.map(|wait| (id, wait)));
+                _ = period.tick() => {
+                    looks_at_all = true;
+                    // Of whom there is no record any more, nothing stays either.
+                    waiting.clear();
+                }
+                Some(first) = work.join_next() => {
+                    for halt in std::iter::once(first).chain(std::iter::from_fn(|| work.try_join_next())) {
+                        let Ok(halt) = halt else { continue };
+                        let Halt { id, waiting: wait } = halt?;
+                        busy.remove(&id);
+                        waiting.extend(wait.map(|wait| (id, wait)));
+                    }
                 }
                 () = sleep_until(next) => {}
             }
@@ -117,17 +139,15 @@ impl InstanceReconciler {
         looks_at_all: bool,
     ) -> Vec<(Space, InstanceId)> {
         let now = tokio::time::Instant::now();
-        let is_due = |record: &Arc<Instance>| {
+        let is_due = |tables: &Tables, record: &Arc<Instance>| {
             changed.contains(&record.id)
-                || waiting.get(&record.id).is_none_or(|waiting| {
-                    !Arc::ptr_eq(&waiting.record, record) || waiting.until.is_some_and(|until| until <= now)
-                })
+                || waiting.get(&record.id).is_none_or(|waiting| waiting.is_over(record, tables, now))
         };
-        let (candidates, _) = self.plane.ledger.read(|state| {
+        let (mut candidates, _) = self.plane.ledger.read(|state| {
             let mut candidates = Vec::new();
             for (space, tables) in state.spaces() {
                 let named = changed.iter().filter_map(|id| tables.instances.get(*id));
-                let due = tables.instances.unsettled().filter(|record| is_due(record)).chain(named);
+                let due = tables.instances.unsettled().filter(|record| is_due(tables, record)).chain(named);
                 candidates.extend(due.map(|record| (space, record.id)));
                 if looks_at_all {
                     candidates.extend(tables.instances.iter().map(|record| (space, record.id)));
@@ -135,6 +155,9 @@ impl InstanceReconciler {
             }
             candidates
         });
+        // One that is named twice would be taken for one that has changed again.
+        candidates.sort_unstable();
+        candidates.dedup();
         candidates
     }
 
@@ -144,21 +167,25 @@ impl InstanceReconciler {
         loop {
             let (found, as_of) = ledger.read(|state| find(state, space, id));
             ledger.settled(as_of).await?;
-            let Some(record) = found else { return Ok(Halt { id, waiting: None }) };
+            let Some((record, volumes)) = found else { return Ok(Halt { id, waiting: None }) };
             let machine = self.machines.observe(id);
-            let is_pressed = self.pressed().contains(&id);
-            let step = plan(&record, machine.as_ref(), is_pressed, ledger.now());
+            let asked = self.pressed().get(&id).copied();
+            let step = plan(&record, machine.as_ref(), &readiness(&volumes), asked, ledger.now());
             tracing::debug!(%id, ?step, "instance");
             let outcome = match step {
-                Step::Wait(until) => return Ok(self.halt(record, until)),
+                Step::Wait(until) => return Ok(self.halt(record, volumes, until)),
                 Step::Start => match self.start(space, &record).await {
                     Ok(()) => Ok(()),
+                    // It is as unreachable as before, and its host is asked again.
+                    Err(error) if record.state == InstanceState::Running => Err(error),
                     Err(error) => {
-                        self.enter(space, &record, failed_to_start(&error, ledger.now())).await.map(Ok)?
+                        tracing::warn!(%id, "cannot be started: {error}");
+                        let next = not_started(&record, failed_to_start(&error), ledger.now());
+                        self.enter(space, &record, next).await.map(Ok)?
                     }
                 },
                 Step::PressPowerButton => {
-                    self.pressed().insert(id);
+                    self.pressed().insert(id, ledger.now());
                     self.machines.press_power_button(id).await
                 }
                 Step::Reset => match self.machines.reset(id).await {
@@ -171,20 +198,28 @@ impl InstanceReconciler {
                     self.pressed().remove(&id);
                     self.enter(space, &record, next).await.map(Ok)?
                 }
-                Step::Drop => self.write(space, |tx| tx.remove::<Instance>(id)).await.map(Ok)?,
+                Step::Recover => self.recovered(space, &record).await.map(Ok)?,
+                Step::Drop => match self.machines.discard(id).await {
+                    Ok(()) => self.write(space, |tx| tx.remove::<Instance>(id)).await.map(Ok)?,
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = outcome {
                 tracing::warn!(%id, "{error}");
                 let until = tokio::time::Instant::now() + RETRY;
-                return Ok(Halt { id, waiting: Some(Waiting { record, until: Some(until) }) });
+                let waiting = Waiting { record, volumes: Vec::new(), until: Some(until) };
+                return Ok(Halt { id, waiting: Some(waiting) });
             }
         }
     }
 
     async fn start(&self, space: Space, record: &Instance) -> Result<(), HostError> {
+        if record.outage.is_some_and(|outage| !outage.is_over) {
+            return Err(HostError::Failed(format!("the availability zone {} has failed", record.zone)));
+        }
         let (spec, _) = self.plane.ledger.read(|state| {
             let view = crate::state::View::new(state, space, self.plane.ledger.now());
-            lifecycle::machine(view, record)
+            machine(view, record)
         });
         self.machines.start(spec?).await
     }
@@ -201,7 +236,24 @@ impl InstanceReconciler {
 
     async fn rebooted(&self, space: Space, before: &Instance) -> Result<(), Stopped> {
         self.write(space, |tx| {
-            tx.update::<Instance>(before.id, |instance| instance.reboots_done = before.reboots_wanted);
+            tx.update::<Instance>(before.id, |instance| {
+                instance.reboots_done = before.reboots_wanted;
+                instance.health = Health::Initializing;
+            });
+        })
+        .await
+    }
+
+    /// It has booted again, and all reboots that were asked for meanwhile are done with that.
+    async fn recovered(&self, space: Space, before: &Instance) -> Result<(), Stopped> {
+        self.write(space, |tx| {
+            tx.update::<Instance>(before.id, |instance| {
+                if instance.outage == before.outage {
+                    instance.outage = None;
+                    instance.health = Health::Initializing;
+                    instance.reboots_done = before.reboots_wanted;
+                }
+            });
         })
         .await
     }
@@ -223,29 +275,47 @@ impl InstanceReconciler {
         }
     }
 
-    fn halt(&self, record: Arc<Instance>, until: Option<Timestamp>) -> Halt {
+    fn halt(&self, record: Arc<Instance>, volumes: Vec<Arc<Volume>>, until: Option<Timestamp>) -> Halt {
         let left = until.map(|until| until.duration_since(self.plane.ledger.now()).unsigned_abs());
         let until = left.map(|left| tokio::time::Instant::now() + left);
-        Halt { id: record.id, waiting: Some(Waiting { record, until }) }
+        Halt { id: record.id, waiting: Some(Waiting { record, volumes, until }) }
     }
 
-    fn pressed(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
+    fn pressed(&self) -> MutexGuard<'_, HashMap<InstanceId, Timestamp>> {
         self.pressed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn find(state: &State, space: Space, id: InstanceId) -> Option<Arc<Instance>> {
-    state.space(space)?.instances.get(id).cloned()
+/// An instance, and its volumes as long as they matter: until it is started.
+fn find(state: &State, space: Space, id: InstanceId) -> Option<(Arc<Instance>, Vec<Arc<Volume>>)> {
+    let tables = state.space(space)?;
+    let instance = tables.instances.get(id)?;
+    let volumes = match instance.state {
+        InstanceState::Pending => tables.volumes.linked_to(id).cloned().collect(),
+        _ => Vec::new(),
+    };
+    Some((Arc::clone(instance), volumes))
 }
 
-/// What becomes of one that cannot be started. It goes: nobody would look for what never ran.
-fn failed_to_start(error: &HostError, now: Timestamp) -> InstanceState {
+fn readiness(volumes: &[Arc<Volume>]) -> Volumes {
+    let failure = volumes.iter().find_map(|volume| match &volume.state {
+        VolumeState::Error { message } => Some(format!("the volume {} cannot be used: {message}", volume.id)),
+        _ => None,
+    });
+    let is_making = || volumes.iter().any(|volume| volume.state == VolumeState::Creating);
+    match failure {
+        Some(message) => Volumes::Failed(message),
+        None if is_making() => Volumes::Making,
+        None => Volumes::Ready,
+    }
+}
+
+fn failed_to_start(error: &HostError) -> Cause {
     let code = match error {
         HostError::NoCapacity(_) => "Server.InsufficientInstanceCapacity",
         HostError::Failed(_) => "Server.InternalError",
     };
-    let cause = Cause::Failure { code: code.to_owned(), message: error.to_string() };
-    InstanceState::ShuttingDown { cause, since: now }
+    Cause::Failure { code: code.to_owned(), message: error.to_string() }
 }
 
 async fn sleep_until(time: Option<tokio::time::Instant>) {

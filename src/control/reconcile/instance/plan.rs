@@ -3,13 +3,26 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ports::{End, Machine};
-use crate::records::{Cause, Instance, InstanceState, ShutdownBehavior};
+use crate::records::{Cause, Instance, InstanceState, Outage, ShutdownBehavior};
 
 /// How long a guest may take to power off when it is asked to.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(120);
 
+/// When its power button is pressed again: a guest that is still booting hears it not.
+pub const PRESS_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
 /// How long one can ask for an instance that is terminated.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
+
+/// The volumes that an instance is to be started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volumes {
+    Ready,
+    /// Some are still being made.
+    Making,
+    /// One cannot be made: what a person should know.
+    Failed(String),
+}
 
 /// The next step. After it there may be another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,23 +37,39 @@ pub enum Step {
     Forget,
     /// In the record.
     Enter(InstanceState),
+    /// In the record: the outage is past.
+    Recover,
     /// The record is removed.
     Drop,
     /// Nothing, until something changes or it is this time.
     Wait(Option<Timestamp>),
 }
 
-/// The next step for an instance whose microVM is so; `was_asked` says that its power button was pressed.
-pub fn plan(instance: &Instance, machine: Option<&Machine>, was_asked: bool, now: Timestamp) -> Step {
+/// The next step for an instance whose microVM and volumes are so; `asked` is when its power button was last pressed.
+pub fn plan(
+    instance: &Instance,
+    machine: Option<&Machine>,
+    volumes: &Volumes,
+    asked: Option<Timestamp>,
+    now: Timestamp,
+) -> Step {
+    if let Some(step) = instance.outage.and_then(|outage| in_outage(instance, outage, machine)) {
+        return step;
+    }
     match (&instance.state, machine) {
-        (InstanceState::Pending, None) => Step::Start,
+        (InstanceState::Pending, None) => match volumes {
+            Volumes::Ready => Step::Start,
+            // Each of them has a deadline of its own.
+            Volumes::Making => Step::Wait(None),
+            Volumes::Failed(message) => Step::Enter(not_started(instance, failure(message.clone()), now)),
+        },
         (InstanceState::Pending, Some(Machine::Running)) => Step::Enter(InstanceState::Running),
         // Of an earlier start, or of one that failed at once: that it ran is told first.
         (InstanceState::Pending, Some(Machine::Ended(End::PoweredOff))) => {
             Step::Enter(InstanceState::Running)
         }
         (InstanceState::Pending, Some(Machine::Ended(end))) => {
-            Step::Enter(InstanceState::ShuttingDown { cause: cause(end), since: now })
+            Step::Enter(not_started(instance, cause(end), now))
         }
         (InstanceState::Running, Some(Machine::Running))
             if instance.reboots_done != instance.reboots_wanted =>
@@ -58,12 +87,11 @@ pub fn plan(instance: &Instance, machine: Option<&Machine>, was_asked: bool, now
             Some(Machine::Running),
         ) => {
             let deadline = since.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
-            if now >= deadline {
-                Step::Kill
-            } else if was_asked {
-                Step::Wait(Some(deadline))
-            } else {
-                Step::PressPowerButton
+            let again = asked.map(|asked| asked.saturating_add(PRESS_AGAIN).unwrap_or(Timestamp::MAX));
+            match again {
+                _ if now >= deadline => Step::Kill,
+                Some(again) if now < again => Step::Wait(Some(deadline.min(again))),
+                Some(_) | None => Step::PressPowerButton,
             }
         }
         (_, Some(Machine::Ended(_))) => Step::Forget,
@@ -82,6 +110,28 @@ pub fn plan(instance: &Instance, machine: Option<&Machine>, was_asked: bool, now
         (InstanceState::Stopped { .. } | InstanceState::Terminated { .. }, Some(Machine::Running)) => {
             Step::Kill
         }
+    }
+}
+
+/// What an outage has first: nothing runs while it lasts, and what was running does so again after it.
+fn in_outage(instance: &Instance, outage: Outage, machine: Option<&Machine>) -> Option<Step> {
+    match (&instance.state, machine) {
+        (_, Some(Machine::Running)) if !outage.is_over => Some(Step::Kill),
+        (InstanceState::Running, Some(Machine::Running)) => Some(Step::Recover),
+        (InstanceState::Running, Some(Machine::Ended(_))) => Some(Step::Forget),
+        (InstanceState::Running, None) if outage.is_over => Some(Step::Start),
+        (InstanceState::Running, None) => Some(Step::Wait(None)),
+        _ => None,
+    }
+}
+
+/// What becomes of one that cannot be started. One that never ran goes: nobody would look for it, and it holds nothing. Another is stopped
+/// again, with all that its volumes hold.
+pub fn not_started(instance: &Instance, cause: Cause, now: Timestamp) -> InstanceState {
+    if instance.has_run {
+        InstanceState::Stopping { cause, is_forced: false, since: now }
+    } else {
+        InstanceState::ShuttingDown { cause, since: now }
     }
 }
 

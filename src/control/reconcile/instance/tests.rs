@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use types::RandomId as _;
+use types::{RandomId as _, VolumeId};
 
 use super::*;
 use crate::ports::{BoxFuture, End, Machine, MachineSpec};
@@ -25,9 +25,23 @@ async fn change(plane: &Plane, change: impl FnOnce(&mut Instance)) {
     write.await.unwrap();
 }
 
+/// A root volume in this state.
+fn root(state: VolumeState, now: Timestamp) -> Volume {
+    crate::testing::root_volume(root_id(), id(), state, now)
+}
+
+fn root_id() -> VolumeId {
+    VolumeId::from_random([8; 16])
+}
+
 async fn launch(plane: &Plane) {
+    launch_with(plane, VolumeState::Available).await;
+}
+
+async fn launch_with(plane: &Plane, volume: VolumeState) {
     let launch = |tx: &mut crate::state::Transaction<'_>| {
         let now = tx.now();
+        tx.put(root(volume, now));
         tx.put(pending(now));
         Ok::<_, std::convert::Infallible>(())
     };
@@ -35,7 +49,7 @@ async fn launch(plane: &Plane) {
 }
 
 fn now_is(plane: &Plane) -> Option<Arc<Instance>> {
-    plane.ledger.read(|state| find(state, space(), id())).0
+    plane.ledger.read(|state| find(state, space(), id())).0.map(|(instance, _)| instance)
 }
 
 /// Waits until the record is as wanted.
@@ -139,6 +153,71 @@ async fn a_machine_that_fails_stops_its_instance_and_says_why() {
     work.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_instance_starts_when_its_volumes_are_made() {
+    let (plane, machines) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Simulation::default()));
+    let work = tokio::spawn(InstanceReconciler::new(Arc::clone(&plane), machines.clone()).run());
+    launch_with(&plane, VolumeState::Creating).await;
+    // However long that takes.
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(machines.observe(id()), None);
+    let before = tokio::time::Instant::now();
+    let made = plane.ledger.write(space(), |tx| {
+        tx.update::<Volume>(root_id(), |volume| volume.state = VolumeState::Available);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    made.await.unwrap();
+    until(&plane, is(is_running)).await;
+    assert!(before.elapsed() < Duration::from_millis(10), "it was not told but found");
+    work.abort();
+}
+
+/// Volumes that cannot be made, and a host that starts nothing, are the same to an instance.
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_started_ends_the_first_time_and_is_stopped_later() {
+    for (has_run, is_wanted) in [
+        (false, is_terminated as fn(&InstanceState) -> bool),
+        (true, is_stopped as fn(&InstanceState) -> bool),
+    ] {
+        let (plane, machines) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Simulation::default()));
+        let work = tokio::spawn(InstanceReconciler::new(Arc::clone(&plane), machines.clone()).run());
+        launch_with(&plane, VolumeState::Creating).await;
+        change(&plane, |instance| instance.has_run = has_run).await;
+        let broken = plane.ledger.write(space(), |tx| {
+            let message = "no space left".to_owned();
+            tx.update::<Volume>(root_id(), |volume| volume.state = VolumeState::Error { message });
+            Ok::<_, std::convert::Infallible>(())
+        });
+        broken.await.unwrap();
+        until(&plane, is(is_wanted)).await;
+        let (InstanceState::Stopped { cause: Cause::Failure { message, .. }, .. }
+        | InstanceState::Terminated { cause: Cause::Failure { message, .. }, .. }) =
+            &now_is(&plane).unwrap().state
+        else {
+            panic!("no failure")
+        };
+        assert!(message.contains(&root_id().to_string()) && message.contains("no space left"), "{message}");
+        assert_eq!(machines.observe(id()), None);
+        work.abort();
+    }
+}
+
+#[test]
+fn a_guest_is_asked_to_power_off_again_and_again_until_it_is_killed() {
+    let start = Timestamp::UNIX_EPOCH;
+    let instance = crate::testing::instance(id(), stopping(false, start), start);
+    let next = |asked: Option<i64>, now: i64| {
+        let after = |seconds| start + jiff::SignedDuration::from_secs(seconds);
+        plan(&instance, Some(&Machine::Running), &Volumes::Ready, asked.map(after), after(now))
+    };
+    let wait = |seconds| Step::Wait(Some(start + jiff::SignedDuration::from_secs(seconds)));
+    assert_eq!(next(None, 0), Step::PressPowerButton);
+    assert_eq!(next(Some(0), 1), wait(10));
+    assert_eq!(next(Some(0), 10), Step::PressPowerButton);
+    assert_eq!(next(Some(115), 116), wait(120));
+    assert_eq!(next(Some(115), 120), Step::Kill);
+}
+
 /// A host on which effects stop after some: as when the process that asks for them ends there.
 struct Stopping {
     inner: Arc<Simulation>,
@@ -191,6 +270,10 @@ impl Machines for Stopping {
 
     fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
         self.effect(|| self.inner.forget(id))
+    }
+
+    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.discard(id))
     }
 
     fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {

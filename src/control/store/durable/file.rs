@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{major, minor};
 use redb::{Builder, Database, StorageBackend};
@@ -15,6 +16,9 @@ use redb::{Builder, Database, StorageBackend};
 use super::{Holder, OpenError, Schema};
 
 const MODE: u32 = 0o600;
+/// How long it may take a process that was only just made to execute its program, and how often it is looked.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// What redb keeps of the file in memory: the records are there already, so this is for the inner pages of its trees.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -56,13 +60,23 @@ impl LockedFile {
         }
     }
 
+    /// A process that was killed while it started another leaves the lock to that one, until it executes its program: so who has a lock and cannot be
+    /// named is waited for.
     fn lock(path: &Path, file: File) -> Result<Self, OpenError> {
-        match file.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(OpenError::InUse { path: path.to_owned(), holder: holder(&file) })
+        let deadline = Instant::now() + LOCK_TIME;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { path: path.to_owned(), file }),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => {
+                    return Err(OpenError::File { path: path.to_owned(), source });
+                }
             }
-            Err(TryLockError::Error(source)) => Err(OpenError::File { path: path.to_owned(), source }),
+            let holder = holder(&file);
+            if holder.0.is_some() || Instant::now() >= deadline {
+                return Err(OpenError::InUse { path: path.to_owned(), holder });
+            }
+            std::thread::sleep(LOCK_PAUSE);
         }
     }
 

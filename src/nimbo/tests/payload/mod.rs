@@ -5,6 +5,9 @@
 //! 0x100  code and the text that it prints, loaded at 1 MiB + 0x100
 //! ```
 
+#[allow(dead_code, reason = "not every test boots from a disk")]
+pub mod disk;
+
 /// What a payload does, one after the other.
 #[derive(Debug, Clone, Copy)]
 pub enum Instruction {

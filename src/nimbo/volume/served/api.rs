@@ -33,6 +33,12 @@ pub(crate) struct VolumeStatus {
     /// How many writes wait because the file system is full.
     #[serde(default)]
     pub(crate) waiting_for_room: usize,
+    /// How many microVMs use it.
+    #[serde(default)]
+    pub(crate) guests: usize,
+    /// A name that nothing else has, and that the next snapshot can be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_snapshot: Option<SnapshotName>,
 }
 
 /// `PUT /v1/volume/size`
@@ -84,6 +90,24 @@ impl fmt::Display for LimitsSpec {
 pub(crate) struct SnapshotSpec {
     /// The object store: a folder, or `s3://BUCKET/PREFIX` with what this process's environment says.
     pub(crate) objects: String,
+    /// What it is to be called: a name of the volume's lineage that nothing else has. The same again does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<SnapshotName>,
+}
+
+/// `PUT /v1/pause`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PauseSpec {
+    /// At most so long; 1 to 10,000.
+    pub(crate) at_most_ms: u64,
+}
+
+/// `DELETE /v1/pause`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resumed {
+    /// The pause lasted until now, and did not end by itself.
+    pub(crate) was_paused: bool,
 }
 
 /// `POST /v1/fill`

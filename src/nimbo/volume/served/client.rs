@@ -71,7 +71,7 @@ impl ServedClient {
         location: &Location,
         stop: &StopFlag,
     ) -> anyhow::Result<SnapshotName> {
-        let spec = SnapshotSpec { objects: location.absolute()? };
+        let spec = SnapshotSpec { objects: location.absolute()?, name: None };
         let begun: TaskStatus = self.0.post("/v1/snapshot", &spec, &[])?;
         let name =
             begun.snapshot.ok_or_else(|| anyhow!("the volume's server does not say which it makes"))?;
@@ -80,7 +80,7 @@ impl ServedClient {
     }
 
     pub(in crate::volume) fn cancel_snapshot(&mut self, location: &Location) -> anyhow::Result<()> {
-        let spec = serde_json::to_vec(&SnapshotSpec { objects: location.absolute()? })?;
+        let spec = serde_json::to_vec(&SnapshotSpec { objects: location.absolute()?, name: None })?;
         self.0.request("DELETE", "/v1/snapshot", &spec, &[])?;
         Ok(())
     }

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use vmm::control::api::{ErrorBody, ErrorDetail, Version};
 
 use super::Shared;
-use super::api::{Counters, Nothing, TaskState, TaskStatus};
+use super::api::{Counters, Nothing, Resumed, TaskState, TaskStatus};
 use super::task::TaskSlot;
 use crate::socket::SocketPath;
 
@@ -195,6 +195,15 @@ fn carry_out(method: &Method, path: &str, body: &[u8], shared: &Arc<Shared>) -> 
             ok(&shared.status()?)
         }
         ("/v1/volume/limits", _) => Err(Denied::Method("PUT, DELETE")),
+        ("/v1/pause", "PUT") => {
+            shared.pause(read(body)?)?;
+            ok(&shared.status()?)
+        }
+        ("/v1/pause", "DELETE") => {
+            let Nothing {} = read(body)?;
+            Ok(json(StatusCode::OK, &Resumed { was_paused: shared.limited.resume() }))
+        }
+        ("/v1/pause", _) => Err(Denied::Method("PUT, DELETE")),
         ("/v1/counters", "GET") => Ok(json(StatusCode::OK, &Counters { guests: shared.guests.counters() })),
         ("/v1/counters", _) => Err(Denied::Method("GET")),
         ("/v1/snapshot", "POST") => {

@@ -9,7 +9,7 @@ use crate::catalog::InstanceType;
 use crate::ec2::errors::{id, ids, invalid_value, not_found};
 use crate::ec2::group;
 use crate::ec2::interface::{self, NewInterface};
-use crate::records::{NetworkInterface, SecurityGroup, Subnet};
+use crate::records::{FailedZone, NetworkInterface, SecurityGroup, Subnet};
 use crate::state::{Transaction, View};
 
 /// All in one zone, by their places in the instance.
@@ -245,7 +245,10 @@ fn subnet<'a>(view: View<'a>, named: Option<&str>, zone: Option<&str>) -> Result
         subnet.is_default_for_zone && zone.is_none_or(|zone| subnet.zone.to_string() == zone)
     };
     let defaults = view.tables().subnets.iter().filter(is_wanted);
-    defaults.min_by_key(|subnet| subnet.zone).map(AsRef::as_ref).ok_or_else(|| match zone {
+    // Where nobody names a zone, it is one where something can run.
+    let place =
+        |subnet: &&std::sync::Arc<Subnet>| (FailedZone::find(view.state, subnet.zone).is_some(), subnet.zone);
+    defaults.min_by_key(place).map(AsRef::as_ref).ok_or_else(|| match zone {
         Some(zone) => Error::new(
             "MissingInput",
             format!("No subnets found for the default VPC in {zone}. Please specify a subnet."),

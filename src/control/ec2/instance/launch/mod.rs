@@ -8,13 +8,14 @@ mod template;
 use aws::{Error, ec2};
 use types::{ImageId, InstanceId, ReservationId, Zone};
 
+use super::capacity;
 use super::describe::reservation;
 use crate::ec2::errors::{id, invalid_value, missing};
 use crate::ec2::once::once;
 use crate::ec2::row::Row;
 use crate::ec2::storage;
 use crate::ec2::tags;
-use crate::records::{Instance, InstanceState};
+use crate::records::{Health, Instance, InstanceState};
 use crate::state::Transaction;
 use disks::Disks;
 use interfaces::Interfaces;
@@ -37,13 +38,14 @@ pub(in crate::ec2) fn run(
 fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<ReservationId, Error> {
     let client_token = input.client_token.clone();
     let input = template::resolved(tx.view(), input)?;
-    let count = count(&input)?;
+    let (min, max) = counts(&input)?;
     let image: ImageId = id(input.image_id.as_deref().ok_or_else(|| missing("ImageId"))?)?;
     let (owner, image) = storage::launchable(tx.view(), image)?;
     let options = Options::of(tx.view(), &input, image)?;
     let disks = Disks::of(tx.view(), &input, owner, image)?;
     let (image, root_device_name) = (image.id, image.root_device_name.clone());
-    let interfaces = Interfaces::of(tx, &input, options.kind, count)?;
+    let interfaces = Interfaces::of(tx, &input, options.kind, max)?;
+    let count = capacity::granted(tx.view(), options.kind, interfaces.zone, min, max)?;
     let [instance_tags, volume_tags, interface_tags] = ["instance", "volume", "network-interface"]
         .map(|kind| tags::all_specified(&input.tag_specifications, kind));
     let (instance_tags, volume_tags, interface_tags) = (instance_tags?, volume_tags?, interface_tags?);
@@ -60,7 +62,8 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
             image,
             instance_type: options.kind.name.to_owned(),
             zone,
-            key_name: options.key_name.clone(),
+            key_name: options.key.as_ref().map(|key| key.name.clone()),
+            public_key: options.key.as_ref().map(|key| key.public_key.clone()),
             user_data: options.user_data.clone(),
             root_device_name: root_device_name.clone(),
             metadata_options: options.metadata_options,
@@ -74,9 +77,12 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
             placement_group: options.placement_group,
             partition: options.partition,
             state: InstanceState::Pending,
+            has_run: false,
             launched,
             reboots_wanted: 0,
             reboots_done: 0,
+            health: Health::default(),
+            outage: None,
         });
         tags::add(tx, id, instance_tags.clone())?;
         for volume in disks.make(tx, zone, id)? {
@@ -89,8 +95,8 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
     Ok(reservation)
 }
 
-/// How many: there is always room for as many as are asked for, until they are to be started.
-fn count(input: &ec2::RunInstancesRequest) -> Result<u32, Error> {
+/// How many, at least and at most.
+fn counts(input: &ec2::RunInstancesRequest) -> Result<(u32, u32), Error> {
     let (min, max) = (input.min_count, input.max_count);
     if min < 1 {
         return Err(invalid_value(min, "minCount", "It must be at least 1."));
@@ -108,7 +114,8 @@ fn count(input: &ec2::RunInstancesRequest) -> Result<u32, Error> {
         );
         return Err(Error::new("InstanceLimitExceeded", message));
     }
-    u32::try_from(max).map_err(|_| Error::internal())
+    let number = |count: i32| u32::try_from(count).map_err(|_| Error::internal());
+    Ok((number(min)?, number(max)?))
 }
 
 fn check_tagged(specifications: &[ec2::TagSpecification]) -> Result<(), Error> {

@@ -4,8 +4,8 @@ use aws::{Error, ec2};
 use types::PlacementGroupId;
 
 use crate::catalog::InstanceType;
-use crate::ec2::errors::invalid_value;
-use crate::ec2::instance::{attribute, credit, metadata, types as kinds};
+use crate::ec2::instance::{attribute, credit, metadata, placement, types as kinds};
+use crate::ports::LoginKey;
 use crate::records::{Image, KeyPair, MetadataOptions, ShutdownBehavior};
 use crate::state::View;
 
@@ -14,7 +14,7 @@ const DEFAULT_TYPE_HERE: &str = "t3.small";
 
 pub(super) struct Options {
     pub kind: &'static InstanceType,
-    pub key_name: Option<String>,
+    pub key: Option<LoginKey>,
     pub user_data: Vec<u8>,
     pub metadata_options: MetadataOptions,
     pub shutdown_behavior: ShutdownBehavior,
@@ -41,10 +41,10 @@ impl Options {
                 "nimbo has no roles: launch without IamInstanceProfile.",
             ));
         }
-        let (placement_group, partition) = placement(view, input.placement.as_ref())?;
+        let (placement_group, partition) = wanted_placement(view, input.placement.as_ref())?;
         Ok(Self {
             kind,
-            key_name: key_name(view, input.key_name.as_deref())?,
+            key: key(view, input.key_name.as_deref())?,
             user_data: input.user_data.as_deref().map(attribute::user_data).transpose()?.unwrap_or_default(),
             metadata_options: metadata_options(input.metadata_options.as_ref(), image)?,
             shutdown_behavior: match input.instance_initiated_shutdown_behavior {
@@ -58,13 +58,13 @@ impl Options {
     }
 }
 
-fn key_name(view: View<'_>, name: Option<&str>) -> Result<Option<String>, Error> {
+fn key(view: View<'_>, name: Option<&str>) -> Result<Option<LoginKey>, Error> {
     let Some(name) = name else { return Ok(None) };
-    let is_known = view.tables().key_pairs.iter().any(|pair: &std::sync::Arc<KeyPair>| pair.name == name);
-    if !is_known {
-        return Err(Error::new("InvalidKeyPair.NotFound", format!("The key pair '{name}' does not exist")));
-    }
-    Ok(Some(name.to_owned()))
+    let pair = view.tables().key_pairs.iter().find(|pair: &&std::sync::Arc<KeyPair>| pair.name == name);
+    let pair = pair.ok_or_else(|| {
+        Error::new("InvalidKeyPair.NotFound", format!("The key pair '{name}' does not exist"))
+    })?;
+    Ok(Some(LoginKey { name: pair.name.clone(), public_key: pair.public_key.clone() }))
 }
 
 fn metadata_options(
@@ -123,38 +123,16 @@ fn check_names(input: Option<&ec2::PrivateDnsNameOptionsRequest>) -> Result<(), 
 }
 
 /// The group that is named, and the partition of it.
-fn placement(
+fn wanted_placement(
     view: View<'_>,
     input: Option<&ec2::Placement>,
 ) -> Result<(Option<PlacementGroupId>, Option<u8>), Error> {
     let Some(input) = input else { return Ok((None, None)) };
     if input.tenancy.is_some_and(|tenancy| tenancy != ec2::Tenancy::Default) {
-        return Err(Error::new(
-            "UnsupportedOperation",
-            "nimbo has no dedicated hosts: the tenancy is 'default'.",
-        ));
+        return Err(placement::no_tenancy());
     }
-    let partition = input.partition_number.map(|number| {
-        u8::try_from(number)
-            .ok()
-            .filter(|number| (1..=7).contains(number))
-            .ok_or_else(|| invalid_value(number, "partitionNumber", "It is 1 to 7."))
-    });
-    let partition = partition.transpose()?;
-    let groups = || view.tables().placement_groups.iter();
-    let group = match (input.group_name.as_deref().filter(|name| !name.is_empty()), input.group_id.as_deref())
-    {
-        (None, None) => None,
-        (Some(name), _) => {
-            Some(groups().find(|group| group.name == name).ok_or_else(|| unknown_group(name))?)
-        }
-        (None, Some(id)) => {
-            Some(groups().find(|group| group.id.to_string() == id).ok_or_else(|| unknown_group(id))?)
-        }
-    };
+    let name = input.group_name.as_deref().filter(|name| !name.is_empty());
+    let group = placement::group(view, name, input.group_id.as_deref())?;
+    let partition = placement::partition(group, input.partition_number)?;
     Ok((group.map(|group| group.id), partition))
-}
-
-fn unknown_group(name: &str) -> Error {
-    Error::new("InvalidPlacementGroup.Unknown", format!("The Placement Group '{name}' is unknown."))
 }

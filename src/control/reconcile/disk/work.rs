@@ -1,0 +1,293 @@
+//! Steps for one subject, until it has to wait.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use types::{ImageId, SnapshotId, VolumeId};
+
+use super::plan::{self, Around, Change, Effect, SnapshotStep, Step};
+use super::{Ask, Held, RETRY, Reconciler, Seen, Waiting, moment};
+use crate::ledger::{Stopped, WriteError};
+use crate::ports::{DiskSpec, HostError, SnapshotCopySpec, SnapshotSpec};
+use crate::records::{
+    DeletedSnapshot, Image, ImageState, Instance, InstanceState, Snapshot, SnapshotSource, SnapshotState,
+    Tables, Volume, VolumeState,
+};
+use crate::state::{Space, State, Transaction};
+
+/// After so many steps at once another pause is due: whoever changes records as fast as they are read does not keep this one busy.
+const STEPS_MAX: usize = 64;
+
+impl Reconciler {
+    pub(super) async fn volume(
+        &self,
+        space: Space,
+        id: VolumeId,
+        mut held: Held,
+    ) -> Result<Option<Waiting>, Stopped> {
+        for count in 0.. {
+            let host = self.host.count();
+            let seen = self.read(|state| {
+                let tables = state.space(space)?;
+                let volume = tables.volumes.get(id)?;
+                Some((Arc::clone(volume), around(tables, volume)))
+            });
+            let Some((volume, around)) = seen.await? else { break };
+            let disk = self.disks.disk(id);
+            let plan = plan::volume(&volume, disk.as_ref(), &around, self.plane.ledger.now());
+            let is_due = |step: &Step| match step {
+                Step::Do(effect) => held.admits(Ask::Of(*effect)),
+                Step::Note(_) => true,
+            };
+            let Some(step) = plan.steps.into_iter().find(is_due).filter(|_| count < STEPS_MAX) else {
+                let until = self.until(plan.wake, &held, count == STEPS_MAX);
+                return Ok(Some(Waiting { seen: Seen::Volume(volume, around), host, held, until }));
+            };
+            let change = match step {
+                Step::Note(change) => Some(change),
+                Step::Do(effect) => {
+                    held.note(Ask::Of(effect));
+                    failure(effect, self.carry_out(&volume, effect).await, id)
+                }
+            };
+            match change {
+                Some(Change::Gone) => self.write(space, |tx| tx.remove::<Volume>(id)).await?,
+                Some(change) => {
+                    self.write(space, |tx| {
+                        let now = tx.now();
+                        tx.update::<Volume>(id, |volume| change.make(volume, now));
+                    })
+                    .await?;
+                }
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn carry_out(&self, volume: &Volume, effect: Effect) -> Result<(), HostError> {
+        let (id, disks) = (volume.id, &self.disks);
+        tracing::debug!(%id, ?effect, "volume");
+        match effect {
+            Effect::Create => {
+                let (snapshot, key) = (volume.snapshot, volume.key.clone());
+                disks.create(DiskSpec { id, zone: volume.zone, spec: volume.spec, snapshot, key }).await
+            }
+            Effect::Modify => {
+                let target = volume.modification.as_ref().map_or(volume.spec, |last| last.target);
+                disks.modify(id, target).await
+            }
+            Effect::Plug(instance) => {
+                let device = volume.attachment(instance).map_or("", |attachment| &attachment.device);
+                disks.plug(id, instance, device).await
+            }
+            Effect::Unplug { instance, is_forced } => disks.unplug(id, instance, is_forced).await,
+            Effect::Delete => disks.delete(id).await,
+        }
+    }
+
+    /// All that are to be of one moment are begun together.
+    pub(super) async fn snapshots(
+        &self,
+        space: Space,
+        moment: SnapshotId,
+        mut held: Held,
+    ) -> Result<Option<Waiting>, Stopped> {
+        for count in 0.. {
+            let host = self.host.count();
+            let pending = self.read(|state| Some(of_moment(state.space(space)?, moment))).await?;
+            let Some(pending) = pending.filter(|pending| !pending.is_empty()) else { break };
+            let (mut entered, mut to_begin, mut wake) = (false, Vec::new(), None);
+            for snapshot in &pending {
+                let progress = self.disks.snapshot(snapshot.id);
+                match plan::snapshot(snapshot, progress.as_ref(), self.plane.ledger.now()) {
+                    SnapshotStep::Enter(state) => {
+                        self.enter(space, snapshot.id, state).await?;
+                        entered = true;
+                    }
+                    SnapshotStep::Begin => {
+                        to_begin.push(snapshot);
+                        wake = earlier(wake, Some(plan::snapshot_deadline(snapshot)));
+                    }
+                    SnapshotStep::Wait(deadline) => wake = earlier(wake, Some(deadline)),
+                }
+            }
+            if entered && count < STEPS_MAX {
+                continue;
+            }
+            if to_begin.is_empty() || !held.admits(Ask::BeginSnapshots) || count >= STEPS_MAX {
+                let until = self.until(wake, &held, entered);
+                return Ok(Some(Waiting { seen: Seen::Snapshots(pending), host, held, until }));
+            }
+            held.note(Ask::BeginSnapshots);
+            let Err(error) = self.begin_snapshots(space, &pending).await else { continue };
+            tracing::warn!("snapshots of the moment of {moment}: {error}");
+            if let HostError::Failed(message) = error {
+                for snapshot in to_begin {
+                    let state = SnapshotState::Error { message: message.clone() };
+                    self.enter(space, snapshot.id, state).await?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn begin_snapshots(&self, space: Space, pending: &[Arc<Snapshot>]) -> Result<(), HostError> {
+        let of_volume = |snapshot: &Arc<Snapshot>| match snapshot.source {
+            SnapshotSource::Volume { volume, .. } => Some(SnapshotSpec { id: snapshot.id, volume }),
+            _ => None,
+        };
+        let specs: Vec<_> = pending.iter().filter_map(of_volume).collect();
+        if !specs.is_empty() {
+            return self.disks.begin_snapshots(specs).await;
+        }
+        for snapshot in pending {
+            match &snapshot.source {
+                SnapshotSource::Snapshot { snapshot: source, region } => {
+                    let (id, source, source_region, key) =
+                        (snapshot.id, *source, *region, snapshot.key.clone());
+                    let spec = SnapshotCopySpec { id, source, source_region, region: space.region, key };
+                    self.disks.copy_snapshot(spec).await?;
+                }
+                SnapshotSource::Seed { name } => {
+                    return Err(HostError::Failed(format!("There are no data of the image {name}.")));
+                }
+                SnapshotSource::Volume { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn enter(&self, space: Space, id: SnapshotId, state: SnapshotState) -> Result<(), Stopped> {
+        self.write(space, |tx| {
+            tx.update::<Snapshot>(id, |snapshot| snapshot.state = state);
+        })
+        .await
+    }
+
+    pub(super) async fn image(&self, space: Space, id: ImageId) -> Result<Option<Waiting>, Stopped> {
+        self.write(space, |tx| {
+            let next = tx.get::<Image>(id).and_then(|image| next_of_image(tx.tables(), image));
+            if let Some(next) = next {
+                tx.update::<Image>(id, |image| image.state = next);
+            }
+        })
+        .await?;
+        Ok(None)
+    }
+
+    pub(super) async fn deleted(
+        &self,
+        space: Space,
+        id: SnapshotId,
+        mut held: Held,
+    ) -> Result<Option<Waiting>, Stopped> {
+        loop {
+            let host = self.host.count();
+            let seen = self.read(|state| {
+                state.space(space)?.deleted_snapshots.get(id)?;
+                Some(in_use(state).contains(&id))
+            });
+            let Some(is_needed) = seen.await? else { return Ok(None) };
+            if self.disks.snapshot(id).is_none() && !is_needed {
+                self.write(space, |tx| tx.remove::<DeletedSnapshot>(id)).await?;
+                return Ok(None);
+            }
+            if is_needed || !held.admits(Ask::DeleteSnapshot) {
+                let until = self.until(None, &held, false);
+                return Ok(Some(Waiting { seen: Seen::Deleted { is_needed }, host, held, until }));
+            }
+            held.note(Ask::DeleteSnapshot);
+            if let Err(error) = self.disks.delete_snapshot(id).await {
+                tracing::warn!("deletion of {id}: {error}");
+            }
+        }
+    }
+
+    /// When there is more to do, if nothing changes before.
+    fn until(&self, wake: Option<Timestamp>, held: &Held, is_rushed: bool) -> Option<Instant> {
+        let now = Instant::now();
+        let wake = wake.map(|wake| {
+            let left = wake.duration_since(self.plane.ledger.now());
+            now + std::time::Duration::try_from(left).unwrap_or_default()
+        });
+        [wake, held.until(), is_rushed.then(|| now + RETRY)].into_iter().flatten().min()
+    }
+
+    /// What `look` sees, when it is durable.
+    async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Stopped> {
+        let (seen, as_of) = self.plane.ledger.read(look);
+        self.plane.ledger.settled(as_of).await?;
+        Ok(seen)
+    }
+
+    async fn write(&self, space: Space, change: impl FnOnce(&mut Transaction<'_>)) -> Result<(), Stopped> {
+        let all = |tx: &mut Transaction<'_>| {
+            change(tx);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        match self.plane.ledger.write(space, all).await {
+            Ok(()) => Ok(()),
+            Err(WriteError::Stopped(stopped)) => Err(stopped),
+            Err(WriteError::Refused(never)) => match never {},
+            Err(error @ WriteError::TooLarge { .. }) => unreachable!("one record is small: {error}"),
+        }
+    }
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
+}
+
+/// What becomes of the record when the host did not do something.
+fn failure(effect: Effect, result: Result<(), HostError>, id: VolumeId) -> Option<Change> {
+    let error = result.err()?;
+    tracing::warn!("{effect:?} of {id}: {error}");
+    match error {
+        HostError::NoCapacity(_) => None,
+        HostError::Failed(message) => effect.failure(message),
+    }
+}
+
+pub(super) fn around(tables: &Tables, volume: &Volume) -> Around {
+    let those = |are: fn(&Instance) -> bool| {
+        let instances =
+            volume.attachments.iter().filter_map(|attachment| tables.instances.get(attachment.instance));
+        instances.filter(|instance| are(instance)).map(|instance| instance.id).collect()
+    };
+    let mut snapshots = tables.snapshots.linked_to(volume.id);
+    Around {
+        running: those(|it| {
+            matches!(it.state, InstanceState::Running | InstanceState::Stopping { .. }) && it.outage.is_none()
+        }),
+        starting: those(|it| matches!(it.state, InstanceState::Pending)),
+        is_being_kept: snapshots.any(|snapshot| matches!(snapshot.state, SnapshotState::Pending { .. })),
+    }
+}
+
+/// The snapshots of a moment that have work left, or the copy of that id.
+fn of_moment(tables: &Tables, wanted: SnapshotId) -> Vec<Arc<Snapshot>> {
+    tables.snapshots.unsettled().filter(|snapshot| moment(snapshot) == wanted).cloned().collect()
+}
+
+pub(super) fn next_of_image(tables: &Tables, image: &Image) -> Option<ImageState> {
+    let snapshots = image.mappings.iter().filter_map(|mapping| mapping.snapshot);
+    let states = snapshots.map(|snapshot| tables.snapshots.get(snapshot).map(|snapshot| &snapshot.state));
+    plan::image(image, states)
+}
+
+/// Snapshots that volumes and copies are being made of.
+pub(super) fn in_use(state: &State) -> BTreeSet<SnapshotId> {
+    let mut ids = BTreeSet::new();
+    for (_, tables) in state.spaces() {
+        let volumes = tables.volumes.unsettled().filter(|volume| volume.state == VolumeState::Creating);
+        ids.extend(volumes.filter_map(|volume| volume.snapshot));
+        ids.extend(tables.snapshots.unsettled().filter_map(|copy| match copy.source {
+            SnapshotSource::Snapshot { snapshot, .. } => Some(snapshot),
+            _ => None,
+        }));
+    }
+    ids
+}

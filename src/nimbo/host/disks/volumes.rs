@@ -1,0 +1,250 @@
+//! What becomes of volumes.
+//!
+//! ```text
+//!   Making ──▶ Ready ──▶ Deleting ──▶ gone
+//!      └─────▶ Failed ──────┘
+//! ```
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use control::ports::{DiskSpec, HostError};
+use types::{VolumeId, VolumeSpec};
+
+use super::make::Source;
+use super::record::{SnapshotRecord, VolumeRecord, VolumeStage};
+use super::{PAUSE_MIN, Slot, Turn, Volumes, ask, failed, lock, wait};
+use crate::volume::api::TaskState;
+
+impl Volumes {
+    /// After a start: what was begun is gone on with, and processes that nobody wants are ended.
+    pub(super) fn go_on_with_volumes(&self) {
+        let slots: Vec<_> = lock(&self.0.slots).values().cloned().collect();
+        for slot in slots {
+            let Some(record) = slot.record() else { continue };
+            let this = self.clone();
+            match record.stage {
+                VolumeStage::Making => drop(tokio::spawn(async move { this.make(&slot).await })),
+                VolumeStage::Deleting => drop(tokio::spawn(async move { this.remove(&slot).await })),
+                VolumeStage::Failed(_) => {}
+                VolumeStage::Ready { is_whole } => drop(tokio::spawn(async move {
+                    if let Err(error) = this.take_over(&slot).await {
+                        tracing::warn!(volume = %slot.id, "{error:#}");
+                    }
+                    if !is_whole {
+                        this.fill(&slot).await;
+                    }
+                })),
+            }
+        }
+    }
+
+    /// Takes over the process that serves the volume, if one does.
+    async fn take_over(&self, slot: &Arc<Slot>) -> anyhow::Result<()> {
+        let mut turn = slot.turn.lock().await;
+        if turn.server.is_some() {
+            return Ok(());
+        }
+        let Some(server) = slot.place.find().await? else { return Ok(()) };
+        self.adopt(slot, &mut turn, server);
+        turn.is_wanted = ask::status(&slot.place).await?.guests > 0;
+        self.end_idle(&mut turn).await;
+        Ok(())
+    }
+
+    pub(super) async fn create(&self, spec: DiskSpec) -> Result<(), HostError> {
+        let slot = self.slot(spec.id);
+        let _turn = slot.turn.lock().await;
+        if slot.record().is_some() {
+            return Ok(());
+        }
+        let key = super::snapshots::key_name(spec.key.as_deref())?;
+        if let Some(snapshot) = spec.snapshot {
+            self.source(snapshot)?;
+        }
+        let record =
+            VolumeRecord { spec: spec.spec, snapshot: spec.snapshot, key, stage: VolumeStage::Making };
+        self.put(&slot, record).await.map_err(|error| failed(&error))?;
+        let (this, slot) = (self.clone(), Arc::clone(&slot));
+        tokio::spawn(async move { this.make(&slot).await });
+        Ok(())
+    }
+
+    /// Makes the volume that the record wants.
+    async fn make(&self, slot: &Arc<Slot>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let turn = slot.turn.lock().await;
+            let Some(record @ VolumeRecord { stage: VolumeStage::Making, .. }) = slot.record() else {
+                return;
+            };
+            let source = record.snapshot.map(|snapshot| self.source(snapshot)).transpose();
+            let stage = match source {
+                Err(error) => VolumeStage::Failed(error.to_string()),
+                Ok(source) => match self.make_now(slot, &record, source).await {
+                    Ok(is_whole) => VolumeStage::Ready { is_whole },
+                    Err(error) => VolumeStage::Failed(format!("{error:#}")),
+                },
+            };
+            let is_whole = !matches!(stage, VolumeStage::Ready { is_whole: false });
+            match self.put(slot, VolumeRecord { stage, ..record }).await {
+                Ok(()) => {
+                    drop(turn);
+                    if !is_whole {
+                        self.fill(slot).await;
+                    }
+                    return;
+                }
+                Err(error) => tracing::warn!(volume = %slot.id, "{error:#}"),
+            }
+            drop(turn);
+            pause = wait(pause).await;
+        }
+    }
+
+    /// Says whether it has all that it is to have.
+    async fn make_now(
+        &self,
+        slot: &Slot,
+        record: &VolumeRecord,
+        source: Option<Source>,
+    ) -> anyhow::Result<bool> {
+        let (folder, size_bytes, key) =
+            (slot.place.folder.clone(), record.spec.size_gib << 30, record.key.clone());
+        let is_whole = source.as_ref().is_none_or(|source| source.key.is_none() && key.is_some());
+        let make = move |shelf: &super::Shelf| {
+            shelf.kept.make(&folder, Some(size_bytes), source.as_ref(), key.as_ref())
+        };
+        self.blocking(make).await.map(|()| is_whole)
+    }
+
+    /// Fetches in the background what the volume lacks, until it has all.
+    async fn fill(&self, slot: &Arc<Slot>) {
+        let mut pause = PAUSE_MIN;
+        while slot.is_ready() {
+            let outcome = match self.0.fills.acquire().await {
+                Ok(_permit) => self.fill_now(slot).await,
+                Err(_) => return,
+            };
+            match outcome {
+                Ok(()) => return,
+                Err(error) if slot.is_ready() => tracing::warn!(volume = %slot.id, "{error:#}"),
+                Err(_) => {}
+            }
+            pause = wait(pause).await;
+        }
+    }
+
+    async fn fill_now(&self, slot: &Arc<Slot>) -> anyhow::Result<()> {
+        self.hold(slot).await?;
+        let filled = async {
+            if ask::status(&slot.place).await?.origin.is_some() {
+                let task = ask::fill(&slot.place, self.0.kept.objects.to_string()).await?;
+                if task.state != TaskState::Done {
+                    anyhow::bail!("the volume was not filled: {}", task.error.unwrap_or_default());
+                }
+            }
+            anyhow::Ok(())
+        };
+        let filled = filled.await;
+        self.let_go(slot).await;
+        filled?;
+        let _turn = slot.turn.lock().await;
+        match slot.record() {
+            Some(record) if slot.is_ready() => {
+                let stage = VolumeStage::Ready { is_whole: true };
+                self.put(slot, VolumeRecord { stage, ..record }).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn modify(&self, id: VolumeId, spec: VolumeSpec) -> Result<(), HostError> {
+        let slot = self.slot(id);
+        let modified = async {
+            self.hold(&slot).await?;
+            let asked = ask::modify(&slot.place, spec, self.0.limits_volumes).await;
+            self.let_go(&slot).await;
+            asked?;
+            let _turn = slot.turn.lock().await;
+            let record = slot.record().context("the volume is gone")?;
+            self.put(&slot, VolumeRecord { spec, ..record }).await
+        };
+        modified.await.map_err(|error| failed(&error))
+    }
+
+    pub(super) async fn delete(&self, id: VolumeId) -> Result<(), HostError> {
+        let slot = self.slot(id);
+        let mut turn = slot.turn.lock().await;
+        let Some(record) = slot.record() else { return Ok(()) };
+        if record.stage == VolumeStage::Deleting {
+            return Ok(());
+        }
+        if lock(&self.0.known).values().any(|known| known.record.volume() == Some(id)) {
+            return Err(HostError::NoCapacity(format!("a snapshot of {id} is not complete")));
+        }
+        let record = VolumeRecord { stage: VolumeStage::Deleting, ..record };
+        self.put(&slot, record).await.map_err(|error| failed(&error))?;
+        turn.is_wanted = false;
+        let (this, slot) = (self.clone(), Arc::clone(&slot));
+        tokio::spawn(async move { this.remove(&slot).await });
+        Ok(())
+    }
+
+    /// Removes a volume whose record says that it is to go.
+    async fn remove(&self, slot: &Arc<Slot>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let mut turn = slot.turn.lock().await;
+            match self.remove_now(slot, &mut turn).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(volume = %slot.id, "cannot remove the volume: {error:#}"),
+            }
+            drop(turn);
+            pause = wait(pause).await;
+        }
+        lock(&self.0.slots).remove(&slot.id);
+        self.tell();
+    }
+
+    async fn remove_now(&self, slot: &Arc<Slot>, turn: &mut Turn) -> anyhow::Result<()> {
+        if slot.record().is_none() {
+            return Ok(());
+        }
+        let server = match turn.server.take() {
+            Some(server) => Some(server),
+            None => slot.place.find().await?,
+        };
+        if let Some(server) = server {
+            server.end().await;
+        }
+        let (id, place) = (slot.id, slot.place.clone());
+        self.blocking(move |shelf| {
+            shelf.kept.remove(&place.folder)?;
+            // Nobody needs to know any more what its process said.
+            let _ = std::fs::remove_file(&place.log);
+            shelf.volumes.remove(id)
+        })
+        .await?;
+        *lock(&slot.record) = None;
+        Ok(())
+    }
+
+    /// What a volume or a copy can be made of.
+    pub(super) fn source(&self, snapshot: types::SnapshotId) -> Result<Source, HostError> {
+        match lock(&self.0.known).get(&snapshot).map(|known| &known.record) {
+            Some(SnapshotRecord::Complete { name, key }) => Ok(Source { name: *name, key: key.clone() }),
+            Some(_) => Err(HostError::Failed(format!("the snapshot {snapshot} is not complete"))),
+            None => Err(HostError::Failed(format!("this host has no data of the snapshot {snapshot}"))),
+        }
+    }
+
+    /// Writes down what a volume is.
+    async fn put(&self, slot: &Slot, record: VolumeRecord) -> anyhow::Result<()> {
+        let (id, written) = (slot.id, record.clone());
+        self.blocking(move |shelf| shelf.volumes.put(id, &written)).await?;
+        *lock(&slot.record) = Some(record);
+        self.tell();
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Volumes given to microVMs that run, and taken from them.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use control::ports::{HostError, Machine};
+use types::{InstanceId, VolumeId};
+use vmm::control::api::{DeviceId, DeviceStatus, DiskFormat, DiskSpec, EventKind};
+use vmm::control::client::ClientError;
+
+use super::guest::Guest;
+use super::{Machines, failed};
+use crate::microvm::reconnect::{self, Owner};
+use crate::socket;
+
+impl Machines {
+    /// Gives a volume, which is served at `socket`, to a microVM that runs. `device` is what the instance's owner calls it; guests choose names of
+    /// their own.
+    ///
+    /// # Errors
+    /// When the microVM does not run or cannot take it.
+    pub(crate) async fn plug(
+        &self,
+        instance: InstanceId,
+        volume: VolumeId,
+        socket: &Path,
+        device: &str,
+    ) -> Result<(), HostError> {
+        let guest = self.running(instance)?;
+        let told = guest.folder.add_volume(volume);
+        told.map_err(|error| {
+            failed(&error.context(format!("cannot give {volume} to {instance} as {device}")))
+        })?;
+        let is_new = guest.volumes().insert(volume, Some(socket.to_owned())).is_none();
+        if !is_new {
+            return Ok(());
+        }
+        let outcome = connect(&guest, volume, socket.to_owned()).await;
+        if outcome.is_err() {
+            guest.volumes().remove(&volume);
+        }
+        self.tell(instance);
+        outcome.map_err(|error| {
+            HostError::Failed(format!("{instance} does not take {volume} as {device}: {error}"))
+        })
+    }
+
+    /// Asks the guest to let go of a volume; forced: takes it away.
+    ///
+    /// # Errors
+    /// When the microVM does not give it up: it has booted from it, say.
+    pub(crate) async fn unplug(
+        &self,
+        instance: InstanceId,
+        volume: VolumeId,
+        is_forced: bool,
+    ) -> Result<(), HostError> {
+        let Ok(guest) = self.running(instance) else { return Ok(()) };
+        let path = format!("/v1/disks/{volume}{}", if is_forced { "?force=true" } else { "" });
+        let is_gone = match guest.try_talk(move |mut client| client.delete(&path)).await {
+            Ok(reply) => reply.status == 204,
+            Err(ClientError::Refused { detail, .. }) if detail.code == "no_device" => true,
+            Err(error) => {
+                return Err(HostError::Failed(format!("{instance} does not give up {volume}: {error}")));
+            }
+        };
+        if is_gone {
+            guest.volumes().remove(&volume);
+            self.tell(instance);
+        }
+        Ok(())
+    }
+
+    /// The volumes that a microVM has. One that does not run has none.
+    pub(crate) fn plugged(&self, instance: InstanceId) -> BTreeSet<VolumeId> {
+        match self.running(instance) {
+            Ok(guest) => guest.volumes().keys().copied().collect(),
+            Err(_) => BTreeSet::new(),
+        }
+    }
+
+    fn running(&self, instance: InstanceId) -> Result<Arc<Guest>, HostError> {
+        self.guest(instance)
+            .filter(|guest| guest.state() == Some(Machine::Running))
+            .ok_or_else(|| HostError::Failed(format!("{instance} does not run on this host")))
+    }
+}
+
+async fn connect(guest: &Guest, volume: VolumeId, path: PathBuf) -> Result<(), ClientError> {
+    let plug = move |mut client: vmm::control::client::Client| {
+        let connected = socket::connect(&path);
+        let stream = connected
+            .map_err(|source| ClientError::Socket { operation: "connect to who serves it, not", source })?;
+        let spec = DiskSpec {
+            id: device(volume),
+            serial: None,
+            read_only: false,
+            format: DiskFormat::default(),
+            reconnect_ms: reconnect::TIME_MS,
+        };
+        client.post::<DeviceStatus>("/v1/disks", &spec, &[stream.as_fd()]).map(drop)
+    };
+    match guest.try_talk(plug).await {
+        Err(ClientError::Refused { detail, .. }) if detail.code == "device_exists" => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// What a volume is called on the control socket.
+fn device(volume: VolumeId) -> DeviceId {
+    match volume.to_string().parse() {
+        Ok(id) => id,
+        Err(error) => unreachable!("ids of volumes are letters, digits and a dash: {error}"),
+    }
+}
+
+/// Follows what happens to the disks of a microVM.
+pub(super) struct Follower {
+    machines: Weak<Machines>,
+    guest: Arc<Guest>,
+}
+
+impl Follower {
+    pub(super) fn new(machines: &Arc<Machines>, guest: &Arc<Guest>) -> Self {
+        Self { machines: Arc::downgrade(machines), guest: Arc::clone(guest) }
+    }
+
+    fn tell(&self) {
+        if let Some(machines) = self.machines.upgrade() {
+            machines.tell(self.guest.id);
+        }
+    }
+}
+
+impl Owner for Follower {
+    fn server(&self, device: &str) -> Option<PathBuf> {
+        self.guest.volumes().get(&device.parse().ok()?).cloned().flatten()
+    }
+
+    fn say(&self, message: &str) {
+        tracing::warn!(id = %self.guest.id, "{message}");
+    }
+
+    /// What guests have let go of while nobody followed.
+    fn devices(&self, devices: &[DeviceStatus]) {
+        self.guest.keep(devices);
+        self.tell();
+    }
+
+    fn happened(&self, event: &EventKind) {
+        if let EventKind::DeviceUnplugged { device } = event
+            && let Ok(volume) = device.as_str().parse()
+        {
+            self.guest.volumes().remove(&volume);
+            self.tell();
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! This machine as a host of the control plane: what it asks for through `control::ports` is done here.
+//!
+//! All that is begun here outlives `nimbo serve`, and is found again by the next one.
+
+mod capacity;
+mod cgroup;
+pub(crate) mod disks;
+pub(crate) mod machines;
+mod network;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::capacity::Capacity;
+use control::ports::{BoxFuture, CpuLimit, HostError, Machine, MachineSpec};
+use types::{InstanceId, VolumeId};
+
+use disks::{HostDisks, Plugs, Volumes};
+use machines::{Machines, Storage};
+
+use crate::microvm::PROGRAM;
+
+/// This host.
+pub(crate) struct Host {
+    machines: Arc<Machines>,
+    disks: Arc<HostDisks>,
+}
+
+impl Host {
+    /// What is in `state`, and what runs of it, whose sockets are in `run`. Whether a volume is to be no faster than its type says `limits_volumes`. To be
+    /// called in a runtime.
+    ///
+    /// # Errors
+    /// When a folder cannot be made or read.
+    pub(crate) fn open(state: &Path, run: &Path, limits_volumes: bool) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(Path::new(PROGRAM), state, run, limits_volumes)
+    }
+
+    /// As [`Self::open`]; `program` is nimbo.
+    fn open_with(
+        program: &Path,
+        state: &Path,
+        run: &Path,
+        limits_volumes: bool,
+    ) -> anyhow::Result<Arc<Self>> {
+        let volumes = Volumes::open_with(program, state, run, limits_volumes)?;
+        let machines = Machines::open_with(program, run, Arc::new(volumes.clone()))?;
+        let told = volumes.clone();
+        // What microVMs have of volumes is told of those.
+        machines.on_change(Arc::new(move |_| told.tell()));
+        let disks = Arc::new(HostDisks::new(volumes, machines.clone()));
+        Ok(Arc::new(Self { machines, disks }))
+    }
+
+    /// Its volumes and snapshots.
+    pub(crate) fn disks(&self) -> Arc<HostDisks> {
+        Arc::clone(&self.disks)
+    }
+}
+
+impl Plugs for Machines {
+    fn instances(&self) -> Vec<InstanceId> {
+        self.ids()
+    }
+
+    fn plugged(&self, instance: InstanceId) -> BTreeSet<VolumeId> {
+        Machines::plugged(self, instance)
+    }
+
+    fn plug<'a>(
+        &'a self,
+        instance: InstanceId,
+        volume: VolumeId,
+        socket: &'a Path,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(Machines::plug(self, instance, volume, socket, device))
+    }
+
+    fn unplug(
+        &self,
+        instance: InstanceId,
+        volume: VolumeId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(Machines::unplug(self, instance, volume, is_forced))
+    }
+}
+
+impl Storage for Volumes {
+    fn serve(&self, id: VolumeId) -> BoxFuture<'_, Result<PathBuf, HostError>> {
+        Box::pin(Volumes::serve(self, id))
+    }
+
+    fn release(&self, id: VolumeId) -> BoxFuture<'_, ()> {
+        Box::pin(Volumes::release(self, id))
+    }
+}
+
+impl control::ports::Machines for Host {
+    fn observe(&self, id: InstanceId) -> Option<Machine> {
+        self.machines.observe(id)
+    }
+
+    fn ids(&self) -> Vec<InstanceId> {
+        self.machines.ids()
+    }
+
+    fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(self.machines.start(spec))
+    }
+
+    fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(self.machines.press_power_button(id))
+    }
+
+    fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(self.machines.reset(id))
+    }
+
+    fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(self.machines.kill(id))
+    }
+
+    fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(self.machines.forget(id))
+    }
+
+    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(std::future::ready(self.machines.discard(id)))
+    }
+
+    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
+        Box::pin(std::future::ready(self.machines.console(id)))
+    }
+
+    fn capacity(&self) -> Capacity {
+        capacity::of_this_machine()
+    }
+
+    fn cpu_time(&self, id: InstanceId) -> Option<Duration> {
+        cgroup::cpu_time(id)
+    }
+
+    fn limit_cpu(&self, id: InstanceId, limit: Option<CpuLimit>) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(std::future::ready(cgroup::limit(id, limit).map_err(|error| {
+            HostError::Failed(format!("the processors of {id} cannot be held back: {error}"))
+        })))
+    }
+
+    fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {
+        self.machines.on_change(call);
+    }
+}

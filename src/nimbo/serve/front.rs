@@ -1,0 +1,118 @@
+//! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), and, if it simulates, a way to begin anew. Only what is
+//! about zones is signed.
+//!
+//! | request | is |
+//! | --- | --- |
+//! | `GET /_nimbo/server` | [`About`] the server |
+//! | `POST /_nimbo/reset` | all accounts in all regions are as in the beginning when it answers; of a simulation only |
+//! | `POST /_nimbo/zones/NAME` | a zone fails or recovers |
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws::Error;
+use aws::answer::Answer;
+use aws::api::Api;
+use aws::request::{Request, RequestId};
+use aws::server::Respond;
+use control::SeedImage;
+use control::plane::Plane;
+use control::simulation::Simulation;
+use serde_json::{Value, json};
+use types::Region;
+
+use super::zones;
+use crate::client::{ABOUT_PATH, About};
+
+const RESET_PATH: &str = "/_nimbo/reset";
+const WHAT_THERE_IS: &str =
+    "GET /_nimbo/server, POST /_nimbo/reset and POST /_nimbo/zones/NAME are what there is.";
+
+/// AWS's API, and what is beside it.
+pub(super) struct Front {
+    pub(super) api: Api<Arc<Plane>>,
+    pub(super) region: Region,
+    pub(super) state: Option<PathBuf>,
+    pub(super) simulated: Option<Simulated>,
+}
+
+/// What a simulation begins with.
+pub(super) struct Simulated {
+    pub(super) host: Arc<Simulation>,
+    pub(super) seeds: Vec<SeedImage>,
+}
+
+impl Front {
+    fn about(&self) -> About {
+        let (regions, _) = self.api.context.ledger.read(|state| {
+            let spaces = state.spaces();
+            let used =
+                spaces.filter(|(_, tables)| tables.instances.iter().len() + tables.volumes.iter().len() > 0);
+            let mut regions: Vec<_> = used.map(|(space, _)| space.region).collect();
+            regions.sort_unstable();
+            regions.dedup();
+            regions
+        });
+        About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            is_simulated: self.simulated.is_some(),
+            region: self.region,
+            regions,
+            state: self.state.clone(),
+        }
+    }
+
+    async fn reset(&self, simulated: &Simulated) -> Result<(), Error> {
+        let plane = &self.api.context;
+        plane.reset().await?;
+        let ((), as_of) = plane.ledger.read(|state| simulated.host.forget_unknown(state));
+        plane.ledger.settled(as_of).await.map_err(|_| Error::internal())?;
+        control::seed_images(plane, &simulated.seeds).await
+    }
+
+    async fn respond_itself(&self, request: &Request<'_>) -> Answer {
+        match (request.method, request.path, &self.simulated) {
+            (_, path, _) if path.starts_with(zones::PATH) => zones::respond(&self.api, request).await,
+            ("GET" | "HEAD", ABOUT_PATH, _) => answer(200, &json!(self.about())),
+            // A page in somebody's browser shall not, and a browser says whose page it is.
+            ("POST", RESET_PATH, Some(_)) if request.headers.contains_key("origin") => {
+                refusal(403, "Forbidden", "A page in a browser may not reset the server.")
+            }
+            ("POST", RESET_PATH, Some(simulated)) => match self.reset(simulated).await {
+                Ok(()) => answer(200, &json!({})),
+                Err(error) => refusal(500, &error.code, &error.message),
+            },
+            ("POST", RESET_PATH, None) => refusal(
+                403,
+                "Forbidden",
+                "Only a server that simulates can be reset: nimbo serve --simulate.",
+            ),
+            (_, ABOUT_PATH | RESET_PATH, _) => refusal(405, "MethodNotAllowed", WHAT_THERE_IS),
+            _ => refusal(404, "NotFound", WHAT_THERE_IS),
+        }
+    }
+}
+
+pub(super) fn answer(status: u16, body: &Value) -> Answer {
+    let body = format!("{body}\n").into_bytes();
+    let (content_type, request_id) = ("application/json", RequestId::generate());
+    Answer { status, content_type, headers: Vec::new(), body, request_id }
+}
+
+pub(super) fn refusal(status: u16, code: &str, message: &str) -> Answer {
+    answer(status, &json!({ "error": { "code": code, "message": message } }))
+}
+
+impl Respond for Front {
+    async fn respond(&self, request: &Request<'_>) -> Answer {
+        if request.path.starts_with("/_nimbo/") {
+            self.respond_itself(request).await
+        } else {
+            self.api.answer(request).await
+        }
+    }
+
+    fn refuse(&self, request: &Request<'_>, error: &Error) -> Answer {
+        self.api.refuse(request, error)
+    }
+}
