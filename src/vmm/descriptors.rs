@@ -33,10 +33,10 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> io::Result<Received> {
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
-    // SAFETY: the message points to `into` and `control`, which outlive the call, with their true lengths.
-    let received =
-        unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-    let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let length = uninterrupted(|| {
+        // SAFETY: the message points to `into` and `control`, which outlive the call, with their true lengths.
+        unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) }
+    })?;
 
     let mut descriptors = Vec::new();
     // SAFETY: the kernel has filled the control data that `message` describes; the macros stay within it. Each
@@ -88,9 +88,20 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
             std::ptr::copy_nonoverlapping(numbers.as_ptr(), data, numbers.len());
         }
     }
-    // SAFETY: the message points to `bytes`, which is only read, and to `control`; both outlive the call.
-    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    uninterrupted(|| {
+        // SAFETY: the message points to `bytes`, which is only read, and to `control`; both outlive the call.
+        unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) }
+    })
+}
+
+/// Calls again what a signal interrupted: with a time-out on the socket, the kernel does not, whatever the handler wants (signal(7)).
+fn uninterrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()).map_err(|_| io::Error::last_os_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]

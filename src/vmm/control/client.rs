@@ -208,12 +208,15 @@ impl Client {
 
     fn receive_more(&mut self) -> Result<(), ClientError> {
         let mut chunk = [0; 16 * 1024];
-        match self.stream.read(&mut chunk).map_err(socket("read from"))? {
-            0 => Err(ClientError::Truncated),
-            length => {
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(ClientError::Truncated),
+            Ok(length) => {
                 self.received.extend_from_slice(&chunk[..length]);
                 Ok(())
             }
+            // A read that has a time-out is not restarted after a signal (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(socket("read from")(error)),
         }
     }
 }

@@ -3,15 +3,20 @@
 mod docs;
 mod fake;
 
+use std::ffi::{c_int, c_void};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use libc::siginfo_t;
 use proptest::prelude::*;
 use types::ByteSize;
+use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
 
 use super::api::*;
-use super::client::{ClientError, Reply};
+use super::client::{Client, ClientError, Reply};
 use super::{ServerLimits, TimeOuts};
 use fake::{PATIENCE, Parts, Served, eventually, is_hung_up, read_to_end};
 
@@ -491,4 +496,24 @@ fn ids_are_what_a_path_can_hold() {
     for text in ["vol-0123456789abcdef0", "eth0", "A.b_c-1", &"x".repeat(64)] {
         assert_eq!(text.parse::<DeviceId>().unwrap().as_str(), text);
     }
+}
+
+#[test]
+fn signals_do_not_disturb_a_conversation() {
+    static HANDLED: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn handle(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
+        HANDLED.fetch_add(1, Ordering::SeqCst);
+    }
+    let signal = SIGRTMIN() + 7;
+    register_signal_handler(signal, handle).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let asking = std::thread::spawn(move || Client::over(near).unwrap().get::<u32>("/v1/number"));
+    (&far).read_exact(&mut [0]).unwrap();
+    let began = Instant::now();
+    while HANDLED.load(Ordering::SeqCst) < 50 && began.elapsed() < PATIENCE {
+        asking.kill(signal).unwrap();
+        std::thread::yield_now();
+    }
+    (&far).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n41").unwrap();
+    assert_eq!(asking.join().unwrap().unwrap(), 41);
 }
