@@ -234,7 +234,19 @@ pub trait Disks: Send + Sync {
     fn delete_snapshot(&self, id: SnapshotId) -> BoxFuture<'_, Result<(), HostError>>;
 
     /// Called whenever [`Disks::disk`] or [`Disks::snapshot`] would say something new.
-    fn on_disk_change(&self, call: Arc<dyn Fn() + Send + Sync>);
+    fn on_disk_change(&self, call: OnDiskChange);
+}
+
+/// Told what has changed.
+pub type OnDiskChange = Arc<dyn Fn(DiskChange) + Send + Sync>;
+
+/// Of what a host would say something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskChange {
+    Volume(VolumeId),
+    Snapshot(SnapshotId),
+    /// Of which, nobody knows.
+    Any,
 }
 
 /// A volume on a host.

@@ -15,6 +15,8 @@
 //! the store did not take, the state is not the truth any more: the ledger refuses everything from then on, and its process is to be
 //! started again.
 
+mod durability;
+mod feed;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use types::Clock;
+
+pub use feed::{Feed, Written};
+
+use durability::Durability;
+use feed::Followers;
 
 use crate::capacity::Capacity;
 use crate::state::{ChangeSet, Entropy, LoadError, Space, State, Transaction};
@@ -44,8 +51,9 @@ pub struct Ledger {
     state: RwLock<State>,
     /// Number of the last transaction; it grows with `state` locked for writing.
     written: watch::Sender<u64>,
-    durable: watch::Receiver<Durable>,
+    durable: Arc<Durability>,
     queue: mpsc::UnboundedSender<(u64, Work)>,
+    followers: Followers,
     clock: Arc<dyn Clock>,
     entropy: Mutex<Box<dyn Entropy + Send>>,
 }
@@ -57,18 +65,17 @@ enum Work {
     Erase,
 }
 
-/// Up to which transaction the store has all.
-#[derive(Debug, Clone)]
-enum Durable {
-    Upto(u64),
-    /// It did not take one.
-    Failed(Stopped),
-}
-
 /// The state as of some transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[must_use = "what was read may be told when it is durable"]
 pub struct AsOf(u64);
+
+#[cfg(test)]
+impl AsOf {
+    pub(crate) const fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// Nothing is written any more, because the store did not take a transaction.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -124,13 +131,14 @@ impl Ledger {
             state.load(&key, &entry.value)?;
         }
         let (queue, waiting) = mpsc::unbounded_channel();
-        let (durable_sender, durable) = watch::channel(Durable::Upto(0));
-        tokio::spawn(commit_all(store, epoch, waiting, durable_sender));
+        let durable = Arc::new(Durability::new());
+        tokio::spawn(commit_all(store, epoch, waiting, Arc::clone(&durable)));
         Ok(Self {
             state: RwLock::new(state),
             written: watch::channel(0).0,
             durable,
             queue,
+            followers: Followers::default(),
             clock,
             entropy: Mutex::new(entropy),
         })
@@ -157,16 +165,7 @@ impl Ledger {
     /// # Errors
     /// [`Stopped`].
     pub async fn settled(&self, as_of: AsOf) -> Result<(), Stopped> {
-        let mut durable = self.durable.clone();
-        let reached = durable.wait_for(|durable| match durable {
-            Durable::Upto(number) => *number >= as_of.0,
-            Durable::Failed(_) => true,
-        });
-        match reached.await.as_deref() {
-            Ok(Durable::Upto(_)) => Ok(()),
-            Ok(Durable::Failed(stopped)) => Err(stopped.clone()),
-            Err(_) => unreachable!("the committer ends after the ledger"),
-        }
+        self.durable.wait(as_of.0).await
     }
 
     /// Changes the state by an operation, all of it or nothing, and returns when that is durable.
@@ -191,8 +190,8 @@ impl Ledger {
     ) -> Result<(T, AsOf), WriteError<E>> {
         let now = self.now();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if let Durable::Failed(stopped) = &*self.durable.borrow() {
-            return Err(WriteError::Stopped(stopped.clone()));
+        if let Some(stopped) = self.durable.failure() {
+            return Err(WriteError::Stopped(stopped));
         }
         let mut entropy = self.entropy();
         let mut transaction = Transaction::begin(&mut state, space, now, entropy.as_mut());
@@ -201,11 +200,13 @@ impl Ledger {
         if bytes_in_store(&changes) > TXN_BYTES_MAX || changes.len() > OPERATIONS_MAX {
             return Err(WriteError::TooLarge { records: changes.len(), bytes: changes.bytes() });
         }
-        transaction.finish();
+        let former = transaction.finish();
         if changes.is_empty() {
             return Ok((answer, AsOf(*self.written.borrow())));
         }
-        Ok((answer, self.enqueue(Work::Change(changes))))
+        let as_of = self.enqueue(Work::Change(changes));
+        self.followers.tell(as_of, former);
+        Ok((answer, as_of))
     }
 
     /// Takes all records of all spaces away, and returns when that is durable.
@@ -215,8 +216,8 @@ impl Ledger {
     pub async fn erase(&self) -> Result<(), Stopped> {
         let as_of = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            if let Durable::Failed(stopped) = &*self.durable.borrow() {
-                return Err(stopped.clone());
+            if let Some(stopped) = self.durable.failure() {
+                return Err(stopped);
             }
             let capacity = state.capacity;
             *state = State::default();
@@ -237,16 +238,17 @@ impl Ledger {
 
     /// Waits until nothing is written any more, and says why.
     pub async fn stopped(&self) -> Stopped {
-        let mut durable = self.durable.clone();
-        match durable.wait_for(|durable| matches!(durable, Durable::Failed(_))).await.as_deref() {
-            Ok(Durable::Failed(stopped)) => stopped.clone(),
-            _ => unreachable!("the committer ends after the ledger"),
-        }
+        self.durable.failed().await
     }
 
-    /// The number of the last transaction, as it grows: for who works on what has changed.
+    /// The number of the last transaction, as it grows: for who looks at everything when something has changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
+    }
+
+    /// What each transaction from now on changes: for who works on that. [`Self::erase`] is none.
+    pub fn follow(&self) -> Feed {
+        self.followers.follow()
     }
 
     fn entropy(&self) -> MutexGuard<'_, Box<dyn Entropy + Send>> {
@@ -271,7 +273,7 @@ async fn commit_all(
     store: Arc<dyn Store>,
     epoch: Revision,
     mut waiting: mpsc::UnboundedReceiver<(u64, Work)>,
-    durable: watch::Sender<Durable>,
+    durable: Arc<Durability>,
 ) {
     let mut next = waiting.recv().await;
     while let Some((mut number, work)) = next.take() {
@@ -291,15 +293,10 @@ async fn commit_all(
                 store.commit(transaction(epoch, changes)).await
             }
         };
-        let outcome = match committed {
-            Ok(Outcome::Committed(_)) => Durable::Upto(number),
-            Ok(Outcome::Conflict(_)) => Durable::Failed(Stopped::Overtaken),
-            Err(error) => Durable::Failed(Stopped::Failed { source: Arc::new(error) }),
-        };
-        let is_failed = matches!(outcome, Durable::Failed(_));
-        durable.send_replace(outcome);
-        if is_failed {
-            return;
+        match committed {
+            Ok(Outcome::Committed(_)) => durable.reach(number),
+            Ok(Outcome::Conflict(_)) => return durable.fail(Stopped::Overtaken),
+            Err(error) => return durable.fail(Stopped::Failed { source: Arc::new(error) }),
         }
         if next.is_none() {
             next = waiting.recv().await;

@@ -10,9 +10,8 @@ mod plan;
 mod tests;
 mod work;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -23,11 +22,13 @@ use types::{ImageId, SnapshotId, VolumeId};
 pub use plan::{Around, Change, DEADLINE, Effect, Plan, SNAPSHOT_DEADLINE, SnapshotStep, Step};
 pub use plan::{image, snapshot, volume};
 
-use crate::ledger::Stopped;
+use super::agenda::Agenda;
+use super::{CHANGES_MAX, sleep_until};
+use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
-use crate::ports::Disks;
-use crate::records::{Image, Snapshot, SnapshotSource, Volume};
-use crate::state::{Space, State};
+use crate::ports::{DiskChange, Disks};
+use crate::records::{Former, Image, Snapshot, SnapshotSource, Tables, Volume};
+use crate::state::{Record as _, Space, State};
 
 /// What a host did not do, or has not got on with, is asked of it again after so long.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -43,19 +44,19 @@ pub async fn run(plane: Arc<Plane>, disks: Arc<dyn Disks>) -> Result<(), Stopped
 struct Reconciler {
     plane: Arc<Plane>,
     disks: Arc<dyn Disks>,
-    host: Arc<Host>,
+    /// What of the host has changed since it was looked at.
+    changed: Arc<Changed>,
 }
 
-/// How often the host has said that it has something new to say.
 #[derive(Default)]
-struct Host {
-    count: AtomicU64,
+struct Changed {
+    what: Mutex<Vec<DiskChange>>,
     nudge: Notify,
 }
 
 /// What is worked on by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Subject {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Work {
     Volume(VolumeId),
     /// All snapshots of a moment, or a copy.
     Snapshots(SnapshotId),
@@ -63,25 +64,7 @@ enum Subject {
     Deleted(SnapshotId),
 }
 
-/// What the plan for a subject follows from beside the host: with the same there is nothing new to be done.
-enum Seen {
-    Volume(Arc<Volume>, Around),
-    Snapshots(Vec<Arc<Snapshot>>),
-    /// It has its snapshots.
-    Image(Arc<Image>),
-    Deleted {
-        is_needed: bool,
-    },
-}
-
-/// What a subject waits for.
-struct Waiting {
-    seen: Seen,
-    /// What the host had said by then.
-    host: u64,
-    held: Held,
-    until: Option<Instant>,
-}
+type Subject = (Space, Work);
 
 /// What was asked of the host, and may not be asked again before a time.
 #[derive(Default)]
@@ -96,8 +79,16 @@ enum Ask {
 
 /// Where work on a subject came to a halt.
 struct Halt {
-    subject: Subject,
-    waiting: Option<Waiting>,
+    seen: AsOf,
+    until: Option<Instant>,
+    held: Held,
+}
+
+impl Halt {
+    /// There is nothing to be done any more, if nothing changes.
+    fn for_good(seen: AsOf) -> Self {
+        Self { seen, until: None, held: Held::default() }
+    }
 }
 
 impl Held {
@@ -119,136 +110,162 @@ impl Held {
     }
 }
 
-impl PartialEq for Seen {
-    /// A record that was changed is another.
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Volume(one, around), Self::Volume(other, its)) => Arc::ptr_eq(one, other) && around == its,
-            (Self::Snapshots(some), Self::Snapshots(others)) => {
-                some.len() == others.len()
-                    && some.iter().zip(others).all(|(one, other)| Arc::ptr_eq(one, other))
-            }
-            (Self::Image(one), Self::Image(other)) => Arc::ptr_eq(one, other),
-            (Self::Deleted { is_needed }, Self::Deleted { is_needed: its }) => is_needed == its,
-            _ => false,
-        }
-    }
-}
-
-impl Host {
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-}
-
 impl Reconciler {
     fn new(plane: Arc<Plane>, disks: Arc<dyn Disks>) -> Arc<Self> {
-        let host = Arc::new(Host::default());
-        let told = Arc::downgrade(&host);
-        disks.on_disk_change(Arc::new(move || {
-            if let Some(host) = told.upgrade() {
-                host.count.fetch_add(1, Ordering::Release);
-                host.nudge.notify_one();
+        let changed = Arc::new(Changed::default());
+        let told = Arc::downgrade(&changed);
+        disks.on_disk_change(Arc::new(move |what| {
+            if let Some(changed) = told.upgrade() {
+                changed.what.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+                changed.nudge.notify_one();
             }
         }));
-        Arc::new(Self { plane, disks, host })
+        Arc::new(Self { plane, disks, changed })
     }
 
     async fn run(self: Arc<Self>) -> Result<(), Stopped> {
-        let mut records = self.plane.ledger.changes();
-        let mut busy = HashSet::new();
-        let mut waiting: HashMap<Subject, Waiting> = HashMap::new();
-        let mut work = JoinSet::new();
+        let mut feed = self.plane.ledger.follow();
+        let mut agenda = Agenda::new();
+        let (mut held, mut work, mut changes) = (HashMap::new(), JoinSet::new(), Vec::new());
+        self.look(|state| unsettled(state, &mut |subject| agenda.nudged(subject)));
         loop {
-            let began = Instant::now();
-            records.mark_unchanged();
-            self.begin(&mut busy, &mut waiting, &mut work);
-            super::rest(began).await;
-            let next = waiting.values().filter_map(|waiting| waiting.until).min();
-            let mut halted = tokio::select! {
-                Ok(()) = records.changed() => None,
-                () = self.host.nudge.notified() => None,
-                () = sleep_until(next) => None,
-                halted = work.join_next(), if !work.is_empty() => halted,
-            };
-            while let Some(halt) = halted {
-                if let Ok(halt) = halt {
-                    let Halt { subject, waiting: wait } = halt?;
-                    busy.remove(&subject);
-                    waiting.extend(wait.map(|wait| (subject, wait)));
+            while let Some(subject) = agenda.begin() {
+                let held = held.remove(&subject).unwrap_or_default();
+                work.spawn(Arc::clone(&self).advance(subject, held));
+            }
+            let next = agenda.next();
+            tokio::select! {
+                _ = feed.recv_many(&mut changes, CHANGES_MAX) => self.look(|state| {
+                    for Written { as_of, former } in changes.drain(..) {
+                        for (space, former) in former.iter() {
+                            touched(state, *space, former, &mut |subject| {
+                                // What was refused may be something else now.
+                                held.remove(&subject);
+                                agenda.changed(subject, as_of);
+                            });
+                        }
+                    }
+                }),
+                () = self.changed.nudge.notified() => self.look(|state| {
+                    let what = std::mem::take(&mut *self.changed.what.lock().unwrap_or_else(PoisonError::into_inner));
+                    what.into_iter().for_each(|what| told(state, what, &mut |subject| agenda.nudged(subject)));
+                }),
+                Some(first) = work.join_next() => {
+                    for halt in std::iter::once(first).chain(std::iter::from_fn(|| work.try_join_next())) {
+                        let Ok(halt) = halt else { continue };
+                        let (subject, halt) = halt?;
+                        let is_behind = agenda.halted(subject, halt.seen, halt.until);
+                        // What has nothing more to be done about has nothing to be asked either.
+                        if !is_behind && halt.until.is_some() {
+                            held.insert(subject, halt.held);
+                        }
+                    }
                 }
-                halted = work.try_join_next();
+                () = sleep_until(next) => {}
             }
         }
     }
 
-    /// Begins work on all that have work left and do not wait.
-    fn begin(
-        self: &Arc<Self>,
-        busy: &mut HashSet<Subject>,
-        waiting: &mut HashMap<Subject, Waiting>,
-        work: &mut JoinSet<Result<Halt, Stopped>>,
-    ) {
-        let (now, host) = (Instant::now(), self.host.count());
-        // Nobody is told of them before they are looked at again.
-        let (all, _) = self.plane.ledger.read(unsettled);
-        let mut before = std::mem::take(waiting);
-        for (space, subject, seen) in all {
-            if busy.contains(&subject) {
-                continue;
-            }
-            let last = before.remove(&subject).filter(|last| last.seen == seen);
-            let is_due = last
-                .as_ref()
-                .is_none_or(|last| last.host != host || last.until.is_some_and(|until| until <= now));
-            if is_due {
-                busy.insert(subject);
-                let held = last.map(|last| last.held).unwrap_or_default();
-                work.spawn(Arc::clone(self).advance(space, subject, held));
-            } else if let Some(last) = last {
-                waiting.insert(subject, last);
-            }
-        }
+    /// Looks at what need not be durable yet: what work reads itself is, before it acts on it.
+    fn look(&self, look: impl FnOnce(&State)) {
+        let ((), _) = self.plane.ledger.read(look);
     }
 
-    async fn advance(self: Arc<Self>, space: Space, subject: Subject, held: Held) -> Result<Halt, Stopped> {
-        let waiting = match subject {
-            Subject::Volume(id) => self.volume(space, id, held).await?,
-            Subject::Snapshots(id) => self.snapshots(space, id, held).await?,
-            Subject::Image(id) => self.image(space, id).await?,
-            Subject::Deleted(id) => self.deleted(space, id, held).await?,
+    async fn advance(self: Arc<Self>, subject: Subject, held: Held) -> Result<(Subject, Halt), Stopped> {
+        let (space, work) = subject;
+        let halt = match work {
+            Work::Volume(id) => self.volume(space, id, held).await?,
+            Work::Snapshots(id) => self.snapshots(space, id, held).await?,
+            Work::Image(id) => self.image(space, id).await?,
+            Work::Deleted(id) => self.deleted(space, id, held).await?,
         };
-        Ok(Halt { subject, waiting })
+        Ok((subject, halt))
     }
 }
 
-/// All that have work left.
-fn unsettled(state: &State) -> Vec<(Space, Subject, Seen)> {
-    let mut all = Vec::new();
-    let in_use = work::in_use(state);
+/// Notes all that have work left.
+fn unsettled(state: &State, note: &mut dyn FnMut(Subject)) {
     for (space, tables) in state.spaces() {
-        for volume in tables.volumes.unsettled() {
-            let seen = Seen::Volume(Arc::clone(volume), work::around(tables, volume));
-            all.push((space, Subject::Volume(volume.id), seen));
+        tables.volumes.unsettled().for_each(|volume| note((space, Work::Volume(volume.id))));
+        let moments: BTreeSet<_> = tables.snapshots.unsettled().map(|snapshot| moment(snapshot)).collect();
+        moments.into_iter().for_each(|moment| note((space, Work::Snapshots(moment))));
+        tables.images.unsettled().for_each(|image| note((space, Work::Image(image.id))));
+        tables.deleted_snapshots.unsettled().for_each(|it| note((space, Work::Deleted(it.id))));
+    }
+}
+
+/// Notes those that have work left which depends on a record that changed.
+fn touched(state: &State, space: Space, former: &Former, note: &mut dyn FnMut(Subject)) {
+    let Some(tables) = state.space(space) else { return };
+    match former {
+        Former::Volume(id, before) => {
+            volume_of(space, tables.volumes.get(*id), note);
+            deleted(state, before.as_ref().and_then(|volume| volume.snapshot), note);
         }
-        let mut moments: BTreeMap<SnapshotId, Vec<Arc<Snapshot>>> = BTreeMap::new();
-        for snapshot in tables.snapshots.unsettled() {
-            moments.entry(moment(snapshot)).or_default().push(Arc::clone(snapshot));
+        // Its volumes are attached when it runs, and let go when it does not.
+        Former::Instance(id, _) => {
+            tables.volumes.linked_to(*id).for_each(|volume| volume_of(space, Some(volume), note));
         }
-        let moments = moments.into_iter();
-        all.extend(moments.map(|(moment, of)| (space, Subject::Snapshots(moment), Seen::Snapshots(of))));
-        for image in tables.images.unsettled() {
-            // As long as there is nothing to be done about it, nobody has to.
-            if work::next_of_image(tables, image).is_some() {
-                all.push((space, Subject::Image(image.id), Seen::Image(Arc::clone(image))));
+        Former::Snapshot(id, before) => {
+            snapshot_of(space, tables, *id, note);
+            match before.as_ref().map(|snapshot| &snapshot.source) {
+                // It was kept for it.
+                Some(SnapshotSource::Volume { volume, .. }) => {
+                    volume_of(space, tables.volumes.get(*volume), note);
+                }
+                Some(SnapshotSource::Snapshot { snapshot, .. }) => deleted(state, Some(*snapshot), note),
+                Some(SnapshotSource::Seed { .. }) | None => {}
+            }
+            tables.images.linked_to(*id).for_each(|image| image_of(space, image, note));
+        }
+        Former::Image(id, _) => tables.images.get(*id).iter().for_each(|image| image_of(space, image, note)),
+        Former::DeletedSnapshot(id, _) => deleted(state, Some(*id), note),
+        _ => {}
+    }
+}
+
+/// Notes those that have work left which depends on what a host has changed.
+fn told(state: &State, change: DiskChange, note: &mut dyn FnMut(Subject)) {
+    match change {
+        DiskChange::Volume(id) => {
+            for (space, tables) in state.spaces() {
+                volume_of(space, tables.volumes.get(id), note);
             }
         }
-        for deleted in tables.deleted_snapshots.unsettled() {
-            let seen = Seen::Deleted { is_needed: in_use.contains(&deleted.id) };
-            all.push((space, Subject::Deleted(deleted.id), seen));
+        DiskChange::Snapshot(id) => {
+            state.spaces().for_each(|(space, tables)| snapshot_of(space, tables, id, note));
+            deleted(state, Some(id), note);
+        }
+        DiskChange::Any => unsettled(state, note),
+    }
+}
+
+fn volume_of(space: Space, volume: Option<&Arc<Volume>>, note: &mut dyn FnMut(Subject)) {
+    if let Some(volume) = volume.filter(|volume| !volume.is_settled()) {
+        note((space, Work::Volume(volume.id)));
+    }
+}
+
+fn snapshot_of(space: Space, tables: &Tables, id: SnapshotId, note: &mut dyn FnMut(Subject)) {
+    if let Some(snapshot) = tables.snapshots.get(id).filter(|snapshot| !snapshot.is_settled()) {
+        note((space, Work::Snapshots(moment(snapshot))));
+    }
+}
+
+fn image_of(space: Space, image: &Image, note: &mut dyn FnMut(Subject)) {
+    if !image.is_settled() {
+        note((space, Work::Image(image.id)));
+    }
+}
+
+/// A snapshot that is to go, wherever it is: in other spaces it may be shared.
+fn deleted(state: &State, id: Option<SnapshotId>, note: &mut dyn FnMut(Subject)) {
+    let Some(id) = id else { return };
+    for (space, tables) in state.spaces() {
+        if tables.deleted_snapshots.get(id).is_some() {
+            note((space, Work::Deleted(id)));
         }
     }
-    all
 }
 
 /// What those have in common that are of one moment. A copy is by itself.
@@ -256,12 +273,5 @@ fn moment(snapshot: &Snapshot) -> SnapshotId {
     match snapshot.source {
         SnapshotSource::Volume { moment, .. } => moment,
         SnapshotSource::Snapshot { .. } | SnapshotSource::Seed { .. } => snapshot.id,
-    }
-}
-
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

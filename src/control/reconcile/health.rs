@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use types::InstanceId;
 
+use super::sleep_until;
 use crate::ledger::Stopped;
 use crate::plane::Plane;
 use crate::ports::{Machines, Probe};
@@ -194,13 +195,6 @@ fn enter(tx: &mut Transaction<'_>, changes: &[(Arc<Instance>, Health)]) {
                 instance.health = *health;
             }
         });
-    }
-}
-
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

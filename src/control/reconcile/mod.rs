@@ -4,6 +4,7 @@
 //! What it read is durable before it acts on it, and what it did is written down before the next step. So it does not matter
 //! when the process ends: the next one observes, and goes on.
 
+mod agenda;
 pub mod credits;
 pub mod disk;
 pub mod health;
@@ -15,25 +16,16 @@ pub mod zone;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::ledger::{Stopped, WriteError};
 use crate::plane::Plane;
 use crate::ports::{Disks, Machines};
 use crate::state::{Space, Transaction};
 
-/// So many times as long as a look at all that has work left took, there is no other.
-const REST: u32 = 4;
-/// Less is no rest: it is what the runtime's clock can tell.
-const REST_MIN: Duration = Duration::from_millis(1);
-
-/// Rests from a look that began then. With many that have work left a look takes long, and what changes meanwhile is seen by the next one together.
-async fn rest(began: tokio::time::Instant) {
-    let rest = began.elapsed() * REST;
-    if rest >= REST_MIN {
-        tokio::time::sleep(rest).await;
-    }
-}
+/// So many changes are looked at together.
+const CHANGES_MAX: usize = 1024;
 
 /// Makes true of a host what all records say, until the ledger takes no more changes.
 ///
@@ -70,5 +62,12 @@ async fn write(
         Err(WriteError::Stopped(stopped)) => Err(stopped),
         Err(WriteError::Refused(never)) => match never {},
         Err(error @ WriteError::TooLarge { .. }) => unreachable!("a step changes few records: {error}"),
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

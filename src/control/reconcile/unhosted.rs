@@ -14,6 +14,9 @@ use crate::state::{Space, State, Transaction};
 /// How often all records are looked at though none has changed: times to forget come by themselves.
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// After a change, for others that come with it: they are looked at together.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// How many steps of a kind are taken in one transaction. After it is the next.
 pub(super) const STEPS_MAX: usize = 100;
 
@@ -34,7 +37,7 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), Stopped> {
             super::write(&plane, space, pass).await?;
         }
         tokio::select! {
-            Ok(()) = records.changed() => {}
+            Ok(()) = records.changed() => tokio::time::sleep(PAUSE).await,
             _ = period.tick() => {}
         }
     }

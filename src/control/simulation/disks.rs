@@ -1,7 +1,7 @@
 //! Volumes and snapshots that hold nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,20 +9,18 @@ use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 use super::{Delays, Simulation, delays};
 use crate::ports::{
-    BoxFuture, Disk, DiskSpec, Disks, HostError, MachineVolume, SnapshotCopySpec, SnapshotProgress,
-    SnapshotSpec,
+    BoxFuture, Disk, DiskChange, DiskSpec, Disks, HostError, MachineVolume, OnDiskChange, SnapshotCopySpec,
+    SnapshotProgress, SnapshotSpec,
 };
 use crate::records::{AttachmentState, SnapshotState, Tables, VolumeState};
 use crate::state::State;
-
-type Call = Arc<dyn Fn() + Send + Sync>;
 
 /// What there is.
 #[derive(Default)]
 pub(super) struct Shelf {
     delays: Delays,
     held: Mutex<Held>,
-    on_change: Mutex<Option<Call>>,
+    on_change: Mutex<Option<OnDiskChange>>,
 }
 
 #[derive(Default)]
@@ -147,26 +145,26 @@ impl Shelf {
 
     fn begin(&self, ids: impl IntoIterator<Item = SnapshotId>) -> BoxFuture<'_, Result<(), HostError>> {
         let time = self.delays.snapshot;
-        self.change(time, |held| {
-            for id in ids {
+        for id in ids {
+            self.change(DiskChange::Snapshot(id), time, |held| {
                 held.snapshots.entry(id).or_insert_with(|| Work::taking(time));
-            }
-        })
+            });
+        }
+        done()
     }
 
     /// Changes what there is, and tells when what begins now is done.
-    fn change(
-        &self,
-        delay: Duration,
-        change: impl FnOnce(&mut Held),
-    ) -> BoxFuture<'_, Result<(), HostError>> {
+    fn change(&self, what: DiskChange, delay: Duration, change: impl FnOnce(&mut Held)) {
         change(&mut self.held());
         let call = self.on_change.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(call) = call {
-            delays::after(delay, move || call());
+            delays::after(delay, move || call(what));
         }
-        Box::pin(async { Ok(()) })
     }
+}
+
+fn done<'a>() -> BoxFuture<'a, Result<(), HostError>> {
+    Box::pin(async { Ok(()) })
 }
 
 impl Disks for Simulation {
@@ -187,24 +185,27 @@ impl Disks for Simulation {
 
     fn create(&self, spec: DiskSpec) -> BoxFuture<'_, Result<(), HostError>> {
         let time = self.delays.create;
-        self.disks.change(time, |held| {
+        self.disks.change(DiskChange::Volume(spec.id), time, |held| {
             held.disks.entry(spec.id).or_insert_with(|| Volume::taking(time, spec.spec));
-        })
+        });
+        done()
     }
 
     fn modify(&self, id: VolumeId, spec: VolumeSpec) -> BoxFuture<'_, Result<(), HostError>> {
         let time = self.delays.optimize;
-        self.disks.change(time, |held| {
+        self.disks.change(DiskChange::Volume(id), time, |held| {
             if let Some(volume) = held.disks.get_mut(&id).filter(|volume| volume.spec != spec) {
                 (volume.spec, volume.optimized) = (spec, Work::taking(time));
             }
-        })
+        });
+        done()
     }
 
     fn delete(&self, id: VolumeId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.disks.change(Duration::ZERO, |held| {
+        self.disks.change(DiskChange::Volume(id), Duration::ZERO, |held| {
             held.disks.remove(&id);
-        })
+        });
+        done()
     }
 
     fn plug<'a>(
@@ -214,20 +215,22 @@ impl Disks for Simulation {
         _: &'a str,
     ) -> BoxFuture<'a, Result<(), HostError>> {
         let time = self.delays.plug;
-        self.disks.change(time, |held| {
+        self.disks.change(DiskChange::Volume(id), time, |held| {
             if let Some(volume) = held.disks.get_mut(&id) {
                 volume.plug(instance, Instant::now() + time);
             }
-        })
+        });
+        done()
     }
 
     fn unplug(&self, id: VolumeId, instance: InstanceId, _: bool) -> BoxFuture<'_, Result<(), HostError>> {
         let time = self.delays.unplug;
-        self.disks.change(time, |held| {
+        self.disks.change(DiskChange::Volume(id), time, |held| {
             if let Some(plug) = held.disks.get_mut(&id).and_then(|volume| volume.plugs.get_mut(&instance)) {
                 plug.until.get_or_insert(Instant::now() + time);
             }
-        })
+        });
+        done()
     }
 
     fn begin_snapshots(&self, specs: Vec<SnapshotSpec>) -> BoxFuture<'_, Result<(), HostError>> {
@@ -239,18 +242,21 @@ impl Disks for Simulation {
     }
 
     fn delete_snapshot(&self, id: SnapshotId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.disks.change(Duration::ZERO, |held| {
+        self.disks.change(DiskChange::Snapshot(id), Duration::ZERO, |held| {
             held.snapshots.remove(&id);
-        })
+        });
+        done()
     }
 
-    fn on_disk_change(&self, call: Call) {
+    fn on_disk_change(&self, call: OnDiskChange) {
         *self.disks.on_change.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use types::{RandomId as _, VolumeKind};
 
     use super::*;
@@ -260,7 +266,7 @@ mod tests {
         let host = Simulation::with(Delays::like_aws(1.0));
         let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = Arc::clone(&told);
-        host.on_disk_change(Arc::new(move || {
+        host.on_disk_change(Arc::new(move |_| {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }));
         let (id, instance) = (VolumeId::from_random([1; 16]), InstanceId::from_random([2; 16]));

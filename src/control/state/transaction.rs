@@ -167,10 +167,10 @@ impl<'a> Transaction<'a> {
         ChangeSet::new(changes)
     }
 
-    /// Ends it: the changes are the state's from now on.
-    pub fn finish(mut self) {
+    /// Ends it: the changes are the state's from now on. Gives back what stood where something was changed.
+    pub fn finish(mut self) -> Vec<(Space, Former)> {
         self.is_first &= self.former.is_empty();
-        self.former.clear();
+        std::mem::take(&mut self.former)
     }
 }
 

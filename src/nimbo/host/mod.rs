@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::capacity::Capacity;
-use control::ports::{BoxFuture, CpuLimit, HostError, Machine, MachineSpec};
+use control::ports::{BoxFuture, CpuLimit, DiskChange, HostError, Machine, MachineSpec};
 use types::{InstanceId, VolumeId};
 
 use disks::{HostDisks, Plugs, Volumes};
@@ -49,7 +49,7 @@ impl Host {
         let machines = Machines::open_with(program, run, Arc::new(volumes.clone()))?;
         let told = volumes.clone();
         // What microVMs have of volumes is told of those.
-        machines.on_change(Arc::new(move |_| told.tell()));
+        machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
         let disks = Arc::new(HostDisks::new(volumes, machines.clone()));
         Ok(Arc::new(Self { machines, disks }))
     }

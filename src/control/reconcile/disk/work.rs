@@ -1,6 +1,5 @@
 //! Steps for one subject, until it has to wait.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,8 +7,8 @@ use tokio::time::Instant;
 use types::{ImageId, SnapshotId, VolumeId};
 
 use super::plan::{self, Around, Change, Effect, SnapshotStep, Step};
-use super::{Ask, Held, RETRY, Reconciler, Seen, Waiting, moment};
-use crate::ledger::{Stopped, WriteError};
+use super::{Ask, Halt, Held, RETRY, Reconciler, moment};
+use crate::ledger::{AsOf, Stopped};
 use crate::ports::{DiskSpec, HostError, SnapshotCopySpec, SnapshotSpec};
 use crate::records::{
     DeletedSnapshot, Image, ImageState, Instance, InstanceState, Snapshot, SnapshotSource, SnapshotState,
@@ -21,20 +20,16 @@ use crate::state::{Space, State, Transaction};
 const STEPS_MAX: usize = 64;
 
 impl Reconciler {
-    pub(super) async fn volume(
-        &self,
-        space: Space,
-        id: VolumeId,
-        mut held: Held,
-    ) -> Result<Option<Waiting>, Stopped> {
-        for count in 0.. {
-            let host = self.host.count();
-            let seen = self.read(|state| {
+    pub(super) async fn volume(&self, space: Space, id: VolumeId, mut held: Held) -> Result<Halt, Stopped> {
+        let mut count = 0;
+        loop {
+            let look = |state: &State| {
                 let tables = state.space(space)?;
                 let volume = tables.volumes.get(id)?;
                 Some((Arc::clone(volume), around(tables, volume)))
-            });
-            let Some((volume, around)) = seen.await? else { break };
+            };
+            let (found, seen) = self.read(look).await?;
+            let Some((volume, around)) = found else { return Ok(Halt::for_good(seen)) };
             let disk = self.disks.disk(id);
             let plan = plan::volume(&volume, disk.as_ref(), &around, self.plane.ledger.now());
             let is_due = |step: &Step| match step {
@@ -43,8 +38,9 @@ impl Reconciler {
             };
             let Some(step) = plan.steps.into_iter().find(is_due).filter(|_| count < STEPS_MAX) else {
                 let until = self.until(plan.wake, &held, count == STEPS_MAX);
-                return Ok(Some(Waiting { seen: Seen::Volume(volume, around), host, held, until }));
+                return Ok(Halt { seen, until, held });
             };
+            count += 1;
             let change = match step {
                 Step::Note(change) => Some(change),
                 Step::Do(effect) => {
@@ -64,7 +60,6 @@ impl Reconciler {
                 None => {}
             }
         }
-        Ok(None)
     }
 
     async fn carry_out(&self, volume: &Volume, effect: Effect) -> Result<(), HostError> {
@@ -94,11 +89,13 @@ impl Reconciler {
         space: Space,
         moment: SnapshotId,
         mut held: Held,
-    ) -> Result<Option<Waiting>, Stopped> {
-        for count in 0.. {
-            let host = self.host.count();
-            let pending = self.read(|state| Some(of_moment(state.space(space)?, moment))).await?;
-            let Some(pending) = pending.filter(|pending| !pending.is_empty()) else { break };
+    ) -> Result<Halt, Stopped> {
+        let mut count = 0;
+        loop {
+            let (pending, seen) = self.read(|state| Some(of_moment(state.space(space)?, moment))).await?;
+            let Some(pending) = pending.filter(|pending| !pending.is_empty()) else {
+                return Ok(Halt::for_good(seen));
+            };
             let (mut entered, mut to_begin, mut wake) = (false, Vec::new(), None);
             for snapshot in &pending {
                 let progress = self.disks.snapshot(snapshot.id);
@@ -114,12 +111,13 @@ impl Reconciler {
                     SnapshotStep::Wait(deadline) => wake = earlier(wake, Some(deadline)),
                 }
             }
+            count += 1;
             if entered && count < STEPS_MAX {
                 continue;
             }
             if to_begin.is_empty() || !held.admits(Ask::BeginSnapshots) || count >= STEPS_MAX {
                 let until = self.until(wake, &held, entered);
-                return Ok(Some(Waiting { seen: Seen::Snapshots(pending), host, held, until }));
+                return Ok(Halt { seen, until, held });
             }
             held.note(Ask::BeginSnapshots);
             let Err(error) = self.begin_snapshots(space, &pending).await else { continue };
@@ -131,7 +129,6 @@ impl Reconciler {
                 }
             }
         }
-        Ok(None)
     }
 
     async fn begin_snapshots(&self, space: Space, pending: &[Arc<Snapshot>]) -> Result<(), HostError> {
@@ -167,15 +164,21 @@ impl Reconciler {
         .await
     }
 
-    pub(super) async fn image(&self, space: Space, id: ImageId) -> Result<Option<Waiting>, Stopped> {
-        self.write(space, |tx| {
-            let next = tx.get::<Image>(id).and_then(|image| next_of_image(tx.tables(), image));
-            if let Some(next) = next {
-                tx.update::<Image>(id, |image| image.state = next);
-            }
-        })
-        .await?;
-        Ok(None)
+    pub(super) async fn image(&self, space: Space, id: ImageId) -> Result<Halt, Stopped> {
+        let next = |tables: &Tables| {
+            let image = tables.images.get(id)?;
+            next_of_image(tables, image)
+        };
+        let (found, seen) = self.read(|state| next(state.space(space)?)).await?;
+        if found.is_some() {
+            self.write(space, |tx| {
+                if let Some(next) = next(tx.tables()) {
+                    tx.update::<Image>(id, |image| image.state = next);
+                }
+            })
+            .await?;
+        }
+        Ok(Halt::for_good(seen))
     }
 
     pub(super) async fn deleted(
@@ -183,21 +186,21 @@ impl Reconciler {
         space: Space,
         id: SnapshotId,
         mut held: Held,
-    ) -> Result<Option<Waiting>, Stopped> {
+    ) -> Result<Halt, Stopped> {
         loop {
-            let host = self.host.count();
-            let seen = self.read(|state| {
+            let look = |state: &State| {
                 state.space(space)?.deleted_snapshots.get(id)?;
-                Some(in_use(state).contains(&id))
-            });
-            let Some(is_needed) = seen.await? else { return Ok(None) };
+                Some(is_in_use(state, id))
+            };
+            let (found, seen) = self.read(look).await?;
+            let Some(is_needed) = found else { return Ok(Halt::for_good(seen)) };
             if self.disks.snapshot(id).is_none() && !is_needed {
                 self.write(space, |tx| tx.remove::<DeletedSnapshot>(id)).await?;
-                return Ok(None);
+                return Ok(Halt::for_good(seen));
             }
             if is_needed || !held.admits(Ask::DeleteSnapshot) {
                 let until = self.until(None, &held, false);
-                return Ok(Some(Waiting { seen: Seen::Deleted { is_needed }, host, held, until }));
+                return Ok(Halt { seen, until, held });
             }
             held.note(Ask::DeleteSnapshot);
             if let Err(error) = self.disks.delete_snapshot(id).await {
@@ -217,23 +220,14 @@ impl Reconciler {
     }
 
     /// What `look` sees, when it is durable.
-    async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Stopped> {
-        let (seen, as_of) = self.plane.ledger.read(look);
+    async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<(T, AsOf), Stopped> {
+        let (found, as_of) = self.plane.ledger.read(look);
         self.plane.ledger.settled(as_of).await?;
-        Ok(seen)
+        Ok((found, as_of))
     }
 
     async fn write(&self, space: Space, change: impl FnOnce(&mut Transaction<'_>)) -> Result<(), Stopped> {
-        let all = |tx: &mut Transaction<'_>| {
-            change(tx);
-            Ok::<(), std::convert::Infallible>(())
-        };
-        match self.plane.ledger.write(space, all).await {
-            Ok(()) => Ok(()),
-            Err(WriteError::Stopped(stopped)) => Err(stopped),
-            Err(WriteError::Refused(never)) => match never {},
-            Err(error @ WriteError::TooLarge { .. }) => unreachable!("one record is small: {error}"),
-        }
+        crate::reconcile::write(&self.plane, space, change).await
     }
 }
 
@@ -251,7 +245,7 @@ fn failure(effect: Effect, result: Result<(), HostError>, id: VolumeId) -> Optio
     }
 }
 
-pub(super) fn around(tables: &Tables, volume: &Volume) -> Around {
+fn around(tables: &Tables, volume: &Volume) -> Around {
     let those = |are: fn(&Instance) -> bool| {
         let instances =
             volume.attachments.iter().filter_map(|attachment| tables.instances.get(attachment.instance));
@@ -272,22 +266,20 @@ fn of_moment(tables: &Tables, wanted: SnapshotId) -> Vec<Arc<Snapshot>> {
     tables.snapshots.unsettled().filter(|snapshot| moment(snapshot) == wanted).cloned().collect()
 }
 
-pub(super) fn next_of_image(tables: &Tables, image: &Image) -> Option<ImageState> {
+fn next_of_image(tables: &Tables, image: &Image) -> Option<ImageState> {
     let snapshots = image.mappings.iter().filter_map(|mapping| mapping.snapshot);
     let states = snapshots.map(|snapshot| tables.snapshots.get(snapshot).map(|snapshot| &snapshot.state));
     plan::image(image, states)
 }
 
-/// Snapshots that volumes and copies are being made of.
-pub(super) fn in_use(state: &State) -> BTreeSet<SnapshotId> {
-    let mut ids = BTreeSet::new();
-    for (_, tables) in state.spaces() {
-        let volumes = tables.volumes.unsettled().filter(|volume| volume.state == VolumeState::Creating);
-        ids.extend(volumes.filter_map(|volume| volume.snapshot));
-        ids.extend(tables.snapshots.unsettled().filter_map(|copy| match copy.source {
-            SnapshotSource::Snapshot { snapshot, .. } => Some(snapshot),
-            _ => None,
-        }));
-    }
-    ids
+/// Whether a volume or a copy is being made of a snapshot.
+fn is_in_use(state: &State, id: SnapshotId) -> bool {
+    state.spaces().any(|(_, tables)| {
+        let mut volumes = tables.volumes.unsettled();
+        let mut snapshots = tables.snapshots.unsettled();
+        volumes.any(|volume| volume.state == VolumeState::Creating && volume.snapshot == Some(id))
+            || snapshots.any(
+                |copy| matches!(copy.source, SnapshotSource::Snapshot { snapshot, .. } if snapshot == id),
+            )
+    })
 }

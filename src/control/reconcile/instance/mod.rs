@@ -11,17 +11,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use types::InstanceId;
 
 pub use plan::{GRACE, REMEMBERED};
 
+use super::agenda::Agenda;
+use super::{CHANGES_MAX, sleep_until};
 use crate::ec2::instance::lifecycle;
 use crate::ec2::instance::machine::machine;
-use crate::ledger::{Stopped, WriteError};
+use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::{HostError, Machines};
-use crate::records::{Cause, Health, Instance, InstanceState, Tables, Volume, VolumeState};
-use crate::state::{Space, State};
+use crate::records::{Cause, Former, Health, Instance, InstanceState, Volume, VolumeState};
+use crate::state::{Record as _, Space, State, Transaction};
 use plan::{Step, Volumes, not_started, plan};
 
 /// How often all instances are looked at, whatever happened: what nobody told is found then.
@@ -45,31 +48,14 @@ struct Changed {
     nudge: Notify,
 }
 
-/// What an instance waits for.
-struct Waiting {
-    /// The record as it was; a changed one is another.
-    record: Arc<Instance>,
-    /// Its volumes as they were while some were being made.
-    volumes: Vec<Arc<Volume>>,
-    until: Option<tokio::time::Instant>,
-}
-
-impl Waiting {
-    fn is_over(&self, record: &Arc<Instance>, tables: &Tables, now: tokio::time::Instant) -> bool {
-        let is_other = |volume: &Arc<Volume>| {
-            tables.volumes.get(volume.id).is_none_or(|current| !Arc::ptr_eq(current, volume))
-        };
-        !Arc::ptr_eq(&self.record, record)
-            || self.volumes.iter().any(is_other)
-            || self.until.is_some_and(|until| until <= now)
-    }
-}
-
 /// Where work on an instance came to a halt.
 struct Halt {
-    id: InstanceId,
-    waiting: Option<Waiting>,
+    subject: Subject,
+    seen: AsOf,
+    until: Option<Instant>,
 }
+
+type Subject = (Space, InstanceId);
 
 impl InstanceReconciler {
     pub fn new(plane: Arc<Plane>, machines: Arc<dyn Machines>) -> Arc<Self> {
@@ -89,41 +75,24 @@ impl InstanceReconciler {
     /// # Errors
     /// [`Stopped`].
     pub async fn run(self: Arc<Self>) -> Result<(), Stopped> {
-        let mut records = self.plane.ledger.changes();
+        let mut feed = self.plane.ledger.follow();
         let mut period = tokio::time::interval(PERIOD);
-        let mut busy = HashSet::new();
-        let mut waiting: HashMap<InstanceId, Waiting> = HashMap::new();
-        let mut work = JoinSet::new();
-        let mut looks_at_all = true;
+        let mut agenda = Agenda::new();
+        let (mut work, mut changes) = (JoinSet::new(), Vec::new());
         loop {
-            let began = tokio::time::Instant::now();
-            let changed =
-                std::mem::take(&mut *self.changed.ids.lock().unwrap_or_else(PoisonError::into_inner));
-            for (space, id) in self.candidates(&changed, &waiting, std::mem::take(&mut looks_at_all)) {
-                if busy.insert(id) {
-                    waiting.remove(&id);
-                    work.spawn(Arc::clone(&self).advance(space, id));
-                } else if changed.contains(&id) {
-                    // It is looked at again when the work on it has come to a halt.
-                    self.changed.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-                }
+            while let Some((space, id)) = agenda.begin() {
+                work.spawn(Arc::clone(&self).advance(space, id));
             }
-            let next = waiting.values().filter_map(|waiting| waiting.until).min();
-            super::rest(began).await;
+            let next = agenda.next();
             tokio::select! {
-                Ok(()) = records.changed() => {}
-                () = self.changed.nudge.notified() => {}
-                _ = period.tick() => {
-                    looks_at_all = true;
-                    // Of whom there is no record any more, nothing stays either.
-                    waiting.clear();
-                }
+                _ = feed.recv_many(&mut changes, CHANGES_MAX) => self.note_changes(&mut agenda, &mut changes),
+                () = self.changed.nudge.notified() => self.note_machines(&mut agenda),
+                _ = period.tick() => self.note_all(&mut agenda),
                 Some(first) = work.join_next() => {
                     for halt in std::iter::once(first).chain(std::iter::from_fn(|| work.try_join_next())) {
                         let Ok(halt) = halt else { continue };
-                        let Halt { id, waiting: wait } = halt?;
-                        busy.remove(&id);
-                        waiting.extend(wait.map(|wait| (id, wait)));
+                        let Halt { subject, seen, until } = halt?;
+                        agenda.halted(subject, seen, until);
                     }
                 }
                 () = sleep_until(next) => {}
@@ -131,34 +100,53 @@ impl InstanceReconciler {
         }
     }
 
-    /// Whom to work on: who has work left and waits for nothing, and who has changed.
-    fn candidates(
-        &self,
-        changed: &HashSet<InstanceId>,
-        waiting: &HashMap<InstanceId, Waiting>,
-        looks_at_all: bool,
-    ) -> Vec<(Space, InstanceId)> {
-        let now = tokio::time::Instant::now();
-        let is_due = |tables: &Tables, record: &Arc<Instance>| {
-            changed.contains(&record.id)
-                || waiting.get(&record.id).is_none_or(|waiting| waiting.is_over(record, tables, now))
-        };
-        let (mut candidates, _) = self.plane.ledger.read(|state| {
-            let mut candidates = Vec::new();
-            for (space, tables) in state.spaces() {
-                let named = changed.iter().filter_map(|id| tables.instances.get(*id));
-                let due = tables.instances.unsettled().filter(|record| is_due(tables, record)).chain(named);
-                candidates.extend(due.map(|record| (space, record.id)));
-                if looks_at_all {
-                    candidates.extend(tables.instances.iter().map(|record| (space, record.id)));
+    /// Instances that have changed and have work left, and those that waited for a volume.
+    fn note_changes(&self, agenda: &mut Agenda<Subject>, changes: &mut Vec<Written>) {
+        let look = |state: &State| {
+            for Written { as_of, former } in changes.drain(..) {
+                for (space, former) in former.iter() {
+                    let Some(tables) = state.space(*space) else { continue };
+                    let mut note = |id, has_work: fn(&Instance) -> bool| {
+                        if tables.instances.get(id).is_some_and(|instance| has_work(instance)) {
+                            agenda.changed((*space, id), as_of);
+                        }
+                    };
+                    match former {
+                        Former::Instance(id, _) => note(*id, |instance| !instance.is_settled()),
+                        Former::Volume(id, _) => {
+                            let attachments = tables.volumes.get(*id).map(|volume| &volume.attachments);
+                            for attachment in attachments.into_iter().flatten() {
+                                note(attachment.instance, |it| it.state == InstanceState::Pending);
+                            }
+                        }
+                        _ => {}
+                    }
                 }
             }
-            candidates
-        });
-        // One that is named twice would be taken for one that has changed again.
-        candidates.sort_unstable();
-        candidates.dedup();
-        candidates
+        };
+        // What they read themselves is durable before they act on it.
+        let ((), _) = self.plane.ledger.read(look);
+    }
+
+    /// Instances whose machines have changed.
+    fn note_machines(&self, agenda: &mut Agenda<Subject>) {
+        let ids = std::mem::take(&mut *self.changed.ids.lock().unwrap_or_else(PoisonError::into_inner));
+        let look = |state: &State| {
+            for (space, tables) in state.spaces() {
+                let known = ids.iter().filter(|id| tables.instances.get(**id).is_some());
+                known.for_each(|id| agenda.nudged((space, *id)));
+            }
+        };
+        let ((), _) = self.plane.ledger.read(look);
+    }
+
+    fn note_all(&self, agenda: &mut Agenda<Subject>) {
+        let look = |state: &State| {
+            for (space, tables) in state.spaces() {
+                tables.instances.iter().for_each(|instance| agenda.nudged((space, instance.id)));
+            }
+        };
+        let ((), _) = self.plane.ledger.read(look);
     }
 
     /// Takes steps for one instance until it has to wait.
@@ -167,13 +155,14 @@ impl InstanceReconciler {
         loop {
             let (found, as_of) = ledger.read(|state| find(state, space, id));
             ledger.settled(as_of).await?;
-            let Some((record, volumes)) = found else { return Ok(Halt { id, waiting: None }) };
+            let halt = |until| Halt { subject: (space, id), seen: as_of, until };
+            let Some((record, volumes)) = found else { return Ok(halt(None)) };
             let machine = self.machines.observe(id);
             let asked = self.pressed().get(&id).copied();
             let step = plan(&record, machine.as_ref(), &readiness(&volumes), asked, ledger.now());
             tracing::debug!(%id, ?step, "instance");
             let outcome = match step {
-                Step::Wait(until) => return Ok(self.halt(record, volumes, until)),
+                Step::Wait(until) => return Ok(halt(until.map(|until| self.instant(until)))),
                 Step::Start => match self.start(space, &record).await {
                     Ok(()) => Ok(()),
                     // It is as unreachable as before, and its host is asked again.
@@ -206,9 +195,7 @@ impl InstanceReconciler {
             };
             if let Err(error) = outcome {
                 tracing::warn!(%id, "{error}");
-                let until = tokio::time::Instant::now() + RETRY;
-                let waiting = Waiting { record, volumes: Vec::new(), until: Some(until) };
-                return Ok(Halt { id, waiting: Some(waiting) });
+                return Ok(halt(Some(Instant::now() + RETRY)));
             }
         }
     }
@@ -258,27 +245,12 @@ impl InstanceReconciler {
         .await
     }
 
-    async fn write(
-        &self,
-        space: Space,
-        change: impl FnOnce(&mut crate::state::Transaction<'_>),
-    ) -> Result<(), Stopped> {
-        let outcome = self.plane.ledger.write(space, |tx| {
-            change(tx);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        match outcome.await {
-            Ok(()) => Ok(()),
-            Err(WriteError::Stopped(stopped)) => Err(stopped),
-            Err(WriteError::Refused(never)) => match never {},
-            Err(error @ WriteError::TooLarge { .. }) => unreachable!("one instance is small: {error}"),
-        }
+    async fn write(&self, space: Space, change: impl FnOnce(&mut Transaction<'_>)) -> Result<(), Stopped> {
+        super::write(&self.plane, space, change).await
     }
 
-    fn halt(&self, record: Arc<Instance>, volumes: Vec<Arc<Volume>>, until: Option<Timestamp>) -> Halt {
-        let left = until.map(|until| until.duration_since(self.plane.ledger.now()).unsigned_abs());
-        let until = left.map(|left| tokio::time::Instant::now() + left);
-        Halt { id: record.id, waiting: Some(Waiting { record, volumes, until }) }
+    fn instant(&self, time: Timestamp) -> Instant {
+        Instant::now() + time.duration_since(self.plane.ledger.now()).unsigned_abs()
     }
 
     fn pressed(&self) -> MutexGuard<'_, HashMap<InstanceId, Timestamp>> {
@@ -316,11 +288,4 @@ fn failed_to_start(error: &HostError) -> Cause {
         HostError::Failed(_) => "Server.InternalError",
     };
     Cause::Failure { code: code.to_owned(), message: error.to_string() }
-}
-
-async fn sleep_until(time: Option<tokio::time::Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }

@@ -22,15 +22,15 @@ fn here() -> Zone {
 }
 
 async fn launch(plane: &Plane, number: u8, zone: Zone) {
-    super::super::write(plane, space(), |tx| {
-        let mut instance = crate::testing::instance(id(number), InstanceState::Pending, tx.now());
-        instance.zone = zone;
-        tx.put(instance);
-        let volume = VolumeId::from_random([number; 16]);
-        tx.put(root_volume(volume, id(number), VolumeState::Available, tx.now()));
-    })
-    .await
-    .unwrap();
+    super::super::write(plane, space(), |tx| put(tx, number, zone)).await.unwrap();
+}
+
+fn put(tx: &mut Transaction<'_>, number: u8, zone: Zone) {
+    let mut instance = crate::testing::instance(id(number), InstanceState::Pending, tx.now());
+    instance.zone = zone;
+    tx.put(instance);
+    let volume = VolumeId::from_random([number; 16]);
+    tx.put(root_volume(volume, id(number), VolumeState::Available, tx.now()));
 }
 
 async fn change(plane: &Plane, number: u8, change: impl FnOnce(&mut Instance)) {
@@ -52,7 +52,7 @@ async fn begin() -> (Arc<Plane>, Arc<Simulation>) {
 }
 
 async fn a_moment() {
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,8 +111,11 @@ async fn what_is_to_stop_or_to_end_does_so_though_its_zone_has_failed() {
 async fn an_instance_that_was_about_to_start_does_not() {
     let (plane, machines) = begin().await;
     set(&plane, here(), ZoneState::Failed).await.unwrap();
-    launch(&plane, 1, here()).await;
-    super::super::write(&plane, space(), pass).await.unwrap();
+    let launch = |tx: &mut Transaction<'_>| {
+        put(tx, 1, here());
+        pass(tx);
+    };
+    super::super::write(&plane, space(), launch).await.unwrap();
     a_moment().await;
     let instance = now_is(&plane, 1);
     assert!(

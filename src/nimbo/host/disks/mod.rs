@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use control::ports::{BoxFuture, HostError};
+use control::ports::{BoxFuture, DiskChange, HostError, OnDiskChange};
 use tokio::sync::Semaphore;
 use types::{SnapshotId, VolumeId};
 
@@ -60,8 +60,6 @@ const PARTING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// So many volumes are filled in the background at a time.
 const FILLS: usize = 4;
-
-type Call = Arc<dyn Fn() + Send + Sync>;
 
 /// The volumes and snapshots of this host.
 #[derive(Clone)]
@@ -84,7 +82,7 @@ struct Shelf {
     /// Held by who begins snapshots.
     sealing: tokio::sync::Mutex<()>,
     fills: Semaphore,
-    on_change: Mutex<Option<Call>>,
+    on_change: Mutex<Option<OnDiskChange>>,
 }
 
 /// A volume.
@@ -334,10 +332,10 @@ impl Volumes {
             .context("a thread that works on volumes failed")?
     }
 
-    pub(in crate::host) fn tell(&self) {
+    pub(in crate::host) fn tell(&self, change: DiskChange) {
         let call = lock(&self.0.on_change).clone();
         if let Some(call) = call {
-            call();
+            call(change);
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::ports::{
-    BoxFuture, Disk, DiskSpec, Disks, HostError, SnapshotCopySpec, SnapshotProgress, SnapshotSpec,
+    BoxFuture, Disk, DiskChange, DiskSpec, Disks, HostError, OnDiskChange, SnapshotCopySpec,
+    SnapshotProgress, SnapshotSpec,
 };
 use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
@@ -68,7 +69,7 @@ impl HostDisks {
             }
             volumes.release(id).await;
             lock(&parting).remove(&(id, instance));
-            volumes.tell();
+            volumes.tell(DiskChange::Volume(id));
         });
     }
 }
@@ -125,7 +126,7 @@ impl Disks for HostDisks {
             if plugged.is_err() {
                 self.volumes.release(id).await;
             }
-            self.volumes.tell();
+            self.volumes.tell(DiskChange::Volume(id));
             plugged
         })
     }
@@ -155,7 +156,7 @@ impl Disks for HostDisks {
         Box::pin(self.volumes.delete_snapshot(id))
     }
 
-    fn on_disk_change(&self, call: Arc<dyn Fn() + Send + Sync>) {
+    fn on_disk_change(&self, call: OnDiskChange) {
         *lock(&self.volumes.0.on_change) = Some(call);
     }
 }

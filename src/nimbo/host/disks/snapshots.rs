@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ::volume::crypt::KeyName;
 use ::volume::snapshot::{Progress, SnapshotError, SnapshotName};
 use anyhow::{Context as _, bail};
-use control::ports::{HostError, SnapshotCopySpec, SnapshotSpec};
+use control::ports::{DiskChange, HostError, SnapshotCopySpec, SnapshotSpec};
 use tokio::task::JoinSet;
 use types::{SnapshotId, VolumeId};
 
@@ -442,7 +442,7 @@ impl Volumes {
             .get_mut(&id)
             .is_some_and(|known| std::mem::replace(&mut known.percent, percent) != percent);
         if is_news {
-            self.tell();
+            self.tell(DiskChange::Snapshot(id));
         }
     }
 
@@ -479,7 +479,7 @@ impl Volumes {
                 lock(&self.0.known).remove(&id);
             }
         }
-        self.tell();
+        self.tell(DiskChange::Snapshot(id));
         Ok(true)
     }
 }

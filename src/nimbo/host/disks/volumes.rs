@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use control::ports::{DiskSpec, HostError};
+use control::ports::{DiskChange, DiskSpec, HostError};
 use types::{VolumeId, VolumeSpec};
 
 use super::make::Source;
@@ -204,7 +204,7 @@ impl Volumes {
             pause = wait(pause).await;
         }
         lock(&self.0.slots).remove(&slot.id);
-        self.tell();
+        self.tell(DiskChange::Volume(slot.id));
     }
 
     async fn remove_now(&self, slot: &Arc<Slot>, turn: &mut Turn) -> anyhow::Result<()> {
@@ -244,7 +244,7 @@ impl Volumes {
         let (id, written) = (slot.id, record.clone());
         self.blocking(move |shelf| shelf.volumes.put(id, &written)).await?;
         *lock(&slot.record) = Some(record);
-        self.tell();
+        self.tell(DiskChange::Volume(id));
         Ok(())
     }
 }

@@ -1,12 +1,13 @@
 //! A host that can be had to refuse, to take its time and to hang.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 use crate::ports::{
-    BoxFuture, Disk, DiskSpec, Disks, HostError, SnapshotCopySpec, SnapshotProgress, SnapshotSpec,
+    BoxFuture, Disk, DiskSpec, Disks, HostError, OnDiskChange, SnapshotCopySpec, SnapshotProgress,
+    SnapshotSpec,
 };
 use crate::simulation::Simulation;
 
@@ -114,7 +115,7 @@ impl Disks for Fake {
         self.effect("delete snapshot".to_owned(), move |host| host.delete_snapshot(id))
     }
 
-    fn on_disk_change(&self, call: Arc<dyn Fn() + Send + Sync>) {
+    fn on_disk_change(&self, call: OnDiskChange) {
         self.host.on_disk_change(call);
     }
 }

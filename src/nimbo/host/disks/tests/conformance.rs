@@ -95,7 +95,7 @@ async fn who_listens_is_told_of_every_change() {
     let lab = Lab::new();
     let changed = Arc::new(tokio::sync::Notify::new());
     let nudge = Arc::clone(&changed);
-    lab.disks.on_disk_change(Arc::new(move || nudge.notify_one()));
+    lab.disks.on_disk_change(Arc::new(move |_| nudge.notify_one()));
     lab.disks.create(spec(vol(1), None, None)).await.unwrap();
     let ready = async {
         while !matches!(lab.disks.disk(vol(1)), Some(Disk::Ready { .. })) {
