@@ -268,6 +268,8 @@ pub enum Disk {
 /// A snapshot on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotProgress {
+    /// It is begun, and what it is of is not fixed yet.
+    Beginning,
     /// What it is of is fixed, and is being kept.
     Pending {
         percent: u8,

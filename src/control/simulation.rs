@@ -15,7 +15,6 @@ use types::InstanceId;
 
 use crate::capacity::Capacity;
 use crate::ports::{BoxFuture, CpuLimit, End, HostError, Machine, MachineSpec, Machines, Probe};
-use crate::records::{Instance, InstanceState};
 use crate::state::State;
 pub use delays::Delays;
 
@@ -73,10 +72,7 @@ impl Simulation {
     pub fn adopt(&self, state: &State) {
         for (_, tables) in state.spaces() {
             let mut machines = self.machines();
-            let is_there = |instance: &&Arc<Instance>| {
-                instance.state == InstanceState::Running && instance.outage.is_none()
-            };
-            let running = tables.instances.iter().filter(is_there);
+            let running = tables.instances.iter().filter(|instance| instance.is_up());
             machines.extend(running.map(|instance| (instance.id, Guest::default())));
             self.disks.adopt(tables, |id| machines.contains_key(&id));
         }

@@ -101,6 +101,7 @@ pub(crate) fn instance(id: InstanceId, state: InstanceState, launched: Timestamp
         reboots_done: 0,
         health: Health::default(),
         outage: None,
+        rest: None,
     }
 }
 

@@ -107,7 +107,7 @@ def guest(debian_image: str, vsock: Path) -> Iterator[Guest]:
         arguments += ["--user-data", user_data.name, "--publish", f"127.0.0.1:{port}:80"]
         with running(*arguments) as guest:
             guest.port = port
-            finished = guest.wait_for(r"Cloud-init v\. \S+ finished at .* Datasource (\S+)\s", seconds=600)
+            finished = guest.wait_for_boot(r"Cloud-init v\. \S+ finished at .* Datasource (\S+)\s", seconds=600)
             assert finished[1].startswith("DataSourceEc2")
             yield guest
 

@@ -1,114 +1,27 @@
 """A region of real instances, driven by boto3: launched, stopped, changed, rebooted, ended, and its server killed in the middle."""
 
-import configparser
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from guest import NIMBO, PATIENCE_S, wait_until
-from server import Server
+from guest import wait_until
+from region import Instance, Region
 
 USER_DATA = """#!/bin/sh
 echo "first boot of $(hostname)" > /root/user-data
 """
-DELAY = {"Delay": 1, "MaxAttempts": int(PATIENCE_S)}
-
-
-class Region:
-    """A server with a state of its own, which can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / "state"
-        self.start()
-
-    def start(self) -> None:
-        self.server = Server("--state", str(self.state), "--run", str(self.folder / "run"))
-        known = configparser.ConfigParser()
-        known.read(self.state / "credentials")
-        keys = known[known.sections()[0] if known.sections() else "default"]
-        self.ec2 = self.server.client("ec2", account=keys["aws_access_key_id"], secret=keys["aws_secret_access_key"])
-
-    def kill(self) -> None:
-        self.server.kill()
-
-    def wait(self, waiter: str, **arguments: Any) -> None:
-        self.ec2.get_waiter(waiter).wait(WaiterConfig=DELAY, **arguments)
-
-    def instance(self, identity: str) -> dict[str, Any]:
-        return self.ec2.describe_instances(InstanceIds=[identity])["Reservations"][0]["Instances"][0]
-
-    def processes(self) -> dict[str, int]:
-        """The processes of all microVMs, by their instances."""
-        names = (self.folder / "run/instances").glob("*/process.json")
-        return {name.parent.name: int(re.search(r'"pid":(\d+)', name.read_text()).group(1)) for name in names}
-
-    def volume_servers(self) -> list[int]:
-        """The processes that serve its volumes."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (process / "cmdline").read_bytes().split(b"\0")
-                if words[1:3] == [b"volume", b"serve"] and any(bytes(self.state) in word for word in words):
-                    found.append(int(process.name))
-        return found
-
-    def image(self, file: str) -> str:
-        command = [NIMBO, "image", "import", file, "--name", "tiny", "--state", str(self.state)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-class Instance:
-    """An instance that is logged in to at its private address."""
-
-    def __init__(self, region: Region, identity: str, key: Path) -> None:
-        self.region, self.id, self.key = region, identity, key
-
-    def seen(self) -> dict[str, Any]:
-        return self.region.instance(self.id)
-
-    def try_to_run(self, command: str) -> subprocess.CompletedProcess[str]:
-        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5", "-o", "BatchMode=yes"]
-        address = self.seen()["PrivateIpAddress"]
-        return subprocess.run(["ssh", "-i", str(self.key), *options, f"root@{address}", command], capture_output=True, text=True, timeout=PATIENCE_S)
-
-    def run(self, command: str) -> str:
-        """What a command prints, as soon as the guest lets anybody in."""
-        said = []
-
-        def answer() -> str | None:
-            done = self.try_to_run(command)
-            said.append(done.stderr)
-            return f"{done.stdout} " if done.returncode == 0 else None
-
-        try:
-            return str(wait_until(answer, command)).strip()
-        except AssertionError:
-            raise AssertionError(f"{command}: {said[-1]}; console: {self.console()[-2000:]}") from None
-
-    def console(self) -> str:
-        log = self.region.folder / "run/consoles" / f"{self.id}.log"
-        return log.read_text(errors="replace") if log.exists() else ""
+SECOND_USER_DATA = USER_DATA.replace("first boot", "second instance")
 
 
 @pytest.fixture(scope="module")
 def region(tmp_path_factory) -> Iterator[Region]:
-    region = Region(tmp_path_factory.mktemp("region"))
-    try:
+    with Region(tmp_path_factory.mktemp("region")) as region:
         yield region
-    finally:
-        with contextlib.suppress(Exception):
-            region.kill()
-        for process in [*region.processes().values(), *region.volume_servers()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +96,9 @@ def test_a_reboot_keeps_the_process_the_addresses_and_what_was_written(region, i
     # The guest shuts down: nobody has to write down for it what it has in memory.
     instance.run("echo not yet > /root/unsynced")
     before, processes = instance.seen(), region.processes()
-    boot = instance.run("cat /proc/sys/kernel/random/boot_id")
+    boot = instance.boot()
     region.ec2.reboot_instances(InstanceIds=[instance.id])
-    wait_until(lambda: instance.run("cat /proc/sys/kernel/random/boot_id") != boot, "another boot")
+    wait_until(lambda: instance.boot() != boot, "another boot")
     after = instance.seen()
     assert (after["PublicIpAddress"], after["State"]["Name"]) == (before["PublicIpAddress"], "running")
     assert region.processes() == processes
@@ -206,14 +119,96 @@ def test_a_volume_is_plugged_into_the_running_guest_and_unplugged(region, instan
     region.ec2.delete_volume(VolumeId=volume)
 
 
+@contextlib.contextmanager
+def another(region: Region, image: str, key: Path) -> Iterator[Instance]:
+    """A second instance, for as long as the block runs."""
+    launched = region.ec2.run_instances(
+        ImageId=image, InstanceType="t3.nano", MinCount=1, MaxCount=1, KeyName="test", UserData=SECOND_USER_DATA
+    )
+    second = Instance(region, launched["Instances"][0]["InstanceId"], key)
+    try:
+        region.wait("instance_running", InstanceIds=[second.id])
+        yield second
+    finally:
+        region.ec2.terminate_instances(InstanceIds=[second.id])
+        region.wait("instance_terminated", InstanceIds=[second.id])
+
+
+@pytest.fixture
+def data_disk(region, instance) -> Iterator[str]:
+    """A second disk of the instance, with something on it."""
+    zone = instance.seen()["Placement"]["AvailabilityZone"]
+    volume = region.ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
+    region.wait("volume_available", VolumeIds=[volume])
+    region.ec2.attach_volume(VolumeId=volume, InstanceId=instance.id, Device="/dev/sdf")
+    wait_until(lambda: instance.try_to_run("test -e /sys/block/vdb").returncode == 0, "a second disk")
+    instance.run("echo on the second disk | dd of=/dev/vdb conv=fsync")
+    yield volume
+    region.ec2.detach_volume(VolumeId=volume)
+    region.wait("volume_available", VolumeIds=[volume])
+    region.ec2.delete_volume(VolumeId=volume)
+
+
+def test_an_image_of_a_running_instance_has_what_its_guest_had_in_memory(region, instance, data_disk, key):
+    # The guest shuts down for it: nobody has to write down for it what it has in memory.
+    instance.run("echo not yet > /root/unsynced-for-image")
+    before, boot = instance.seen(), instance.boot()
+    image = region.ec2.create_image(InstanceId=instance.id, Name="rebooted")["ImageId"]
+
+    def is_available() -> bool:
+        now = instance.seen()
+        assert (now["State"]["Name"], now["PublicIpAddress"]) == ("running", before["PublicIpAddress"])
+        return region.ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available"
+
+    wait_until(is_available, "the image")
+    # Its guest is back.
+    assert instance.boot() != boot
+    assert instance.run("cat /root/unsynced-for-image") == "not yet"
+    mappings = region.ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"]
+    assert sorted(mapping["DeviceName"] for mapping in mappings) == ["/dev/sdf", "/dev/xvda"]
+    with another(region, image, key) as second:
+        assert second.run("cat /root/unsynced-for-image") == "not yet"
+        assert second.run("head -c 18 /dev/vdb") == "on the second disk"
+        # All else is its own.
+        wait_until(lambda: second.run("cat /root/user-data").startswith("second instance of ip-"), "its own user data")
+        assert second.run("cat /root/user-data").endswith(second.run("hostname"))
+        assert second.run("hostname") != instance.run("hostname")
+        assert second.run("cat /sys/class/dmi/id/board_asset_tag") == second.id
+        assert second.host_key() != instance.host_key()
+        volumes = {mapping["Ebs"]["VolumeId"] for mapping in second.seen()["BlockDeviceMappings"]}
+        assert len(volumes) == 2 and data_disk not in volumes
+    assert instance.run("cat /root/user-data").startswith("first boot of ip-")
+
+
+def test_an_image_without_a_reboot_is_as_after_a_power_cut(region, instance, key):
+    instance.run("echo written > /root/synced && sync")
+    boot = instance.boot()
+    image = region.ec2.create_image(InstanceId=instance.id, Name="quiet", NoReboot=True)["ImageId"]
+    region.wait("image_available", ImageIds=[image])
+    assert instance.boot() == boot
+    with another(region, image, key) as second:
+        assert second.run("cat /root/synced") == "written"
+
+
+def test_an_image_is_made_though_the_server_is_killed_meanwhile(region, instance):
+    boot = instance.boot()
+    image = region.ec2.create_image(InstanceId=instance.id, Name="killed")["ImageId"]
+    # The guest is about to shut down, or has; the next server finds it wherever it is.
+    region.kill()
+    region.start()
+    region.wait("image_available", ImageIds=[image])
+    assert instance.boot() != boot
+    assert instance.seen()["State"]["Name"] == "running"
+
+
 def test_a_server_that_is_killed_disturbs_nothing(region, instance):
     processes = region.processes()
-    boot = instance.run("cat /proc/sys/kernel/random/boot_id")
+    boot = instance.boot()
     region.kill()
     region.start()
     assert region.processes() == processes
     assert instance.seen()["State"]["Name"] == "running"
-    assert instance.run("cat /proc/sys/kernel/random/boot_id") == boot
+    assert instance.boot() == boot
     # Who answers in its network is there again.
     assert instance.run("wget -qO- http://169.254.169.254/latest/meta-data/instance-id") == instance.id
     assert instance.run("nslookup $(hostname) >/dev/null && echo found") == "found"

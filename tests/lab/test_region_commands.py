@@ -1,17 +1,20 @@
 """The commands that reach into a guest, on an instance of a region."""
 
+import fcntl
 import os
 import select
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guest import PATIENCE_S, wait_until
+from region import Instance
 from server import nimbo
-from test_region import Instance, image, instance, key, region  # noqa: F401
+from test_region import image, instance, key, region  # noqa: F401
 
 
 def options(instance: Instance) -> list[str]:  # noqa: F811
@@ -51,6 +54,55 @@ def test_the_console_shows_what_the_guest_writes_and_is_left(instance, console):
         seen += os.read(console.stdout.fileno(), 1 << 16)
     console.send_signal(signal.SIGTERM)
     assert console.wait(PATIENCE_S) == 0
+    assert instance.seen()["State"]["Name"] == "running"
+
+
+@pytest.fixture
+def typed(instance) -> Iterator[tuple[subprocess.Popen, int]]:  # noqa: F811
+    """The console on a terminal, and what is typed at and seen on that."""
+    run = instance.region.folder / "run"
+    command = [os.environ["NIMBO"], "console", *options(instance), "--run", str(run)]
+    ours, its = os.openpty()
+
+    def control() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True, preexec_fn=control)
+    os.close(its)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def see(terminal: int, wanted: bytes) -> None:
+    """Waits until that is on the terminal."""
+    seen, end = b"", time.monotonic() + PATIENCE_S
+    while wanted not in seen:
+        ready, _, _ = select.select([terminal], [], [], max(end - time.monotonic(), 0))
+        assert ready, seen
+        seen += os.read(terminal, 1 << 16)
+
+
+def test_what_is_typed_at_the_console_reaches_a_shell_and_a_key_leaves_it(instance, typed):  # noqa: F811
+    process, terminal = typed
+    see(terminal, b"press Ctrl-] to leave")
+    os.write(terminal, b"\r")
+    see(terminal, b"# ")
+    # The shell's answer, and not the echo of what was typed.
+    os.write(terminal, b"echo typed-$((40 + 2))\r")
+    see(terminal, b"typed-42")
+    # Ctrl-C is the guest's, and ends nothing but what runs there.
+    os.write(terminal, b"sleep 1000\r")
+    see(terminal, b"sleep 1000")
+    wait_until(lambda: "sleep 1000" in instance.run("ps"), "what was typed runs")
+    os.write(terminal, b"\x03echo after-$((40 + 3))\r")
+    see(terminal, b"after-43")
+    os.write(terminal, b"\x1d")
+    see(terminal, b"left the console")
+    assert process.wait(PATIENCE_S) == 0
     assert instance.seen()["State"]["Name"] == "running"
 
 

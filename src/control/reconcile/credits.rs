@@ -87,7 +87,7 @@ fn running(plane: &Plane) -> Vec<Running> {
         for (space, tables) in state.spaces() {
             for instance in tables.instances.iter() {
                 // Without a microVM nothing is earned, and the next one is not held.
-                if instance.state != InstanceState::Running || instance.outage.is_some() {
+                if !instance.is_up() {
                     continue;
                 }
                 let kind = InstanceType::find(&instance.instance_type);

@@ -27,7 +27,7 @@ use super::{CHANGES_MAX, sleep_until};
 use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::{DiskChange, Disks};
-use crate::records::{Former, Image, Snapshot, SnapshotSource, Tables, Volume};
+use crate::records::{Former, Image, Snapshot, SnapshotSource, Volume};
 use crate::state::{Record as _, Space, State};
 
 /// What a host did not do, or has not got on with, is asked of it again after so long.
@@ -202,16 +202,21 @@ fn touched(state: &State, space: Space, former: &Former, note: &mut dyn FnMut(Su
             volume_of(space, tables.volumes.get(*id), note);
             deleted(state, before.as_ref().and_then(|volume| volume.snapshot), note);
         }
-        // Its volumes are attached when it runs, and let go when it does not.
+        // Its volumes are attached when it runs, and let go when it does not; snapshots may await that it does not.
         Former::Instance(id, _) => {
             tables.volumes.linked_to(*id).for_each(|volume| volume_of(space, Some(volume), note));
+            tables.snapshots.linked_to(*id).for_each(|snapshot| snapshot_of(space, snapshot, note));
         }
         Former::Snapshot(id, before) => {
-            snapshot_of(space, tables, *id, note);
+            tables.snapshots.get(*id).iter().for_each(|snapshot| snapshot_of(space, snapshot, note));
             match before.as_ref().map(|snapshot| &snapshot.source) {
-                // It was kept for it.
+                // It was kept for it, and the next snapshot may have waited for this one.
                 Some(SnapshotSource::Volume { volume, .. }) => {
                     volume_of(space, tables.volumes.get(*volume), note);
+                    tables
+                        .snapshots
+                        .linked_to(*volume)
+                        .for_each(|snapshot| snapshot_of(space, snapshot, note));
                 }
                 Some(SnapshotSource::Snapshot { snapshot, .. }) => deleted(state, Some(*snapshot), note),
                 Some(SnapshotSource::Seed { .. }) | None => {}
@@ -233,7 +238,9 @@ fn told(state: &State, change: DiskChange, note: &mut dyn FnMut(Subject)) {
             }
         }
         DiskChange::Snapshot(id) => {
-            state.spaces().for_each(|(space, tables)| snapshot_of(space, tables, id, note));
+            for (space, tables) in state.spaces() {
+                tables.snapshots.get(id).iter().for_each(|snapshot| snapshot_of(space, snapshot, note));
+            }
             deleted(state, Some(id), note);
         }
         DiskChange::Any => unsettled(state, note),
@@ -246,8 +253,8 @@ fn volume_of(space: Space, volume: Option<&Arc<Volume>>, note: &mut dyn FnMut(Su
     }
 }
 
-fn snapshot_of(space: Space, tables: &Tables, id: SnapshotId, note: &mut dyn FnMut(Subject)) {
-    if let Some(snapshot) = tables.snapshots.get(id).filter(|snapshot| !snapshot.is_settled()) {
+fn snapshot_of(space: Space, snapshot: &Snapshot, note: &mut dyn FnMut(Subject)) {
+    if !snapshot.is_settled() {
         note((space, Work::Snapshots(moment(snapshot))));
     }
 }

@@ -119,7 +119,7 @@ fn due(plane: &Plane, silent: &mut HashMap<InstanceId, Silent>, looks_at_all: bo
 }
 
 fn can_be_asked(instance: &Instance) -> bool {
-    instance.state == InstanceState::Running && instance.outage.is_none()
+    instance.is_up()
 }
 
 fn boot(instance: &Instance) -> Boot {

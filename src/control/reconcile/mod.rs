@@ -11,6 +11,7 @@ pub mod health;
 pub mod instance;
 pub mod nat_gateway;
 pub mod peering;
+pub mod rest;
 pub mod unhosted;
 pub mod zone;
 

@@ -4,6 +4,8 @@
 //! Pending ──▶ Running ──▶ Stopping ──▶ Stopped ──start──▶ Pending
 //!    │           │            │           │
 //!    └───────────┴────────────┴───────────┴──▶ ShuttingDown ──▶ Terminated
+//!
+//! Running, for an image: no rest ─▶ Wanted ─▶ ShuttingDown ─▶ Begun ─▶ Over ─▶ no rest
 //! ```
 
 use jiff::Timestamp;
@@ -60,6 +62,9 @@ pub struct Instance {
     /// Its zone has failed under it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
+    /// It is being imaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
 }
 
 /// Why an instance has no microVM though its state says that it has one: to its owner it is there, and unreachable.
@@ -70,7 +75,33 @@ pub struct Outage {
     pub is_over: bool,
 }
 
+/// How far an instance has come whose guest shuts down, has snapshots of its volumes begin, and is started again. To its owner it runs all the
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rest {
+    /// The guest runs until the snapshots can begin.
+    Wanted,
+    ShuttingDown {
+        since: Timestamp,
+    },
+    /// There is no microVM: the snapshots may begin.
+    Begun,
+    /// They have begun, and it is started.
+    Over,
+}
+
 impl Instance {
+    /// Whether its guest is to run and to answer.
+    pub fn is_up(&self) -> bool {
+        self.state == InstanceState::Running && self.outage.is_none() && !self.is_resting()
+    }
+
+    /// Whether its guest is down for a while though its state does not say so, or about to be.
+    pub fn is_resting(&self) -> bool {
+        self.state == InstanceState::Running && !matches!(self.rest, None | Some(Rest::Wanted))
+    }
+
     /// Whether it takes up room on a host.
     pub fn is_on_host(&self) -> bool {
         match self.state {
@@ -174,6 +205,7 @@ impl crate::state::Record for Instance {
             InstanceState::Running => {
                 self.reboots_done == self.reboots_wanted
                     && self.outage.is_none()
+                    && self.rest.is_none()
                     && self.health != Health::Initializing
             }
             InstanceState::Stopped { .. } | InstanceState::Terminated { .. } => true,

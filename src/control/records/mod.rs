@@ -29,7 +29,7 @@ pub use gateways::{
     VpcPeeringConnection,
 };
 pub use health::Health;
-pub use instance::{Cause, Instance, InstanceState, MetadataOptions, Outage, ShutdownBehavior};
+pub use instance::{Cause, Instance, InstanceState, MetadataOptions, Outage, Rest, ShutdownBehavior};
 pub use interface::{Attachment, InterfaceOwner, NetworkInterface, PrivateAddress};
 pub use placement::{PlacementGroup, PlacementStrategy};
 pub use policy::{

@@ -22,6 +22,9 @@ pub struct Snapshot {
     /// The ARN of the key it is encrypted by.
     pub key: Option<String>,
     pub started: Timestamp,
+    /// It begins when the guest of this instance has shut down. None: it has begun, or waits for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<InstanceId>,
     pub sharing: Sharing,
     pub state: SnapshotState,
 }
@@ -76,6 +79,9 @@ impl Record for Snapshot {
             SnapshotSource::Volume { volume, .. } => link(volume.into()),
             SnapshotSource::Snapshot { snapshot, .. } => link(snapshot.into()),
             SnapshotSource::Seed { .. } => {}
+        }
+        if let Some(instance) = self.awaits {
+            link(instance.into());
         }
     }
 

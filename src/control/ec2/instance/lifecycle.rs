@@ -28,7 +28,7 @@ pub(crate) fn enter(tx: &mut Transaction<'_>, id: InstanceId, next: InstanceStat
             instance.health = Health::Initializing;
         }
         if !instance.is_on_host() {
-            instance.outage = None;
+            (instance.outage, instance.rest) = (None, None);
         }
     });
     if gives_up_addresses {

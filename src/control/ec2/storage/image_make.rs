@@ -11,7 +11,7 @@ use crate::ec2::errors::{id, incorrect_state, missing, not_found, unsupported};
 use crate::ec2::once::once;
 use crate::ec2::tags;
 use crate::records::{
-    BootMode, Image, ImageMapping, ImageOrigin, ImageState, Instance, InstanceState, Sharing, Snapshot,
+    BootMode, Image, ImageMapping, ImageOrigin, ImageState, Instance, InstanceState, Rest, Sharing, Snapshot,
     SnapshotState, TagSet, Volume,
 };
 use crate::state::{Transaction, View};
@@ -71,15 +71,18 @@ pub(super) fn create(
     let image: ImageId = tx.new_id();
     let kept = volumes.into_iter().filter(|(device, _)| mappings.iter().any(|it| it.device == *device));
     let (devices, volumes): (Vec<_>, Vec<_>) = kept.unzip();
-    let snapshots =
-        snapshot_make::begin(tx, &volumes, &format!("Created by CreateImage({instance_id}) for {image}"))?;
+    // What the guest has not written to its disks would not be in them.
+    let awaits = (is_running && input.no_reboot != Some(true)).then_some(instance_id);
+    let note = format!("Created by CreateImage({instance_id}) for {image}");
+    let snapshots = snapshot_make::begin(tx, &volumes, awaits, &note)?;
     for (device, snapshot) in devices.iter().zip(&snapshots) {
         mappings.iter_mut().filter(|it| it.device == *device).for_each(|it| it.snapshot = Some(*snapshot));
         tags::add(tx, *snapshot, snapshot_tags.clone())?;
     }
-    // What the guest has not written to its disks is not in them.
-    if is_running && input.no_reboot != Some(true) {
-        tx.update::<Instance>(instance_id, |instance| instance.reboots_wanted += 1);
+    if awaits.is_some() {
+        tx.update::<Instance>(instance_id, |instance| {
+            instance.rest.get_or_insert(Rest::Wanted);
+        });
     }
     tx.put(Image {
         id: image,

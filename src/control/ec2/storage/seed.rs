@@ -93,6 +93,7 @@ fn put(tx: &mut Transaction<'_>, seed: &SeedImage) {
         description: seed.description.clone(),
         key: None,
         started: now,
+        awaits: None,
         sharing: Sharing::default(),
         state: SnapshotState::Completed { ended: now },
     });

@@ -19,13 +19,14 @@ use crate::state::{Space, Transaction, View};
 /// Of one volume at a time, as AWS has it for SSDs.
 const PENDING_MAX: usize = 5;
 
-/// Begins snapshots of volumes, all of one moment, in their order.
+/// Begins snapshots of volumes, all of one moment, in their order; if they await an instance, when its guest has shut down.
 ///
 /// # Errors
 /// When one of them is not there, or cannot have another snapshot now.
 pub(super) fn begin(
     tx: &mut Transaction<'_>,
     volumes: &[VolumeId],
+    awaits: Option<InstanceId>,
     description: &str,
 ) -> Result<Vec<SnapshotId>, Error> {
     let ids: Vec<SnapshotId> = volumes.iter().map(|_| tx.new_id()).collect();
@@ -48,6 +49,7 @@ pub(super) fn begin(
             description: description.to_owned(),
             key: volume.key.clone(),
             started: tx.now(),
+            awaits,
             sharing: Sharing::default(),
             state: SnapshotState::Pending { percent: 0 },
         };
@@ -68,7 +70,7 @@ pub(super) fn create(
     let volume: VolumeId = id(&input.volume_id)?;
     let text = description(input.description)?;
     let tags = tags::specified(&input.tag_specifications, "snapshot")?;
-    let [id] = begin(tx, &[volume], &text)?[..] else { return Err(Error::internal()) };
+    let [id] = begin(tx, &[volume], None, &text)?[..] else { return Err(Error::internal()) };
     tags::add(tx, id, tags)?;
     shown_own(tx.view(), id)
 }
@@ -80,7 +82,7 @@ pub(super) fn create_several(
     let text = description(input.description)?;
     let tags = tags::specified(&input.tag_specifications, "snapshot")?;
     let volumes = chosen(tx.view(), &input.instance_specification)?;
-    let ids = begin(tx, &volumes, &text)?;
+    let ids = begin(tx, &volumes, None, &text)?;
     for (id, volume) in ids.iter().zip(&volumes) {
         let mut all = BTreeMap::new();
         if input.copy_tags_from_source.is_some() {
@@ -169,6 +171,7 @@ impl Copy<'_> {
             description: self.description.clone(),
             key: encryption::chosen(view, self.encrypted, self.key, before)?,
             started: view.now,
+            awaits: None,
             sharing: Sharing::default(),
             state: SnapshotState::Pending { percent: 0 },
         })

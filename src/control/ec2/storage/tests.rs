@@ -9,8 +9,8 @@ use types::{ImageId, InstanceId, RandomId, VolumeId, VolumeKind, VolumeSpec};
 use super::{attachment, image_make, modification, snapshot_make, volume};
 use crate::ec2::tags;
 use crate::records::{
-    AttachmentState, Cause, Image, ImageState, Instance, InstanceState, Snapshot, SnapshotSource, TagSet,
-    Volume, VolumeState,
+    AttachmentState, Cause, Image, ImageState, Instance, InstanceState, Rest, Snapshot, SnapshotSource,
+    TagSet, Volume, VolumeState,
 };
 use crate::state::{State, Transaction};
 use crate::testing::{Seeded, space};
@@ -304,10 +304,10 @@ fn an_image_has_all_volumes_of_its_instance() {
                 "{source:?}"
             );
         }
-        assert_eq!(tx.get::<Instance>(instance).unwrap().reboots_wanted, 0);
+        assert_eq!(tx.get::<Instance>(instance).unwrap().rest, None);
         assert_eq!(code(image(tx, instance, "both", Vec::new(), true)), "InvalidAMIName.Duplicate");
         image(tx, instance, "quiet", Vec::new(), false).unwrap();
-        assert_eq!(tx.get::<Instance>(instance).unwrap().reboots_wanted, 1);
+        assert_eq!(tx.get::<Instance>(instance).unwrap().rest, Some(Rest::Wanted));
     });
 }
 

@@ -66,7 +66,7 @@ pub enum Change {
 pub struct Around {
     /// Instances whose guests run.
     pub running: BTreeSet<InstanceId>,
-    /// Instances that are being started, with the volumes that they had when that began.
+    /// Instances that are being started, or are about to, with the volumes that they had when that began.
     pub starting: BTreeSet<InstanceId>,
     /// A snapshot of it is not complete.
     pub is_being_kept: bool,
@@ -252,7 +252,7 @@ impl Effect {
 pub enum SnapshotStep {
     /// On the host.
     Begin,
-    /// In the record.
+    /// In the record; from then on it awaits nobody.
     Enter(SnapshotState),
     /// Nothing, until the host has got on with it, or it is this time.
     Wait(Timestamp),
@@ -263,8 +263,13 @@ pub fn snapshot_deadline(snapshot: &Snapshot) -> Timestamp {
     after(snapshot.started, SNAPSHOT_DEADLINE)
 }
 
-/// What can be done about a snapshot that is pending.
-pub fn snapshot(snapshot: &Snapshot, progress: Option<&SnapshotProgress>, now: Timestamp) -> SnapshotStep {
+/// What can be done about a snapshot that is pending, and may begin or not.
+pub fn snapshot(
+    snapshot: &Snapshot,
+    progress: Option<&SnapshotProgress>,
+    may_begin: bool,
+    now: Timestamp,
+) -> SnapshotStep {
     let deadline = snapshot_deadline(snapshot);
     match progress {
         Some(SnapshotProgress::Complete) => SnapshotStep::Enter(SnapshotState::Completed { ended: now }),
@@ -276,9 +281,11 @@ pub fn snapshot(snapshot: &Snapshot, progress: Option<&SnapshotProgress>, now: T
         }
         Some(SnapshotProgress::Pending { percent }) => {
             let state = SnapshotState::Pending { percent: (*percent).min(99) };
-            if snapshot.state == state { SnapshotStep::Wait(deadline) } else { SnapshotStep::Enter(state) }
+            let is_told = snapshot.state == state && snapshot.awaits.is_none();
+            if is_told { SnapshotStep::Wait(deadline) } else { SnapshotStep::Enter(state) }
         }
-        None => SnapshotStep::Begin,
+        None if may_begin => SnapshotStep::Begin,
+        None | Some(SnapshotProgress::Beginning) => SnapshotStep::Wait(deadline),
     }
 }
 

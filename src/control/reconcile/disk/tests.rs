@@ -9,8 +9,8 @@ use super::*;
 use crate::ports::{Disk, DiskSpec, HostError, SnapshotProgress, SnapshotSpec};
 use crate::records::{
     AttachmentState, DeletedSnapshot, Image, ImageMapping, ImageOrigin, ImageState, Instance, InstanceState,
-    ModificationState, Sharing, Snapshot, SnapshotSource, SnapshotState, Stored, Volume, VolumeAttachment,
-    VolumeModification, VolumeState,
+    ModificationState, Rest, Sharing, Snapshot, SnapshotSource, SnapshotState, Stored, Volume,
+    VolumeAttachment, VolumeModification, VolumeState,
 };
 use crate::simulation::Simulation;
 use crate::state::{Record as _, Transaction};
@@ -73,6 +73,7 @@ fn snapshot(number: u8, source: SnapshotSource, now: Timestamp) -> Snapshot {
         description: String::new(),
         key: None,
         started: now,
+        awaits: None,
         sharing: Sharing::default(),
         state: SnapshotState::Pending { percent: 0 },
     }
@@ -240,6 +241,52 @@ async fn a_process_that_is_killed_between_any_two_effects_is_gone_on_from() {
             check_all_done(&next, &fake.host);
         }
     }
+}
+
+/// What awaits a guest begins when that is down, and goes on awaiting it until the host says that it has begun.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_waits_for_a_guest_to_shut_down() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    host_before(&fake.host).await;
+    write(&plane, |tx, now| {
+        tx.put(Instance { rest: Some(Rest::Wanted), ..running(now) });
+        for (number, volume) in [(21, 12), (22, 13)] {
+            tx.put(Snapshot { awaits: Some(id(1)), ..of_volume(number, volume, 21, now) });
+        }
+    })
+    .await;
+    let rest = async |rest| {
+        write(&plane, |tx, _| assert!(tx.update::<Instance>(id(1), |it| it.rest = Some(rest)))).await;
+        pass(&plane, &fake).await;
+    };
+    let awaits = || [21, 22].map(|number| get::<Snapshot>(&plane, id(number)).unwrap().awaits);
+    pass(&plane, &fake).await;
+    rest(Rest::ShuttingDown { since: Timestamp::UNIX_EPOCH }).await;
+    assert_eq!(asked(&fake), 0);
+    fake.told().progress = Some(SnapshotProgress::Beginning);
+    rest(Rest::Begun).await;
+    assert_eq!((fake.told().effects.clone(), awaits()), (vec!["snapshots 2".to_owned()], [Some(id(1)); 2]));
+    fake.told().progress = Some(SnapshotProgress::Pending { percent: 0 });
+    pass(&plane, &fake).await;
+    assert_eq!((asked(&fake), awaits()), (1, [None; 2]));
+}
+
+/// An instance at rest is given what was attached to it when it is started, and nothing before.
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_not_plugged_into_a_guest_at_rest() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    host_before(&fake.host).await;
+    write(&plane, |tx, now| {
+        tx.put(Instance { rest: Some(Rest::Begun), ..running(now) });
+        tx.put(attached(13, AttachmentState::Attaching, now));
+    })
+    .await;
+    pass(&plane, &fake).await;
+    let state = |plane: &Plane| get::<Volume>(plane, id(13)).unwrap().attachments[0].state;
+    assert_eq!((asked(&fake), state(&plane)), (0, AttachmentState::Attaching));
+    write(&plane, |tx, _| assert!(tx.update::<Instance>(id(1), |it| it.rest = None))).await;
+    pass(&plane, &fake).await;
+    assert_eq!(state(&plane), AttachmentState::Attached);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use super::plan::{self, Around, Change, Effect, SnapshotStep, Step};
 use super::{Ask, Halt, Held, RETRY, Reconciler, moment};
 use crate::ledger::{AsOf, Stopped};
 use crate::ports::{DiskSpec, HostError, SnapshotCopySpec, SnapshotSpec};
+use crate::reconcile::rest;
 use crate::records::{
     DeletedSnapshot, Image, ImageState, Instance, InstanceState, Snapshot, SnapshotSource, SnapshotState,
     Tables, Volume, VolumeState,
@@ -92,14 +93,18 @@ impl Reconciler {
     ) -> Result<Halt, Stopped> {
         let mut count = 0;
         loop {
-            let (pending, seen) = self.read(|state| Some(of_moment(state.space(space)?, moment))).await?;
-            let Some(pending) = pending.filter(|pending| !pending.is_empty()) else {
-                return Ok(Halt::for_good(seen));
+            let look = |state: &State| {
+                let tables = state.space(space)?;
+                let pending = of_moment(tables, moment);
+                let may_begin = pending.iter().all(|snapshot| rest::may_begin(tables, snapshot));
+                (!pending.is_empty()).then_some((pending, may_begin))
             };
+            let (found, seen) = self.read(look).await?;
+            let Some((pending, may_begin)) = found else { return Ok(Halt::for_good(seen)) };
             let (mut entered, mut to_begin, mut wake) = (false, Vec::new(), None);
             for snapshot in &pending {
                 let progress = self.disks.snapshot(snapshot.id);
-                match plan::snapshot(snapshot, progress.as_ref(), self.plane.ledger.now()) {
+                match plan::snapshot(snapshot, progress.as_ref(), may_begin, self.plane.ledger.now()) {
                     SnapshotStep::Enter(state) => {
                         self.enter(space, snapshot.id, state).await?;
                         entered = true;
@@ -159,7 +164,7 @@ impl Reconciler {
 
     async fn enter(&self, space: Space, id: SnapshotId, state: SnapshotState) -> Result<(), Stopped> {
         self.write(space, |tx| {
-            tx.update::<Snapshot>(id, |snapshot| snapshot.state = state);
+            tx.update::<Snapshot>(id, |snapshot| (snapshot.state, snapshot.awaits) = (state, None));
         })
         .await
     }
@@ -254,9 +259,9 @@ fn around(tables: &Tables, volume: &Volume) -> Around {
     let mut snapshots = tables.snapshots.linked_to(volume.id);
     Around {
         running: those(|it| {
-            matches!(it.state, InstanceState::Running | InstanceState::Stopping { .. }) && it.outage.is_none()
+            it.is_up() || matches!(it.state, InstanceState::Stopping { .. }) && it.outage.is_none()
         }),
-        starting: those(|it| matches!(it.state, InstanceState::Pending)),
+        starting: those(|it| it.state == InstanceState::Pending || it.is_resting()),
         is_being_kept: snapshots.any(|snapshot| matches!(snapshot.state, SnapshotState::Pending { .. })),
     }
 }

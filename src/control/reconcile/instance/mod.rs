@@ -17,15 +17,16 @@ use types::InstanceId;
 pub use plan::{GRACE, REMEMBERED};
 
 use super::agenda::Agenda;
+use super::rest::{self, Awaited};
 use super::{CHANGES_MAX, sleep_until};
 use crate::ec2::instance::lifecycle;
 use crate::ec2::instance::machine::machine;
 use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::{HostError, Machines};
-use crate::records::{Cause, Former, Health, Instance, InstanceState, Volume, VolumeState};
+use crate::records::{Cause, Former, Health, Instance, InstanceState, Rest, Volume, VolumeState};
 use crate::state::{Record as _, Space, State, Transaction};
-use plan::{Step, Volumes, not_started, plan};
+use plan::{Around, Step, Volumes, not_started, plan};
 
 /// How often all instances are looked at, whatever happened: what nobody told is found then.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -46,6 +47,14 @@ pub struct InstanceReconciler {
 struct Changed {
     ids: Mutex<HashSet<InstanceId>>,
     nudge: Notify,
+}
+
+/// An instance, and what else matters for it.
+struct Seen {
+    record: Arc<Instance>,
+    /// Until it is started.
+    volumes: Vec<Arc<Volume>>,
+    awaited: Awaited,
 }
 
 /// Where work on an instance came to a halt.
@@ -119,6 +128,13 @@ impl InstanceReconciler {
                                 note(attachment.instance, |it| it.state == InstanceState::Pending);
                             }
                         }
+                        Former::Snapshot(id, before) => {
+                            let now = tables.snapshots.get(*id);
+                            let both = before.iter().chain(now).map(AsRef::as_ref);
+                            for awaiting in both.flat_map(|snapshot| rest::about(tables, snapshot)) {
+                                note(awaiting, |instance| !instance.is_settled());
+                            }
+                        }
                         _ => {}
                     }
                 }
@@ -156,21 +172,25 @@ impl InstanceReconciler {
             let (found, as_of) = ledger.read(|state| find(state, space, id));
             ledger.settled(as_of).await?;
             let halt = |until| Halt { subject: (space, id), seen: as_of, until };
-            let Some((record, volumes)) = found else { return Ok(halt(None)) };
+            let Some(seen) = found else { return Ok(halt(None)) };
             let machine = self.machines.observe(id);
             let asked = self.pressed().get(&id).copied();
-            let step = plan(&record, machine.as_ref(), &readiness(&volumes), asked, ledger.now());
+            let around = Around { volumes: readiness(&seen.volumes), awaited: seen.awaited, asked };
+            let step = plan(&seen.record, machine.as_ref(), &around, ledger.now());
             tracing::debug!(%id, ?step, "instance");
+            let record = &seen.record;
             let outcome = match step {
                 Step::Wait(until) => return Ok(halt(until.map(|until| self.instant(until)))),
-                Step::Start => match self.start(space, &record).await {
+                Step::Start => match self.start(space, record).await {
                     Ok(()) => Ok(()),
                     // It is as unreachable as before, and its host is asked again.
-                    Err(error) if record.state == InstanceState::Running => Err(error),
+                    Err(error) if record.outage.is_some() && record.state == InstanceState::Running => {
+                        Err(error)
+                    }
                     Err(error) => {
                         tracing::warn!(%id, "cannot be started: {error}");
-                        let next = not_started(&record, failed_to_start(&error), ledger.now());
-                        self.enter(space, &record, next).await.map(Ok)?
+                        let next = not_started(record, failed_to_start(&error), ledger.now());
+                        self.enter(space, record, next).await.map(Ok)?
                     }
                 },
                 Step::PressPowerButton => {
@@ -178,16 +198,21 @@ impl InstanceReconciler {
                     self.machines.press_power_button(id).await
                 }
                 Step::Reset => match self.machines.reset(id).await {
-                    Ok(()) => self.rebooted(space, &record).await.map(Ok)?,
+                    Ok(()) => self.rebooted(space, record).await.map(Ok)?,
                     Err(error) => Err(error),
                 },
                 Step::Kill => self.machines.kill(id).await,
                 Step::Forget => self.machines.forget(id).await,
                 Step::Enter(next) => {
                     self.pressed().remove(&id);
-                    self.enter(space, &record, next).await.map(Ok)?
+                    self.enter(space, record, next).await.map(Ok)?
                 }
-                Step::Recover => self.recovered(space, &record).await.map(Ok)?,
+                Step::Recover => self.recovered(space, record).await.map(Ok)?,
+                Step::Rest(next) => {
+                    self.pressed().remove(&id);
+                    self.rest(space, &seen, next).await.map(Ok)?
+                }
+                Step::Wake => self.woke(space, record).await.map(Ok)?,
                 Step::Drop => match self.machines.discard(id).await {
                     Ok(()) => self.write(space, |tx| tx.remove::<Instance>(id)).await.map(Ok)?,
                     Err(error) => Err(error),
@@ -245,6 +270,34 @@ impl InstanceReconciler {
         .await
     }
 
+    /// Writes how far its rest has come, unless it or what waits for it changed meanwhile.
+    async fn rest(&self, space: Space, seen: &Seen, next: Option<Rest>) -> Result<(), Stopped> {
+        let before = &*seen.record;
+        self.write(space, |tx| {
+            let is_same = tx.get::<Instance>(before.id) == Some(before);
+            if is_same && rest::awaited(tx.tables(), before.id) == seen.awaited {
+                tx.update::<Instance>(before.id, |instance| instance.rest = next);
+            }
+        })
+        .await
+    }
+
+    /// It has booted again, as if by one more reboot. Snapshots that had to wait for others may have it rest again.
+    async fn woke(&self, space: Space, before: &Instance) -> Result<(), Stopped> {
+        self.write(space, |tx| {
+            let is_awaited = rest::awaited(tx.tables(), before.id) != Awaited::Nothing;
+            tx.update::<Instance>(before.id, |instance| {
+                if instance.rest == before.rest {
+                    instance.rest = is_awaited.then_some(Rest::Wanted);
+                    instance.health = Health::Initializing;
+                    instance.reboots_wanted += 1;
+                    instance.reboots_done = before.reboots_wanted + 1;
+                }
+            });
+        })
+        .await
+    }
+
     async fn write(&self, space: Space, change: impl FnOnce(&mut Transaction<'_>)) -> Result<(), Stopped> {
         super::write(&self.plane, space, change).await
     }
@@ -258,15 +311,14 @@ impl InstanceReconciler {
     }
 }
 
-/// An instance, and its volumes as long as they matter: until it is started.
-fn find(state: &State, space: Space, id: InstanceId) -> Option<(Arc<Instance>, Vec<Arc<Volume>>)> {
+fn find(state: &State, space: Space, id: InstanceId) -> Option<Seen> {
     let tables = state.space(space)?;
-    let instance = tables.instances.get(id)?;
-    let volumes = match instance.state {
+    let record = Arc::clone(tables.instances.get(id)?);
+    let volumes = match record.state {
         InstanceState::Pending => tables.volumes.linked_to(id).cloned().collect(),
         _ => Vec::new(),
     };
-    Some((Arc::clone(instance), volumes))
+    Some(Seen { record, volumes, awaited: rest::awaited(tables, id) })
 }
 
 fn readiness(volumes: &[Arc<Volume>]) -> Volumes {

@@ -3,7 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ports::{End, Machine};
-use crate::records::{Cause, Instance, InstanceState, Outage, ShutdownBehavior};
+use crate::reconcile::rest::Awaited;
+use crate::records::{Cause, Instance, InstanceState, Outage, Rest, ShutdownBehavior};
 
 /// How long a guest may take to power off when it is asked to.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(120);
@@ -24,6 +25,16 @@ pub enum Volumes {
     Failed(String),
 }
 
+/// What an instance's plan depends on beside it and its microVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Around {
+    pub volumes: Volumes,
+    /// Snapshots of its volumes that begin when its guest has shut down.
+    pub awaited: Awaited,
+    /// When its power button was last pressed.
+    pub asked: Option<Timestamp>,
+}
+
 /// The next step. After it there may be another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -39,28 +50,34 @@ pub enum Step {
     Enter(InstanceState),
     /// In the record: the outage is past.
     Recover,
+    /// In the record: how far its rest has come, if nothing else waits for it by then.
+    Rest(Option<Rest>),
+    /// In the record: the rest is past.
+    Wake,
     /// The record is removed.
     Drop,
     /// Nothing, until something changes or it is this time.
     Wait(Option<Timestamp>),
 }
 
-/// The next step for an instance whose microVM and volumes are so; `asked` is when its power button was last pressed.
-pub fn plan(
-    instance: &Instance,
-    machine: Option<&Machine>,
-    volumes: &Volumes,
-    asked: Option<Timestamp>,
-    now: Timestamp,
-) -> Step {
+/// The next step for an instance whose microVM is so.
+pub fn plan(instance: &Instance, machine: Option<&Machine>, around: &Around, now: Timestamp) -> Step {
+    let is_cut_off = instance.outage.is_some_and(|outage| !outage.is_over);
+    if is_cut_off && machine == Some(&Machine::Running) {
+        return Step::Kill;
+    }
+    let rest = instance.rest.filter(|_| instance.state == InstanceState::Running);
+    if let Some(step) = rest.and_then(|rest| at_rest(rest, machine, around, is_cut_off, now)) {
+        return step;
+    }
     if let Some(step) = instance.outage.and_then(|outage| in_outage(instance, outage, machine)) {
         return step;
     }
     match (&instance.state, machine) {
-        (InstanceState::Pending, None) => match volumes {
-            Volumes::Ready => Step::Start,
+        (InstanceState::Pending, None) => match &around.volumes {
+            Volumes::Ready if around.awaited == Awaited::Nothing => Step::Start,
             // Each of them has a deadline of its own.
-            Volumes::Making => Step::Wait(None),
+            Volumes::Ready | Volumes::Making => Step::Wait(None),
             Volumes::Failed(message) => Step::Enter(not_started(instance, failure(message.clone()), now)),
         },
         (InstanceState::Pending, Some(Machine::Running)) => Step::Enter(InstanceState::Running),
@@ -70,6 +87,16 @@ pub fn plan(
         }
         (InstanceState::Pending, Some(Machine::Ended(end))) => {
             Step::Enter(not_started(instance, cause(end), now))
+        }
+        (InstanceState::Running, Some(Machine::Running))
+            if instance.rest.is_some() && around.awaited == Awaited::Now =>
+        {
+            Step::Rest(Some(Rest::ShuttingDown { since: now }))
+        }
+        (InstanceState::Running, Some(Machine::Running))
+            if instance.rest.is_some() && around.awaited == Awaited::Nothing =>
+        {
+            Step::Rest(None)
         }
         (InstanceState::Running, Some(Machine::Running))
             if instance.reboots_done != instance.reboots_wanted =>
@@ -85,15 +112,7 @@ pub fn plan(
         (
             InstanceState::Stopping { since, .. } | InstanceState::ShuttingDown { since, .. },
             Some(Machine::Running),
-        ) => {
-            let deadline = since.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
-            let again = asked.map(|asked| asked.saturating_add(PRESS_AGAIN).unwrap_or(Timestamp::MAX));
-            match again {
-                _ if now >= deadline => Step::Kill,
-                Some(again) if now < again => Step::Wait(Some(deadline.min(again))),
-                Some(_) | None => Step::PressPowerButton,
-            }
-        }
+        ) => power_off(*since, around.asked, now),
         (_, Some(Machine::Ended(_))) => Step::Forget,
         (InstanceState::Stopping { cause, .. }, None) => {
             Step::Enter(InstanceState::Stopped { cause: cause.clone(), since: now })
@@ -113,10 +132,45 @@ pub fn plan(
     }
 }
 
+/// A guest that is to power off since then.
+fn power_off(since: Timestamp, asked: Option<Timestamp>, now: Timestamp) -> Step {
+    let deadline = since.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+    let again = asked.map(|asked| asked.saturating_add(PRESS_AGAIN).unwrap_or(Timestamp::MAX));
+    match again {
+        _ if now >= deadline => Step::Kill,
+        Some(again) if now < again => Step::Wait(Some(deadline.min(again))),
+        Some(_) | None => Step::PressPowerButton,
+    }
+}
+
+/// What a rest has first, once it is under way. Who is cut off by an outage is started after that.
+fn at_rest(
+    rest: Rest,
+    machine: Option<&Machine>,
+    around: &Around,
+    is_cut_off: bool,
+    now: Timestamp,
+) -> Option<Step> {
+    let step = match (rest, machine) {
+        (Rest::Wanted, _) => return None,
+        // It has booted, and what became of it then is told next.
+        (Rest::Over, Some(_)) => Step::Wake,
+        (Rest::Over, None) if is_cut_off => Step::Wait(None),
+        (Rest::Over, None) => Step::Start,
+        (Rest::ShuttingDown { since }, Some(Machine::Running)) => power_off(since, around.asked, now),
+        // Nobody should have started it.
+        (Rest::Begun, Some(Machine::Running)) => Step::Kill,
+        (_, Some(Machine::Ended(_))) => Step::Forget,
+        (Rest::ShuttingDown { .. }, None) => Step::Rest(Some(Rest::Begun)),
+        (Rest::Begun, None) if around.awaited == Awaited::Now => Step::Wait(None),
+        (Rest::Begun, None) => Step::Rest(Some(Rest::Over)),
+    };
+    Some(step)
+}
+
 /// What an outage has first: nothing runs while it lasts, and what was running does so again after it.
 fn in_outage(instance: &Instance, outage: Outage, machine: Option<&Machine>) -> Option<Step> {
     match (&instance.state, machine) {
-        (_, Some(Machine::Running)) if !outage.is_over => Some(Step::Kill),
         (InstanceState::Running, Some(Machine::Running)) => Some(Step::Recover),
         (InstanceState::Running, Some(Machine::Ended(_))) => Some(Step::Forget),
         (InstanceState::Running, None) if outage.is_over => Some(Step::Start),

@@ -1,3 +1,5 @@
+mod rest;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use types::{RandomId as _, VolumeId};
@@ -49,7 +51,7 @@ async fn launch_with(plane: &Plane, volume: VolumeState) {
 }
 
 fn now_is(plane: &Plane) -> Option<Arc<Instance>> {
-    plane.ledger.read(|state| find(state, space(), id())).0.map(|(instance, _)| instance)
+    plane.ledger.read(|state| find(state, space(), id())).0.map(|seen| seen.record)
 }
 
 /// Waits until the record is as wanted.
@@ -208,7 +210,9 @@ fn a_guest_is_asked_to_power_off_again_and_again_until_it_is_killed() {
     let instance = crate::testing::instance(id(), stopping(false, start), start);
     let next = |asked: Option<i64>, now: i64| {
         let after = |seconds| start + jiff::SignedDuration::from_secs(seconds);
-        plan(&instance, Some(&Machine::Running), &Volumes::Ready, asked.map(after), after(now))
+        let asked = asked.map(after);
+        let around = Around { volumes: Volumes::Ready, awaited: Awaited::Nothing, asked };
+        plan(&instance, Some(&Machine::Running), &around, after(now))
     };
     let wait = |seconds| Step::Wait(Some(start + jiff::SignedDuration::from_secs(seconds)));
     assert_eq!(next(None, 0), Step::PressPowerButton);

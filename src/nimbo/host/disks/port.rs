@@ -95,10 +95,11 @@ impl Disks for HostDisks {
         Some(match known.record {
             SnapshotRecord::Complete { .. } => SnapshotProgress::Complete,
             SnapshotRecord::Failed(message) => SnapshotProgress::Failed(message),
-            SnapshotRecord::Sealing { .. }
-            | SnapshotRecord::Keeping { .. }
-            | SnapshotRecord::Copying { .. }
-            | SnapshotRecord::Deleting { .. } => SnapshotProgress::Pending { percent: known.percent.min(99) },
+            // A moment that was not sealed as a whole goes before it is begun again.
+            SnapshotRecord::Sealing { .. } | SnapshotRecord::Deleting { .. } => SnapshotProgress::Beginning,
+            SnapshotRecord::Keeping { .. } | SnapshotRecord::Copying { .. } => {
+                SnapshotProgress::Pending { percent: known.percent.min(99) }
+            }
         })
     }
 

@@ -102,7 +102,7 @@ impl Lab {
     async fn complete(&self, id: SnapshotId) {
         until("a snapshot", async || match self.disks.snapshot(id) {
             Some(SnapshotProgress::Complete) => Some(()),
-            Some(SnapshotProgress::Pending { .. }) => None,
+            Some(SnapshotProgress::Beginning | SnapshotProgress::Pending { .. }) => None,
             other => panic!("{other:?}"),
         })
         .await;

@@ -83,6 +83,7 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
             reboots_done: 0,
             health: Health::default(),
             outage: None,
+            rest: None,
         });
         tags::add(tx, id, instance_tags.clone())?;
         for volume in disks.make(tx, zone, id)? {

@@ -8,9 +8,12 @@ use super::*;
 async fn settled(disks: &dyn Disks, volumes: &[VolumeId], snapshots: &[SnapshotId]) {
     let is_settled = || {
         volumes.iter().all(|id| !matches!(disks.disk(*id), Some(Disk::Making)))
-            && snapshots
-                .iter()
-                .all(|id| !matches!(disks.snapshot(*id), Some(SnapshotProgress::Pending { .. })))
+            && snapshots.iter().all(|id| {
+                matches!(
+                    disks.snapshot(*id),
+                    Some(SnapshotProgress::Complete | SnapshotProgress::Failed(_)) | None
+                )
+            })
     };
     until("what was begun", async || is_settled().then_some(())).await;
 }

@@ -63,9 +63,12 @@ async fn check(lab: &Lab) -> (Vec<VolumeId>, Vec<SnapshotId>) {
     let snapshots = || lock(&lab.volumes.0.known).keys().copied().collect::<Vec<_>>();
     let is_over = || {
         volumes().iter().all(|id| !matches!(lab.disks.disk(*id), Some(Disk::Making)))
-            && snapshots()
-                .iter()
-                .all(|id| !matches!(lab.disks.snapshot(*id), Some(SnapshotProgress::Pending { .. })))
+            && snapshots().iter().all(|id| {
+                matches!(
+                    lab.disks.snapshot(*id),
+                    Some(SnapshotProgress::Complete | SnapshotProgress::Failed(_)) | None
+                )
+            })
     };
     until("what was begun", async || is_over().then_some(())).await;
     for id in volumes() {
