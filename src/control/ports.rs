@@ -178,12 +178,17 @@ pub struct LoginKey {
     pub public_key: String,
 }
 
-/// Why a host did not do something. What is lacking for the moment is asked for again.
+/// Why a host did not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// Processors or memory: others have them.
+    /// Processors, memory or space: others have them. It is asked again.
     #[error("there is no room: {0}")]
     NoCapacity(String),
+    /// Something came between that may be over soon: a process died, a disk was full, a store did not answer. It is asked again, until there is no
+    /// more time for it; then the record tells this.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It cannot be done, however often it is asked: there is no such key, say. The record tells so at once.
     #[error("{0}")]
     Failed(String),
 }

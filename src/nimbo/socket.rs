@@ -48,7 +48,7 @@ impl SocketPath {
         &self.path
     }
 
-    /// Leaves the path where it is.
+    /// Leaves the path where it is, also to somebody else who removes it.
     pub(crate) fn leave(mut self) {
         self.is_left = true;
     }
@@ -59,6 +59,17 @@ impl SocketPath {
         let (ours, there) = (self.file.metadata()?, self.path.symlink_metadata()?);
         let is_ours = (ours.dev(), ours.ino()) == (there.dev(), there.ino());
         if is_ours { fs::remove_file(&self.path) } else { Ok(()) }
+    }
+}
+
+/// Removes a socket at which nobody listens, if there is one.
+pub(crate) fn remove_abandoned(path: &Path) {
+    let removed = lock_folder(path).and_then(|_lock| match is_abandoned(path) {
+        true => fs::remove_file(path),
+        false => Ok(()),
+    });
+    if let Err(error) = removed {
+        tracing::warn!(%error, path = %path.display(), "a socket that nobody listens at cannot be removed");
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod copy;
 mod copy_snapshot;
 mod create;
+mod failure;
 mod info;
 mod key;
 mod limits;
@@ -26,7 +27,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-pub(crate) use served::{CONTROL, ServeOptions, ServedVolume, WhenFull, api};
+pub(crate) use failure::is_final;
+pub(crate) use served::{CONTROL, ServeOptions, ServedVolume, WhenFull, api, snapshot_status};
 pub(crate) use store::{Access, Location, Store};
 
 /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots

@@ -149,7 +149,7 @@ fn find_alignment(file: &File, path: &dyn Fn() -> PathBuf) -> Result<usize, RawE
 ///
 /// A ring that is torn down lets go of its files some milliseconds after its process ended; so a lock
 /// is waited for a little, and a machine can be started again at once.
-pub(crate) fn lock(file: &File, shared: bool) -> io::Result<()> {
+fn lock(file: &File, shared: bool) -> io::Result<()> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match set_lock(file, if shared { libc::F_RDLCK } else { libc::F_WRLCK }) {
@@ -162,6 +162,34 @@ pub(crate) fn lock(file: &File, shared: bool) -> io::Result<()> {
             },
             Ok(()) => return Ok(()),
         }
+    }
+}
+
+/// A file with a lock on all of it, which goes when this is dropped: at once, though a process that another thread is starting just now
+/// may have the file open too.
+pub(crate) struct Locked(File);
+
+impl Locked {
+    /// Takes the lock, which nobody else may have.
+    ///
+    /// # Errors
+    /// As for [`lock`].
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        lock(&file, false)?;
+        Ok(Self(file))
+    }
+
+    /// As a process has it that is being started by another thread.
+    #[cfg(test)]
+    pub(crate) fn inherited(&self) -> File {
+        self.0.try_clone().unwrap()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // If it cannot be unlocked, it is when the last has closed it.
+        let _ = set_lock(&self.0, libc::F_UNLCK);
     }
 }
 

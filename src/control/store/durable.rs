@@ -74,6 +74,8 @@ pub struct Redb {
     /// Taken when the store is dropped, which ends the writer.
     queue: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
+    /// Let go of when the writer has closed the database.
+    file: Option<LockedFile>,
 }
 
 /// Why a store cannot be opened.
@@ -128,7 +130,9 @@ impl Redb {
             file.copy(from)?;
             database = file.database()?;
         }
-        Self::start(path, database, schema)
+        let mut store = Self::start(path, database, schema)?;
+        store.file = Some(file);
+        Ok(store)
     }
 
     /// A store in a database, which is migrated if it has to be, and initialised if it is new.
@@ -142,7 +146,7 @@ impl Redb {
             .name("store".to_owned())
             .spawn(move || writer.run(requests))
             .map_err(|source| OpenError::Thread { path: path.to_owned(), source })?;
-        Ok(Self { shared, newest: receiver, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { shared, newest: receiver, queue: Some(queue), writer: Some(writer), file: None })
     }
 
     async fn commit_queued(&self, txn: Txn) -> Result<Outcome, StoreError> {

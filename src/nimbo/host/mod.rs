@@ -21,6 +21,7 @@ use disks::{HostDisks, Plugs, Volumes};
 use machines::{Machines, Storage};
 
 use crate::microvm::PROGRAM;
+use crate::volume::Location;
 
 /// This host.
 pub(crate) struct Host {
@@ -29,13 +30,18 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// What is in `state`, and what runs of it, whose sockets are in `run`. Whether a volume is to be no faster than its type says `limits_volumes`. To be
-    /// called in a runtime.
+    /// What is in `state`, and what runs of it, whose sockets are in `run`. Whether a volume is to be no faster than its type says `limits_volumes`, where
+    /// snapshots are to be `objects`. To be called in a runtime.
     ///
     /// # Errors
-    /// When a folder cannot be made or read.
-    pub(crate) fn open(state: &Path, run: &Path, limits_volumes: bool) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(Path::new(PROGRAM), state, run, limits_volumes)
+    /// When a folder cannot be made or read, or snapshots are elsewhere.
+    pub(crate) fn open(
+        state: &Path,
+        run: &Path,
+        limits_volumes: bool,
+        objects: Option<&Location>,
+    ) -> anyhow::Result<Arc<Self>> {
+        Self::open_with(Path::new(PROGRAM), state, run, limits_volumes, objects)
     }
 
     /// As [`Self::open`]; `program` is nimbo.
@@ -44,9 +50,11 @@ impl Host {
         state: &Path,
         run: &Path,
         limits_volumes: bool,
+        objects: Option<&Location>,
     ) -> anyhow::Result<Arc<Self>> {
-        let volumes = Volumes::open_with(program, state, run, limits_volumes)?;
+        let volumes = Volumes::open_with(program, state, run, limits_volumes, objects)?;
         let machines = Machines::open_with(program, run, Arc::new(volumes.clone()))?;
+        volumes.go_on();
         let told = volumes.clone();
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
@@ -90,12 +98,16 @@ impl Plugs for Machines {
 }
 
 impl Storage for Volumes {
-    fn serve(&self, id: VolumeId) -> BoxFuture<'_, Result<PathBuf, HostError>> {
-        Box::pin(Volumes::serve(self, id))
+    fn serve(&self, id: VolumeId, instance: InstanceId) -> BoxFuture<'_, Result<PathBuf, HostError>> {
+        Box::pin(Volumes::serve(self, id, instance))
     }
 
-    fn release(&self, id: VolumeId) -> BoxFuture<'_, ()> {
-        Box::pin(Volumes::release(self, id))
+    fn claim(&self, id: VolumeId, instance: InstanceId) {
+        Volumes::claim(self, id, instance);
+    }
+
+    fn release(&self, id: VolumeId, instance: InstanceId) -> BoxFuture<'static, ()> {
+        Volumes::release(self, id, instance)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::doctor::{self, Kvm};
 use crate::host::Host;
 use crate::run::lab;
 use crate::signals::StopSignals;
+use crate::volume::Location;
 pub(crate) use credentials::SIMULATED;
 use credentials::{Kept, Simulated};
 use front::Front;
@@ -76,6 +77,10 @@ pub(crate) struct Args {
     /// Where its instances have their sockets
     #[arg(long, value_name = "FOLDER", default_value = RUN_FOLDER)]
     run: PathBuf,
+    /// Where its snapshots are kept: a folder, or s3://BUCKET/PREFIX with AWS_... in the environment. It stays the one that was named first, as long as there
+    /// is anything in it [default: objects in the state folder]
+    #[arg(long, value_name = "LOCATION", conflicts_with = "simulate")]
+    objects: Option<Location>,
     /// Let volumes give no more operations and bytes a second than EBS's of their type and size do
     #[arg(long, conflicts_with = "simulate")]
     enforce_limits: bool,
@@ -201,7 +206,7 @@ type Hosts = (Arc<dyn Machines>, Arc<dyn Disks>, Option<Arc<Simulation>>);
 
 fn host(args: &Args, folder: Option<&StateFolder>) -> anyhow::Result<Hosts> {
     if let Some(folder) = folder.filter(|_| !args.simulate) {
-        let host = Host::open(folder.path(), &args.run, args.enforce_limits)?;
+        let host = Host::open(folder.path(), &args.run, args.enforce_limits, args.objects.as_ref())?;
         return Ok((host.clone(), host.disks(), None));
     }
     let delays = args.delays.map_or(Delays::default(), Delays::like_aws);

@@ -222,6 +222,46 @@ fn a_snapshot_that_was_stopped_goes_on_or_is_given_up_while_the_volume_is_served
 }
 
 #[test]
+fn snapshots_are_of_the_moments_when_they_are_begun_though_others_are_being_made() {
+    let folder = Folder::new();
+    noise(&folder);
+    let serving = Serving::start(&folder, &["volume"], &NBD);
+    let mut client = control(&folder, "volume");
+    let objects = folder.path("objects");
+    let mut names = Vec::new();
+    for number in 1..=3 {
+        let write = format!("write -P {number} 0 1M");
+        folder.tool("qemu-io", &["-f", "raw", "-c", &write, serving.url()]);
+        let name = client.get::<Value>("/v1/volume").unwrap()["next_snapshot"].as_str().unwrap().to_owned();
+        let spec = json!({ "objects": objects, "name": name });
+        for _ in 0..2 {
+            let begun: Value = client.post("/v1/snapshot", &spec, &[]).unwrap();
+            assert_eq!((begun["snapshot"].as_str(), &begun["state"]), (Some(&*name), &json!("running")));
+        }
+        names.push(name);
+    }
+    folder.tool("qemu-io", &["-f", "raw", "-c", "write -P 9 0 1M", serving.url()]);
+    let status: Value = client.get("/v1/volume").unwrap();
+    assert_eq!(status["pending_snapshot"], names[0]);
+    assert_eq!(status["queued_snapshots"], json!(names[1..]));
+    let cancelled = serde_json::to_vec(&json!({ "objects": objects, "name": names[1] })).unwrap();
+    client.request("DELETE", "/v1/snapshot", &cancelled, &[]).unwrap();
+    for (number, name) in [(1, &names[0]), (3, &names[2])] {
+        let status: Value = client.get(&format!("/v1/snapshot?name={name}&wait_ms=60000")).unwrap();
+        assert_eq!(status["state"], "done", "{status}");
+        nimbo(&folder, &["restore", name, "then"]);
+        nimbo(&folder, &["export", "then", "then.raw"]);
+        let mut begin = vec![0; 1 << 20];
+        File::open(folder.path("then.raw")).unwrap().read_exact(&mut begin).unwrap();
+        assert!(begin.iter().all(|byte| *byte == number), "{name} is not of its moment");
+        fs::remove_dir_all(folder.path("then")).unwrap();
+    }
+    let left: Vec<Value> = serde_json::from_str(&nimbo(&folder, &["snapshots", "--json"])).unwrap();
+    assert_eq!(left.len(), 2);
+    serving.stop(Signal::SIGTERM);
+}
+
+#[test]
 fn a_volume_from_a_snapshot_is_filled_while_it_is_served() {
     let folder = Folder::new();
     noise(&folder);

@@ -50,7 +50,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(origin) = status.origin {
         println!("made from   {origin}, and has not all of it yet");
     }
-    if let Some(pending) = status.pending_snapshot {
+    for pending in status.pending_snapshot.iter().chain(&status.queued_snapshots) {
         println!("snapshot    {pending} was begun, and is not complete");
     }
     if let Some(limits) = &status.limits {

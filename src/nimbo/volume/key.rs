@@ -72,7 +72,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    fn path(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn path(&self) -> anyhow::Result<PathBuf> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(file) = &self.keys {
             return Ok(file.clone());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use ::volume::nbd::{Export, Listener, Server};
 use ::volume::snapshot::{SnapshotDisk, SnapshotName};
 use ::volume::{BlockBackend as _, Limited};
 use anyhow::{Context as _, anyhow, bail};
+use vmm::jail::Jail;
 
 use super::limits::LimitArgs;
 use super::served::{ServeOptions, ServedVolume, WhenFull, check};
@@ -63,6 +65,10 @@ pub(crate) struct Args {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    /// Give up all that serving a volume to microVMs does not need: every file but the volume, the keys and the object store, which --objects names; the network, if
+    /// that is a folder; and what root may do
+    #[arg(long, requires = "vhost_user", conflicts_with = "nbd")]
+    jail: bool,
     /// What becomes of a write when the file system that the volume is on is full
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     when_full: WhenFull,
@@ -178,6 +184,16 @@ impl Opened {
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?;
     let limits = args.limits.spec()?;
+    let (socket, for_guests) = args.vhost_user.as_deref().map(listen_for_guests).transpose()?.unzip();
+    let socket = match socket {
+        Some(socket) if args.jail => {
+            jail(args)?;
+            // It cannot be seen any more: whoever started this removes it, or the next one that listens there.
+            socket.leave();
+            None
+        }
+        socket => socket,
+    };
     let mut disks: Disks = Vec::new();
     for served in &args.volumes {
         let name = served.name()?;
@@ -203,14 +219,17 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         };
         disks.push((name, opened));
     }
-    let guests = args.vhost_user.as_deref().map(|path| serve_guests(path, &disks)).transpose()?;
+    let guests = for_guests.map(|listener| serve_guests(listener, &disks)).transpose()?;
+    if let (Some(path), [(name, _)]) = (&args.vhost_user, &disks[..]) {
+        println!("{name}: --disk {}", path.display());
+    }
     let default = || Address::Tcp(NBD_ADDRESS.to_owned());
     let clients = match args.nbd.clone().or_else(|| guests.is_none().then(default)) {
         Some(address) => Some(serve_clients(&address, &disks)?),
         None => None,
     };
     stop.wait()?;
-    drop((guests, clients));
+    drop((guests, clients, socket));
     disks.into_iter().try_for_each(|(_, opened)| match opened {
         Opened::Volume(volume) => volume.close(),
         Opened::Snapshot(_) => Ok(()),
@@ -234,17 +253,38 @@ fn serve_clients(
     Ok((server, socket))
 }
 
-/// Over vhost-user, until what is returned is dropped.
-fn serve_guests(path: &Path, disks: &[(String, Opened)]) -> anyhow::Result<(vhost_user::Server, SocketPath)> {
-    let [(name, opened)] = disks else {
-        bail!("a socket for microVMs serves one volume; serve each by a command of its own");
-    };
+/// Leaves this process what it needs to serve its volume.
+fn jail(args: &Args) -> anyhow::Result<()> {
+    let mut spec = args.access.files()?;
+    let folders = args.volumes.iter().filter_map(|served| match &served.disk {
+        Disk::Volume(folder) => Some(folder.clone()),
+        Disk::Snapshot(_) => None,
+    });
+    spec.writable.extend(folders);
+    if let Some(path) = spec.writable.iter().chain(&spec.readable).find(|path| path.is_relative()) {
+        bail!("the current folder is not in the jail: give {} from the root on", path.display());
+    }
+    let report = Jail::enter_with_files(&spec).context("cannot jail this process")?;
+    for shortfall in report.shortfalls {
+        eprintln!("nimbo: the jail lacks {shortfall}");
+    }
+    Ok(())
+}
+
+/// A socket to which microVMs connect; they wait there until somebody answers.
+fn listen_for_guests(path: &Path) -> anyhow::Result<(SocketPath, UnixListener)> {
     let (socket, listener) = SocketPath::listen(path, "the socket for microVMs")?;
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .with_context(|| format!("cannot protect the socket {}", path.display()))?;
-    let server = vhost_user::Server::start(listener, Arc::clone(opened.guests()))?;
-    println!("{name}: --disk {}", path.display());
-    Ok((server, socket))
+    Ok((socket, listener))
+}
+
+/// Over vhost-user, until what is returned is dropped.
+fn serve_guests(listener: UnixListener, disks: &[(String, Opened)]) -> anyhow::Result<vhost_user::Server> {
+    let [(_, opened)] = disks else {
+        bail!("a socket for microVMs serves one volume; serve each by a command of its own");
+    };
+    vhost_user::Server::start(listener, Arc::clone(opened.guests()))
 }
 
 /// What the URLs of exports have in common.

@@ -4,29 +4,34 @@
 //!   nimbo volume snapshot|modify|fill|info ──▶ FOLDER/control ──▶ server ──▶ ServedVolume ──▶ Volume, Limited, Guests
 //! ```
 //!
-//! Whoever may enter the volume's folder may use its control socket. What takes long is a task in the background, of which there is one of each kind.
+//! Whoever may enter the volume's folder may use its control socket. What takes long is a task in the background: one for each snapshot, and one that fills.
 
 pub(crate) mod api;
 mod client;
 mod server;
+mod snapshots;
 mod task;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ::volume::snapshot::SnapshotName;
 use ::volume::{BlockBackend, BlockRequest, Limited, ReadOnly, Volume, Waiting};
 use anyhow::{Context as _, bail};
 use types::ByteSize;
 
 use self::api::{FillSpec, LimitsSpec, PauseSpec, SizeSpec, SnapshotSpec, VolumeStatus};
 pub(super) use self::client::Reached;
+pub(crate) use self::client::snapshot_status;
 use self::server::Server;
+use self::snapshots::SnapshotTasks;
 use self::task::TaskSlot;
-use super::store::{Access, Location};
+use super::store::{Access, Location, Store};
 use super::{restore, snapshot};
 use crate::vhost_user::Guests;
 
@@ -61,7 +66,7 @@ pub(crate) struct ServedVolume {
     control: Option<Server>,
 }
 
-/// Lock order: `snapshot`, `fill`, `limits`.
+/// Lock order: `snapshots`, `fill`, `limits`.
 struct Shared {
     folder: PathBuf,
     volume: Arc<Volume>,
@@ -69,7 +74,9 @@ struct Shared {
     limited: Arc<Limited>,
     guests: Arc<Guests>,
     limits: Mutex<Option<LimitsSpec>>,
-    snapshot: Mutex<TaskSlot>,
+    snapshots: Mutex<SnapshotTasks>,
+    /// The volume is about to be sealed, which would wait for layers that are being merged.
+    is_sealing: AtomicBool,
     fill: Mutex<TaskSlot>,
 }
 
@@ -101,7 +108,8 @@ impl ServedVolume {
             limited,
             guests: Arc::new(Guests::new(options.name, disk)),
             limits: Mutex::new(options.limits),
-            snapshot: Mutex::default(),
+            snapshots: Mutex::default(),
+            is_sealing: AtomicBool::new(false),
             fill: Mutex::default(),
         });
         let control = Some(Server::start(&folder.join(CONTROL), Arc::clone(&shared))?);
@@ -119,8 +127,8 @@ impl ServedVolume {
     /// When the flush fails.
     pub(crate) fn close(mut self) -> anyhow::Result<()> {
         self.control = None;
-        self.shared.slot(&self.shared.snapshot).stop();
-        self.shared.slot(&self.shared.fill).stop();
+        self.shared.snapshots().stop();
+        self.shared.fill().stop();
         self.shared.guests.end();
         let flushed = flush(&self.shared.volume);
         flushed.with_context(|| format!("cannot flush the volume {}", self.shared.folder.display()))
@@ -139,8 +147,12 @@ pub(super) fn check(
 }
 
 impl Shared {
-    fn slot<'a>(&self, slot: &'a Mutex<TaskSlot>) -> MutexGuard<'a, TaskSlot> {
-        slot.lock().expect(POISONED)
+    fn snapshots(&self) -> MutexGuard<'_, SnapshotTasks> {
+        self.snapshots.lock().expect(POISONED)
+    }
+
+    fn fill(&self) -> MutexGuard<'_, TaskSlot> {
+        self.fill.lock().expect(POISONED)
     }
 
     fn limits(&self) -> MutexGuard<'_, Option<LimitsSpec>> {
@@ -180,37 +192,57 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins a snapshot, or goes on with the one that was begun.
-    fn make_snapshot(self: &Arc<Self>, spec: &SnapshotSpec) -> anyhow::Result<()> {
-        let mut slot = self.slot(&self.snapshot);
-        slot.ensure_idle("a snapshot is being made")?;
-        // It may still be merging layers, which a seal would wait for.
-        slot.stop();
-        let store = Location::from(&*spec.objects).create()?;
-        let name = match spec.name {
-            Some(name) => self.volume.begin_snapshot_as(name)?,
-            None => self.volume.begin_snapshot()?,
-        };
-        if spec.name.is_some_and(|wanted| wanted != name) {
-            bail!("the snapshot {name} was begun and has not ended");
+    /// Begins a snapshot, or goes on with one that was begun; says which.
+    fn make_snapshot(self: &Arc<Self>, spec: &SnapshotSpec) -> anyhow::Result<SnapshotName> {
+        let mut tasks = self.snapshots();
+        match spec.name {
+            Some(name) if tasks.is_running(name) => return Ok(name),
+            Some(_) => {}
+            None => tasks.ensure_idle()?,
         }
+        let store = Location::from(&*spec.objects).create()?;
+        self.is_sealing.store(true, Ordering::Relaxed);
+        let begun = match spec.name {
+            Some(name) => self.volume.begin_snapshot_as(name).map(|()| name),
+            None => self.volume.begin_snapshot(),
+        };
+        self.is_sealing.store(false, Ordering::Relaxed);
+        let name = begun?;
+        self.bring_to_end(&mut tasks, name, store)?;
+        Ok(name)
+    }
+
+    fn bring_to_end(
+        self: &Arc<Self>,
+        tasks: &mut SnapshotTasks,
+        name: SnapshotName,
+        store: Store,
+    ) -> anyhow::Result<()> {
         let shared = Arc::clone(self);
-        slot.begin("volume-snapshot", name, move |task| {
+        tasks.begin(name, move |task| {
             task.conclude(snapshot::finish(&shared.volume, &store, name, &|progress| task.reach(progress)));
-            if let Err(error) = snapshot::compact(&shared.volume, &|| task.is_stopped()) {
+            let stop = || task.is_stopped() || shared.is_sealing.load(Ordering::Relaxed);
+            if let Err(error) = snapshot::compact(&shared.volume, &stop) {
                 eprintln!("nimbo: {}: {error:#}", shared.folder.display());
             }
         })
     }
 
-    fn cancel_snapshot(&self, spec: &SnapshotSpec) -> anyhow::Result<()> {
-        let mut slot = self.slot(&self.snapshot);
-        slot.stop();
-        snapshot::cancel(&self.volume, &Location::from(&*spec.objects))
+    /// Gives up the snapshot that was named, or the oldest that has not ended. The others go on.
+    fn cancel_snapshot(self: &Arc<Self>, spec: &SnapshotSpec) -> anyhow::Result<()> {
+        let mut tasks = self.snapshots();
+        let running = tasks.stop();
+        let location = Location::from(&*spec.objects);
+        let cancelled = snapshot::cancel(&self.volume, &location, spec.name);
+        let pending = self.volume.pending_snapshots();
+        for name in running.into_iter().filter(|name| pending.contains(name)) {
+            self.bring_to_end(&mut tasks, name, location.create()?)?;
+        }
+        cancelled
     }
 
-    fn fill(self: &Arc<Self>, spec: FillSpec) -> anyhow::Result<()> {
-        let mut slot = self.slot(&self.fill);
+    fn begin_fill(self: &Arc<Self>, spec: FillSpec) -> anyhow::Result<()> {
+        let mut slot = self.fill();
         slot.ensure_idle("the volume is being filled")?;
         let Some(origin) = self.volume.origin() else { bail!("the volume has all that it holds") };
         let store = Location::from(&*spec.objects).open()?;
@@ -233,6 +265,7 @@ impl VolumeStatus {
     pub(super) fn of(volume: &Volume, folder: &Path) -> anyhow::Result<Self> {
         let disk_bytes =
             disk_bytes(folder).with_context(|| format!("cannot look into {}", folder.display()))?;
+        let pending = volume.pending_snapshots();
         Ok(Self {
             size_bytes: ByteSize::from_bytes(volume.size_bytes()),
             key: volume.key().map(|key| key.to_string()),
@@ -240,7 +273,8 @@ impl VolumeStatus {
             disk_bytes: ByteSize::from_bytes(disk_bytes),
             map_bytes: ByteSize::from_bytes(volume.map_bytes() as u64),
             origin: volume.origin(),
-            pending_snapshot: volume.pending_snapshot(),
+            pending_snapshot: pending.first().copied(),
+            queued_snapshots: pending.get(1..).unwrap_or_default().to_vec(),
             limits: None,
             waiting_for_room: 0,
             guests: 0,

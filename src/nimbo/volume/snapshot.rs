@@ -46,7 +46,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = StopSignals::catch()?.into_flag()?;
     let cannot = || format!("cannot make a snapshot of {}", args.folder.display());
     match (args.access.reach(&args.folder)?, args.cancel) {
-        (Reached::Here(volume), true) => cancel(&volume, args.access.store.location())?,
+        (Reached::Here(volume), true) => cancel(&volume, args.access.store.location(), None)?,
         (Reached::Here(volume), false) => {
             println!("{}", make(&volume, args, &stop).with_context(cannot)?);
             compact(&volume, &|| stop.is_up())?;
@@ -61,7 +61,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn make(volume: &Volume, args: &Args, stop: &StopFlag) -> anyhow::Result<SnapshotName> {
     let store = args.access.store.create()?;
-    let verb = if volume.pending_snapshot().is_some() { "going on with" } else { "making" };
+    let verb = if volume.pending_snapshots().is_empty() { "making" } else { "going on with" };
     let name = volume.begin_snapshot()?;
     let progress = Progress::start(format!("{verb} snapshot {name}"));
     finish(volume, &store, name, &|reached| {
@@ -72,14 +72,14 @@ fn make(volume: &Volume, args: &Args, stop: &StopFlag) -> anyhow::Result<Snapsho
     Ok(name)
 }
 
-/// Brings the snapshot that was begun to its end; `tell` says whether to go on.
+/// Brings a snapshot that was begun to its end; `tell` says whether to go on.
 pub(super) fn finish(
     volume: &Volume,
     store: &Store,
     name: SnapshotName,
     tell: &(dyn Fn(Reach) -> bool + Sync),
 ) -> anyhow::Result<()> {
-    volume.upload_snapshot(&store.objects, tell)?;
+    volume.upload_snapshot(name, &store.objects, tell)?;
     // Its parent may have been deleted meanwhile, and kept for it.
     let collected = store.exclusive()?.snapshots.collect(name);
     collected.context("the snapshot is complete, but what it kept of deleted ones cannot be removed")?;
@@ -91,11 +91,12 @@ pub(super) fn compact(volume: &Volume, stop: &dyn Fn() -> bool) -> anyhow::Resul
     volume.compact(stop).context("cannot merge the volume's layers")
 }
 
-/// Gives up the snapshot that was begun, if one was.
-pub(super) fn cancel(volume: &Volume, location: &Location) -> anyhow::Result<()> {
-    if volume.pending_snapshot().is_none() {
+/// Gives up a snapshot that was begun, without a name the oldest, if one was.
+pub(super) fn cancel(volume: &Volume, location: &Location, name: Option<SnapshotName>) -> anyhow::Result<()> {
+    let pending = volume.pending_snapshots();
+    let Some(name) = pending.into_iter().find(|pending| name.is_none_or(|name| name == *pending)) else {
         return Ok(());
-    }
-    let cancelled = volume.cancel_snapshot(&location.open()?.exclusive()?.snapshots);
+    };
+    let cancelled = volume.cancel_snapshot(name, &location.open()?.exclusive()?.snapshots);
     cancelled.context("cannot give up the snapshot that was begun")
 }

@@ -9,6 +9,7 @@ use ::volume::snapshot::{ObjectStore, Snapshot, SnapshotName, SnapshotWriter, Sn
 use ::volume::{Stores, Volume, VolumeError};
 use anyhow::{Context as _, anyhow, bail};
 use objects::Folder;
+use vmm::jail::FilesSpec;
 
 use super::key::Keys;
 
@@ -46,9 +47,14 @@ impl Location {
     }
 
     /// As another process understands it.
-    pub(super) fn absolute(&self) -> anyhow::Result<String> {
-        let Some(folder) = self.folder() else { return Ok(self.0.clone()) };
+    ///
+    /// # Errors
+    /// When it is a folder whose path is not text, or the current one cannot be told.
+    pub(crate) fn absolute(&self) -> anyhow::Result<String> {
+        let Some(folder) = self.folder() else { return Ok(self.0.trim_end_matches('/').to_owned()) };
         let absolute = path::absolute(folder).context("cannot find the current folder")?;
+        // With a slash at its end it is the same.
+        let absolute: PathBuf = absolute.components().collect();
         absolute.into_os_string().into_string().map_err(|path| anyhow!("{} is not text", path.display()))
     }
 
@@ -105,6 +111,32 @@ impl Access {
         let stores = Stores { objects: Some(Arc::clone(&store.objects)), ..self.keys.stores() };
         Volume::open_with(folder, stores)
             .with_context(|| format!("cannot open the volume {}", folder.display()))
+    }
+
+    /// What opening volumes takes of the host.
+    ///
+    /// # Errors
+    /// When the folder of the objects cannot be made.
+    pub(super) fn files(&self) -> anyhow::Result<FilesSpec> {
+        let mut spec = FilesSpec::default();
+        if let Ok(keys) = self.keys.path()
+            && let Some(folder) = keys.parent()
+        {
+            // The file is replaced as a whole.
+            spec.readable.push(folder.to_owned());
+        }
+        match self.store.objects.folder() {
+            Some(folder) => {
+                // What is not there now would not be there later.
+                self.store.create()?;
+                spec.writable.push(folder.to_owned());
+            }
+            None => {
+                spec.has_network = true;
+                spec.readable.extend(objects::files_of_bucket());
+            }
+        }
+        Ok(spec)
     }
 
     /// Lets a snapshot be written that is to be encrypted.

@@ -72,7 +72,7 @@ fn make(path: &str, raw: &str, gib: &str, objects: &str) {
 
 fn snapshot_of(volume: &Volume, objects: &Arc<dyn ObjectStore>) -> SnapshotName {
     let name = volume.begin_snapshot().expect("a seal");
-    volume.upload_snapshot(objects, &|_| true).expect("an upload");
+    volume.upload_snapshot(name, objects, &|_| true).expect("an upload");
     name
 }
 

@@ -27,6 +27,7 @@
 //!
 //! Threads have namespaces, users and filters of their own, so the jail is entered while there is one thread.
 
+mod files;
 mod inherit;
 mod landlock;
 mod namespaces;
@@ -43,6 +44,7 @@ use std::os::fd::OwnedFd;
 
 use nix::unistd::Uid;
 
+pub use files::FilesSpec;
 pub use inherit::close_inherited;
 pub use privileges::Identity;
 
@@ -89,7 +91,7 @@ impl fmt::Display for Measure {
         f.write_str(match self {
             Measure::Ipc => "IPC and UTS namespaces",
             Measure::Network => "an empty network",
-            Measure::EmptyRoot => "an empty root directory",
+            Measure::EmptyRoot => "a root directory of its own",
             Measure::OwnUser => "a user of its own",
             Measure::BoundingSet => "an empty capability bounding set",
             Measure::Capabilities => "no capabilities",

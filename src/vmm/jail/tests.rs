@@ -138,6 +138,58 @@ fn a_process_in_the_jail_reaches_nothing_and_works() {
 }
 
 #[test]
+fn a_process_with_files_of_its_own_has_these_and_no_others() {
+    let outside = Outside::new();
+    let own = tempfile::tempdir().unwrap();
+    let (folder, read) = (own.path().join("writable"), own.path().join("readable"));
+    for made in [&folder, &read] {
+        std::fs::create_dir(made).unwrap();
+        std::fs::write(made.join("file"), "readable").unwrap();
+    }
+    std::fs::create_dir(folder.join("inner")).unwrap();
+    let file = own.path().join("alone");
+    std::fs::write(&file, "readable").unwrap();
+    std::fs::write(own.path().join("other"), "secret").unwrap();
+    let files = FilesSpec {
+        writable: vec![folder.clone()],
+        readable: vec![read.clone(), file.clone(), own.path().join("missing")],
+        has_network: false,
+    };
+    let ended = in_child(|| {
+        let mut proc_status = File::open("/proc/self/status").unwrap();
+        let report = Jail::enter_with_files(&files).map_err(|e| format!("{e:?}"))?;
+        ensure(report.is_whole(), format_args!("{:?}", report.shortfalls))?;
+        let mut ways = outside.ways_out();
+        // Its root has its own files. Where Landlock does not forbid it, other processes of the same user get signals.
+        let known = ["see a file in its root", "read its own /proc", "signal its parent"];
+        ways.retain(|way| !known.contains(way));
+        ensure(ways.is_empty(), format_args!("inside, a process can {ways:?}"))?;
+        no_privileges(&mut proc_status)?;
+        for path in ["/proc/1", "/proc/sys", "/etc", "/dev", "/root"] {
+            ensure(!std::path::Path::new(path).exists(), format_args!("there is {path}"))?;
+        }
+        ensure(File::open(own.path().join("other")).is_err(), "another file can be read")?;
+        for path in [&read.join("file"), &file] {
+            let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            ensure(text == "readable", text)?;
+            ensure(File::options().write(true).open(path).is_err(), "what is to be read can be written")?;
+        }
+        ensure(File::create(read.join("new")).is_err(), "a file can be made where files are to be read")?;
+        let work = || {
+            std::fs::write(folder.join("new"), "new")?;
+            std::fs::rename(folder.join("new"), folder.join("inner/moved"))?;
+            let _listener = UnixListener::bind(folder.join("socket"))?;
+            UnixStream::connect(folder.join("socket"))?;
+            std::fs::remove_file(folder.join("socket"))?;
+            File::open(&folder)?.sync_all()
+        };
+        work().map_err(|error| format!("it cannot work on its own: {error}"))
+    });
+    assert_eq!(ended, Ended::Well);
+    assert_eq!(std::fs::read_to_string(folder.join("inner/moved")).unwrap(), "new");
+}
+
+#[test]
 fn an_ordinary_user_is_jailed_as_far_as_the_host_permits_and_told_the_rest() {
     let outside = Outside::new();
     let open = tempfile::tempfile().unwrap();

@@ -123,7 +123,7 @@ fn plain_text_is_neither_in_the_files_nor_in_the_store() {
     }
     let snapshot = volume.begin_snapshot().unwrap();
     write(&volume, 4096, &secret(512));
-    volume.upload_snapshot(&objects, &|_| true).unwrap();
+    volume.upload_snapshot(snapshot, &objects, &|_| true).unwrap();
     write(&volume, 20 << 20, &secret(8192));
     let after = read(&volume, 0, 32 << 20);
     drop(volume);
@@ -214,7 +214,7 @@ fn a_snapshot_is_read_and_written_by_block_with_its_key_alone() {
     let volume = Volume::open_with(&path, with_keys(&keys, None)).unwrap();
     write(&volume, 4096, &secret(4096));
     let parent = volume.begin_snapshot().unwrap();
-    volume.upload_snapshot(&objects, &|_| true).unwrap();
+    volume.upload_snapshot(parent, &objects, &|_| true).unwrap();
     let mut chunk = vec![0; usize::try_from(CHUNK_BYTES).unwrap()];
     chunk[4096..8192].copy_from_slice(&secret(4096));
     let mut snapshot = Snapshot::open(Arc::clone(&objects), parent).unwrap();

@@ -52,6 +52,8 @@ pub(crate) struct Engine<S: Storage> {
     pub(crate) cipher: Option<Cipher>,
     state: Mutex<State<S::File>>,
     turn: Mutex<Turn>,
+    /// Held by who brings snapshots to their end, or gives one up. It is taken before the next.
+    uploading: Mutex<()>,
     /// Held while layers come and go.
     structure: Mutex<()>,
     stack: RwLock<Arc<Stack<S::File>>>,
@@ -143,6 +145,7 @@ impl<S: Storage> Engine<S> {
             base,
             blocks: AtomicU64::new(manifest.blocks),
             turn: Mutex::new(Turn { manifest, books: BTreeMap::from([(top.id, books)]) }),
+            uploading: Mutex::new(()),
             structure: Mutex::new(()),
             stack: RwLock::new(Arc::new(stack)),
             stack_version: AtomicU64::new(0),
@@ -171,6 +174,10 @@ impl<S: Storage> Engine<S> {
 
     pub(crate) fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().expect(POISONED)
+    }
+
+    pub(crate) fn uploading(&self) -> MutexGuard<'_, ()> {
+        self.uploading.lock().expect(POISONED)
     }
 
     pub(crate) fn structure(&self) -> MutexGuard<'_, ()> {

@@ -28,6 +28,10 @@ pub enum VolumeError {
     CannotShrink { size_bytes: u64, wanted_bytes: u64 },
     #[error("the volume has {layers} layers, as many as there may be; merge some first")]
     TooManyLayers { layers: usize },
+    #[error(
+        "{count} snapshots of the volume are being made, as many as there may be; wait until one is complete"
+    )]
+    TooManySnapshots { count: usize },
     #[error("there are no two neighbouring sealed layers {lower} and {upper}, so they cannot be merged")]
     NotMergeable { lower: u32, upper: u32 },
     #[error("a snapshot needs layers {lower} and {upper} apart; merge them when it is complete")]

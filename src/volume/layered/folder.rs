@@ -76,7 +76,7 @@ fn make<S: Storage>(
         blocks,
         lineage: volume,
         last: None,
-        pending: None,
+        pending: Vec::new(),
         base: None,
         next_layer: 1,
         layers: Vec::new(),

@@ -112,22 +112,23 @@ pub(crate) fn key_seed() -> WrappedKey {
     WrappedKey { name: "web".parse().expect("a good name"), bytes: vec![6; 92] }
 }
 
-/// Manifests that can be decoded: of an encrypted volume, and of another.
+/// Manifests that can be decoded: of an encrypted volume, of another, and of one of which several snapshots are being made.
 pub fn manifest_seeds() -> Vec<Vec<u8>> {
     let layers = [1, 4].map(|id| LayerEntry { id, uuid: LAYER }).to_vec();
-    let covered = |layer| Some(Covered { snapshot: LAYER, layer, created_s: 9 });
+    let covered = |layer| Covered { snapshot: LAYER, layer, created_s: 9 };
     let encrypted = Manifest {
         volume: Uuid([9; 16]),
         blocks: 1 << 20,
         lineage: LAYER,
-        last: covered(1),
-        pending: covered(4),
+        last: Some(covered(1)),
+        pending: vec![covered(4)],
         base: Some(Base { snapshot: LAYER, blocks: 1 << 19 }),
         next_layer: 5,
         layers,
         key: Some(key_seed()),
     };
-    vec![Manifest { key: None, ..encrypted.clone() }.encode(), encrypted.encode()]
+    let queued = Manifest { pending: [2, 3, 4].map(covered).to_vec(), ..encrypted.clone() };
+    vec![Manifest { key: None, ..encrypted.clone() }.encode(), encrypted.encode(), queued.encode()]
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@
 //!   with the seal          again and again, until it is done
 //! ```
 //!
+//! Further ones can be begun meanwhile: each is sealed at once, and waits. They go to the store one after the other, in the order of their layers, so
+//! that each needs what changed since the one before.
+//!
 //! Which chunks changed say the maps of the layers above the one that the last snapshot covers, up to the one that was sealed for this one.
 //! What they hold, which is ciphertext if the volume is encrypted and goes to the store as such, say the layers up to that one: the map in memory where it names one of those, their maps on stable storage where a later
 //! write hides them.
@@ -20,7 +23,7 @@ use super::base::FetchedFrom;
 use super::books::Books;
 use super::engine::{Engine, Stack};
 use super::error::VolumeError;
-use super::format::{BLOCK_BYTES, BlockState, Covered, MapPage, PAGE_LEN, Uuid};
+use super::format::{BLOCK_BYTES, BlockState, Covered, Manifest, MapPage, PAGE_LEN, Uuid};
 use super::layer::Layer;
 use super::map::{LayerId, Location};
 use super::merge::page_of;
@@ -40,10 +43,11 @@ impl<S: Storage> Engine<S> {
         SnapshotName { lineage: self.turn().manifest.lineage, id: snapshot }
     }
 
-    /// The snapshot that was begun and has not come to its end.
-    pub(crate) fn pending_snapshot(&self) -> Option<SnapshotName> {
-        let pending = self.turn().manifest.pending;
-        pending.map(|pending| self.name_of(pending.snapshot))
+    /// The snapshots that were begun and have not come to their end, the oldest first.
+    pub(crate) fn pending_snapshots(&self) -> Vec<SnapshotName> {
+        let turn = self.turn();
+        let name = |pending: &Covered| SnapshotName { lineage: turn.manifest.lineage, id: pending.snapshot };
+        turn.manifest.pending.iter().map(name).collect()
     }
 
     /// The snapshot that the volume relies on: the one that it was made from, until it has all of it.
@@ -52,33 +56,56 @@ impl<S: Storage> Engine<S> {
         base.map(|base| self.name_of(base.snapshot))
     }
 
-    /// Seals what is in the volume now for a snapshot of this id, unless one was begun already; says which.
+    /// Seals what is in the volume now for a snapshot of this id, unless it was begun already.
     ///
     /// # Errors
-    /// As for [`seal`](Self::seal).
+    /// [`VolumeError::TooManySnapshots`], or as for [`seal`](Self::seal).
     pub(crate) fn begin_snapshot(&self, id: Uuid, created_s: u64) -> Result<SnapshotName, VolumeError> {
         let structure = self.structure();
-        if let Some(pending) = self.pending_snapshot() {
-            return Ok(pending);
+        let pending = self.pending_snapshots();
+        if pending.len() >= Manifest::PENDING_MAX && pending.iter().all(|pending| pending.id != id) {
+            return Err(VolumeError::TooManySnapshots { count: pending.len() });
         }
-        self.seal_for(&structure, |manifest, layer| {
-            manifest.pending = Some(Covered { snapshot: id, layer: layer.0, created_s });
-        })?;
+        if pending.iter().all(|pending| pending.id != id) {
+            self.seal_for(&structure, |manifest, layer| {
+                manifest.pending.push(Covered { snapshot: id, layer: layer.0, created_s });
+            })?;
+        }
         Ok(self.name_of(id))
     }
 
-    /// Brings the snapshot that was begun to its end.
+    /// Brings a snapshot that was begun to its end, and those before it. Of one that is not pending there is nothing to do.
     ///
     /// # Errors
     /// [`SnapshotError::Stopped`] when `progress` said so, or when the store or the storage fails; called again it goes on.
     pub(crate) fn upload_snapshot(
+        &self,
+        name: SnapshotName,
+        store: &Arc<dyn ObjectStore>,
+        progress: OnProgress<'_>,
+    ) -> Result<(), SnapshotError> {
+        let _uploading = self.uploading();
+        // While others come first, nobody knows how much of this one is to be done.
+        let before = |_| progress(Progress { done: 0, total: 0 });
+        while self.pending_snapshots().contains(&name) {
+            if !before(Progress { done: 0, total: 0 }) {
+                return Err(SnapshotError::Stopped);
+            }
+            let is_next = self.pending_snapshots().first() == Some(&name);
+            self.upload_next(store, if is_next { progress } else { &before })?;
+        }
+        Ok(())
+    }
+
+    /// Brings the oldest one to its end.
+    fn upload_next(
         &self,
         store: &Arc<dyn ObjectStore>,
         progress: OnProgress<'_>,
     ) -> Result<(), SnapshotError> {
         let (pending, last) = {
             let turn = self.turn();
-            (turn.manifest.pending, turn.manifest.last)
+            (turn.manifest.pending.first().copied(), turn.manifest.last)
         };
         let Some(pending) = pending else { return Ok(()) };
         let name = self.name_of(pending.snapshot);
@@ -90,19 +117,28 @@ impl<S: Storage> Engine<S> {
         }
         // The pin goes when this volume knows that the snapshot is complete: without it that could be deleted before.
         release(&**store, name)?;
-        self.change_manifest(|manifest| manifest.pending = None)?;
-        Ok(())
+        Ok(self.forget_pending(name)?)
     }
 
-    /// Gives up the snapshot that was begun, and removes what there is of it.
+    /// Gives up a snapshot that was begun, and removes what there is of it.
     ///
     /// # Errors
     /// When the store or the storage fails; called again it goes on.
-    pub(crate) fn cancel_snapshot(&self, snapshots: &Snapshots) -> Result<(), SnapshotError> {
-        let Some(name) = self.pending_snapshot() else { return Ok(()) };
-        snapshots.cancel(name)?;
-        self.change_manifest(|manifest| manifest.pending = None)?;
+    pub(crate) fn cancel_snapshot(
+        &self,
+        name: SnapshotName,
+        snapshots: &Snapshots,
+    ) -> Result<(), SnapshotError> {
+        let _uploading = self.uploading();
+        if self.pending_snapshots().contains(&name) {
+            snapshots.cancel(name)?;
+            self.forget_pending(name)?;
+        }
         Ok(())
+    }
+
+    fn forget_pending(&self, name: SnapshotName) -> Result<(), VolumeError> {
+        self.change_manifest(|manifest| manifest.pending.retain(|pending| pending.snapshot != name.id))
     }
 }
 

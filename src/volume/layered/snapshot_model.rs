@@ -15,7 +15,7 @@ use super::encrypted_tests::{create_encrypted, stores};
 use super::engine::Engine;
 use super::error::VolumeError;
 use super::folder::{self, Origin};
-use super::format::{BLOCKS_MAX, Uuid};
+use super::format::{BLOCKS_MAX, Manifest, Uuid};
 use super::layer::Geometry;
 use super::queue::Queue;
 use super::storage::fake::{FakeStorage, Numbers, with_hook};
@@ -53,9 +53,12 @@ enum Step {
     },
     Begin,
     Upload {
+        which: usize,
         stop: Option<(u64, bool)>,
     },
-    Cancel,
+    Cancel {
+        which: usize,
+    },
     Delete {
         which: usize,
         stop: Option<u64>,
@@ -80,7 +83,8 @@ struct World {
     engine: Option<Arc<Engine<FakeStorage>>>,
     queue: Option<Rc<RefCell<Queue<FakeStorage>>>>,
     content: Content,
-    pending: Option<(SnapshotName, Content)>,
+    /// The oldest first.
+    pending: Vec<(SnapshotName, Content)>,
     complete: BTreeMap<SnapshotName, Content>,
     deleted: BTreeSet<SnapshotName>,
     numbers: Rc<RefCell<Numbers>>,
@@ -120,7 +124,7 @@ impl World {
             engine: None,
             queue: None,
             content: vec![0; sectors(BLOCKS)],
-            pending: None,
+            pending: Vec::new(),
             complete: BTreeMap::new(),
             deleted: BTreeSet::new(),
             numbers: Rc::new(RefCell::new(Numbers::new(seed))),
@@ -209,14 +213,22 @@ impl World {
             }
             Step::Begin => {
                 let id = self.unique();
-                let name = self.crashing(|engine| engine.begin_snapshot(id, u64::from(id.0[0]))).unwrap();
-                self.pending.get_or_insert_with(|| (name, self.content.clone()));
+                let begun = self.crashing(|engine| engine.begin_snapshot(id, u64::from(id.0[0])));
+                match begun {
+                    Ok(name) => self.pending.push((name, self.content.clone())),
+                    Err(VolumeError::TooManySnapshots { .. }) => {
+                        assert_eq!(self.pending.len(), Manifest::PENDING_MAX);
+                    }
+                    Err(error) => panic!("{error:?}"),
+                }
             }
-            Step::Upload { stop } => self.upload(stop),
-            Step::Cancel => {
-                self.engine().cancel_snapshot(&Snapshots::new(shared(&self.store))).unwrap();
-                // It can have been complete.
-                if let Some((name, _)) = self.pending.take() {
+            Step::Upload { which, stop } => self.upload(which, stop),
+            Step::Cancel { which } => {
+                if let Some(name) = self.nth_pending(which) {
+                    let snapshots = Snapshots::new(shared(&self.store));
+                    self.crashing(|engine| engine.cancel_snapshot(name, &snapshots)).unwrap();
+                    self.pending.retain(|(other, _)| *other != name);
+                    // It can have been complete.
                     self.complete.remove(&name);
                 }
             }
@@ -240,7 +252,8 @@ impl World {
                 self.open();
             }
         }
-        assert_eq!(self.engine().pending_snapshot(), self.pending.as_ref().map(|(name, _)| *name));
+        let pending: Vec<_> = self.pending.iter().map(|(name, _)| *name).collect();
+        assert_eq!(self.engine().pending_snapshots(), pending);
     }
 
     fn set(&mut self, first: u64, count: u64, byte: u8) {
@@ -258,25 +271,31 @@ impl World {
         }
     }
 
-    fn upload(&mut self, stop: Option<(u64, bool)>) {
+    fn nth_pending(&self, which: usize) -> Option<SnapshotName> {
+        self.pending.get(which % self.pending.len().max(1)).map(|(name, _)| *name)
+    }
+
+    fn upload(&mut self, which: usize, stop: Option<(u64, bool)>) {
+        let Some(name) = self.nth_pending(which) else { return };
         self.stop(stop);
         let objects = shared(&self.store);
-        let result = self.crashing(|engine| engine.upload_snapshot(&objects, &|_| true));
+        let result = self.crashing(|engine| engine.upload_snapshot(name, &objects, &|_| true));
         self.store.heal();
+        let left = self.engine().pending_snapshots();
         if stop.is_none() {
             result.unwrap();
+            assert!(!left.contains(&name));
         }
-        let Some((name, content)) = self.pending.clone() else { return };
-        if Snapshot::open(objects, name).is_ok() {
-            self.complete.insert(name, content);
-        }
-        if self.engine().pending_snapshot().is_none() {
+        for (name, content) in &self.pending {
+            if Snapshot::open(Arc::clone(&objects), *name).is_ok() {
+                self.complete.insert(*name, content.clone());
+            }
             assert!(
-                self.complete.contains_key(&name) || self.deleted.contains(&name),
+                left.contains(name) || self.complete.contains_key(name) || self.deleted.contains(name),
                 "{name} is neither complete nor deleted"
             );
-            self.pending = None;
         }
+        self.pending.retain(|(name, _)| left.contains(name));
     }
 
     fn nth(&self, which: usize) -> Option<SnapshotName> {
@@ -299,7 +318,9 @@ impl World {
     }
 
     fn restore(&mut self, which: usize, more: u64) {
-        self.step(&Step::Cancel);
+        while !self.pending.is_empty() {
+            self.step(&Step::Cancel { which: 0 });
+        }
         let Some(snapshot) = self.nth(which) else { return };
         let content = self.complete[&snapshot].clone();
         let blocks = content.len() as u64 / 8;
@@ -372,8 +393,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => any_range().prop_map(|(first, count)| Step::Zero { first, count }),
         2 => any_range().prop_map(|(first, count)| Step::Read { first, count }),
         4 => Just(Step::Begin),
-        6 => stop.prop_map(|stop| Step::Upload { stop }),
-        1 => Just(Step::Cancel),
+        6 => (0usize..4, stop).prop_map(|(which, stop)| Step::Upload { which, stop }),
+        1 => (0usize..4).prop_map(|which| Step::Cancel { which }),
         2 => (0usize..5, prop::option::of(1u64..20)).prop_map(|(which, stop)| Step::Delete { which, stop }),
         2 => (0usize..5, 0u64..2).prop_map(|(which, more)| Step::Restore { which, more }),
         2 => (1u64..5).prop_map(|chunks| Step::Fill { chunks }),
@@ -401,7 +422,7 @@ proptest! {
         for step in &steps {
             world.step(step);
         }
-        world.upload(None);
+        world.upload(world.pending.len().saturating_sub(1), None);
         world.check();
         let filled = world.engine().fill(&|_| true).unwrap();
         prop_assert!(filled && !world.engine().has_base());

@@ -60,7 +60,7 @@ pub(super) fn change_key<S: Storage>(
 /// When the store fails; called again it goes on.
 pub(super) fn forget(manifest: &Manifest, snapshots: &Snapshots) -> Result<(), SnapshotError> {
     let name = |id| SnapshotName { lineage: manifest.lineage, id };
-    if let Some(pending) = manifest.pending {
+    for pending in &manifest.pending {
         let name = name(pending.snapshot);
         match snapshots.open(name) {
             // Complete, and that was not written down any more.

@@ -21,7 +21,7 @@ use super::storage::host::HostFolder;
 use super::stores::{self, Stores};
 use crate::backend::{BlockBackend, BlockQueue, BlockRequest, Completion, Extent, QueueFull};
 use crate::crypt::{DataKey, KeyName, KeyStore, WrappedKey};
-use crate::raw::{check_range, lock};
+use crate::raw::{Locked, check_range};
 use crate::snapshot::{
     CHUNK_BYTES, ObjectStore, Progress, Snapshot, SnapshotError, SnapshotName, Snapshots, now_s, pin,
     release, unique,
@@ -45,7 +45,7 @@ struct Open {
     committer: Option<JoinHandle<()>>,
     /// It gets what queues want of a snapshot.
     fetcher: Option<JoinHandle<()>>,
-    _lock: File,
+    _lock: Locked,
 }
 
 /// A queue that keeps its volume open.
@@ -162,28 +162,32 @@ impl Volume {
         Ok(Self(Arc::new(open)))
     }
 
-    /// Begins a snapshot: seals what is in the volume now. If one was begun and not ended, it is that one. Writers go on.
+    /// Begins a snapshot: seals what is in the volume now. If some were begun and not ended, it is the oldest of these. Writers go on.
     ///
     /// # Errors
     /// As for [`seal`](Self::seal).
     pub fn begin_snapshot(&self) -> Result<SnapshotName, SnapshotError> {
-        Ok(self.0.engine.begin_snapshot(unique()?, now_s())?)
+        match self.pending_snapshots().first() {
+            Some(oldest) => Ok(*oldest),
+            None => Ok(self.0.engine.begin_snapshot(unique()?, now_s())?),
+        }
     }
 
-    /// As [`begin_snapshot`](Self::begin_snapshot), but under a name that was chosen before: called again it does nothing. Gives the name of the
-    /// snapshot that is being made, which is another one if that was begun and not ended.
+    /// Begins a snapshot, whatever others were begun, under a name that was chosen before: called again it does nothing, until another one is complete.
+    /// Writers go on.
     ///
     /// # Errors
-    /// As for [`seal`](Self::seal), or [`SnapshotError::OtherLineage`] when no snapshot of this volume can have the name.
-    pub fn begin_snapshot_as(&self, name: SnapshotName) -> Result<SnapshotName, SnapshotError> {
+    /// [`VolumeError::TooManySnapshots`], as for [`seal`](Self::seal), or [`SnapshotError::OtherLineage`] when no snapshot of this volume can have the
+    /// name.
+    pub fn begin_snapshot_as(&self, name: SnapshotName) -> Result<(), SnapshotError> {
         let newer = self.lineage();
         if name.lineage != newer.lineage {
             return Err(SnapshotError::OtherLineage { older: name, newer });
         }
-        if self.0.engine.turn().manifest.last.is_some_and(|last| last.snapshot == name.id) {
-            return Ok(name);
+        if self.0.engine.turn().manifest.last.is_none_or(|last| last.snapshot != name.id) {
+            self.0.engine.begin_snapshot(name.id, now_s())?;
         }
-        Ok(self.0.engine.begin_snapshot(name.id, now_s())?)
+        Ok(())
     }
 
     /// A name that nobody has, for a snapshot of this volume.
@@ -198,30 +202,31 @@ impl Volume {
         SnapshotName { lineage: self.0.engine.turn().manifest.lineage, id: Uuid::NONE }
     }
 
-    /// The snapshot that was begun and has not ended, by this process or one before.
-    pub fn pending_snapshot(&self) -> Option<SnapshotName> {
-        self.0.engine.pending_snapshot()
+    /// The snapshots that were begun and have not ended, by this process or one before; the oldest first.
+    pub fn pending_snapshots(&self) -> Vec<SnapshotName> {
+        self.0.engine.pending_snapshots()
     }
 
-    /// Puts into the store what changed since the last snapshot, and so ends the one that was begun: it is complete when this returns.
-    /// `progress` is told of it by several threads, and says whether to go on.
+    /// Puts into the store what changed since the last snapshot, and so ends one that was begun, and before it all that were begun earlier: they are complete
+    /// when this returns. `progress` is told of it by several threads, and says whether to go on.
     ///
     /// # Errors
     /// [`SnapshotError::Stopped`], or when the store or the host fails; called again it goes on where it was.
     pub fn upload_snapshot(
         &self,
+        name: SnapshotName,
         objects: &Arc<dyn ObjectStore>,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<(), SnapshotError> {
-        self.0.engine.upload_snapshot(objects, progress)
+        self.0.engine.upload_snapshot(name, objects, progress)
     }
 
-    /// Gives up the snapshot that was begun, and removes from the store what there is of it.
+    /// Gives up a snapshot that was begun, and removes from the store what there is of it. It waits for who brings snapshots to their end.
     ///
     /// # Errors
     /// When the store or the host fails; called again it goes on.
-    pub fn cancel_snapshot(&self, snapshots: &Snapshots) -> Result<(), SnapshotError> {
-        self.0.engine.cancel_snapshot(snapshots)
+    pub fn cancel_snapshot(&self, name: SnapshotName, snapshots: &Snapshots) -> Result<(), SnapshotError> {
+        self.0.engine.cancel_snapshot(name, snapshots)
     }
 
     /// The snapshot that the volume relies on: the one that it was made from, until [`fill`](Self::fill) came to its end.
@@ -396,15 +401,14 @@ fn release_abandoned(folder: &Path, objects: &Arc<dyn ObjectStore>) -> Result<()
     Ok(())
 }
 
-fn lock_folder(folder: &Path) -> Result<File, VolumeError> {
+fn lock_folder(folder: &Path) -> Result<Locked, VolumeError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(folder.join(LOCK)).map_err(io_error("open", LOCK))?;
-    lock(&file, false).map_err(|source| match source.raw_os_error() {
+    Locked::new(file).map_err(|source| match source.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => VolumeError::InUse,
         _ => VolumeError::Io { operation: "lock", file: LOCK.to_owned(), source },
-    })?;
-    Ok(file)
+    })
 }
 
 impl Drop for Open {

@@ -135,6 +135,16 @@ def test_a_zone_fails_and_recovers(serve: Callable[..., Region], refused: Callab
     [elsewhere] = run(ec2, Placement={"AvailabilityZone": "us-east-1b"})
     wait(ec2, "instance_status_ok", here, elsewhere)
     address = described(ec2, here)["PublicIpAddress"]
+    idle = ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
+    ec2.get_waiter("volume_available").wait(VolumeIds=[idle])
+    roots = [described(ec2, instance)["BlockDeviceMappings"][0]["Ebs"]["VolumeId"] for instance in (here, elsewhere)]
+
+    def volumes() -> list[tuple[str, str]]:
+        found = {status["VolumeId"]: status["VolumeStatus"] for status in ec2.describe_volume_status()["VolumeStatuses"]}
+        details = [{detail["Name"]: detail["Status"] for detail in found[volume]["Details"]}["io-enabled"] for volume in [idle, *roots]]
+        return list(zip([found[volume]["Status"] for volume in [idle, *roots]], details, strict=True))
+
+    assert volumes() == [("ok", "passed")] * 3
 
     def statuses() -> dict[str, tuple[str, str]]:
         found = ec2.describe_instance_status(InstanceIds=[here, elsewhere])["InstanceStatuses"]
@@ -142,6 +152,9 @@ def test_a_zone_fails_and_recovers(serve: Callable[..., Region], refused: Callab
 
     assert server.zone("us-east-1a", '{"state": "failed"}') == (200, {})
     until(lambda: statuses() == {here: ("impaired", "impaired"), elsewhere: ("ok", "ok")}, "the instance stays well")
+    assert volumes() == [("impaired", "failed"), ("impaired", "failed"), ("ok", "passed")]
+    found = ec2.describe_volume_status(Filters=[{"Name": "volume-status.status", "Values": ["impaired"]}])["VolumeStatuses"]
+    assert {status["VolumeId"] for status in found} == {idle, roots[0]}
     [impaired] = ec2.describe_instance_status(Filters=[{"Name": "system-status.status", "Values": ["impaired"]}])["InstanceStatuses"]
     [detail] = impaired["SystemStatus"]["Details"]
     assert detail["Name"] == "reachability" and detail["Status"] == "failed" and "ImpairedSince" in detail
@@ -157,6 +170,7 @@ def test_a_zone_fails_and_recovers(serve: Callable[..., Region], refused: Callab
     wait(ec2, "instance_status_ok", here)
     wait(ec2, "system_status_ok", here)
     assert described(ec2, here)["PublicIpAddress"] == address
+    assert volumes() == [("ok", "passed")] * 3
     assert all(zone["State"] == "available" and zone["Messages"] == [] for zone in ec2.describe_availability_zones()["AvailabilityZones"])
     assert len(run(ec2, Placement={"AvailabilityZone": "us-east-1a"})) == 1
 

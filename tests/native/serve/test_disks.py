@@ -1,10 +1,12 @@
 """Volumes, snapshots and images of nimbo serve on this machine: real ones, which no guest has."""
 
 import configparser
+import contextlib
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +27,8 @@ class Region:
         self.folder, self.state = folder, folder / "state"
         self.start()
 
-    def start(self) -> None:
-        self.server = Server("--here", "--state", str(self.state), "--run", str(self.folder / "run"))
+    def start(self, *options: str) -> None:
+        self.server = Server("--here", "--state", str(self.state), "--run", str(self.folder / "run"), *options)
         self.ec2 = self.client("us-east-1")
 
     def client(self, region: str) -> Any:
@@ -173,7 +175,7 @@ def test_volumes_are_modified_and_copied_between_regions_with_what_they_hold(reg
     assert target.stat().st_size == 5 * GIB
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("NIMBO_KILL_ROUNDS", "4"))))
 def test_a_server_that_is_killed_goes_on_with_what_it_was_about(region: Region, disk: Path, seed: int) -> None:
     chance = random.Random(seed)
     image = region.imported(disk, "origin")
@@ -205,3 +207,104 @@ def test_a_server_that_is_killed_goes_on_with_what_it_was_about(region: Region, 
     for volume in volumes:
         region.ec2.delete_volume(VolumeId=volume)
     until(lambda: region.left() == [], "what is left")
+
+
+class Killer(threading.Thread):
+    """Kills processes that serve volumes of a server, any of them at any time, until it is left."""
+
+    def __init__(self, state: Path, chance: random.Random) -> None:
+        super().__init__()
+        self.state, self.chance, self.count, self.is_over = state, chance, 0, threading.Event()
+
+    def __enter__(self) -> "Killer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over.set()
+        self.join()
+
+    def processes(self) -> Iterator[int]:
+        mark = f"={self.state}/volumes/".encode()
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            # Between two looks it may have ended.
+            with contextlib.suppress(OSError):
+                command = process.read_bytes()
+                if b"\0volume\0serve\0" in command and mark in command:
+                    yield int(process.parent.name)
+
+    def run(self) -> None:
+        while not self.is_over.wait(self.chance.uniform(0.001, 0.1)):
+            processes = list(self.processes())
+            if processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.chance.choice(processes), signal.SIGKILL)
+                    self.count += 1
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("NIMBO_KILL_ROUNDS", "2"))))
+def test_what_a_volumes_process_dies_in_the_middle_of_is_done_by_the_next(region: Region, disk: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    image = region.imported(disk, "origin")
+    [shown] = region.ec2.describe_images(ImageIds=[image])["Images"]
+    source = shown["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    volumes = [region.volume(SnapshotId=source, Encrypted=chance.random() < 0.5) for _ in range(3)]
+    snapshots: list[str] = []
+
+    def pending(volume: str) -> int:
+        filters = [{"Name": "volume-id", "Values": [volume]}, {"Name": "status", "Values": ["pending"]}]
+        return len(region.ec2.describe_snapshots(OwnerIds=["self"], Filters=filters)["Snapshots"])
+
+    with Killer(region.state, chance) as killer:
+        for volume in volumes:
+            region.ec2.modify_volume(VolumeId=volume, Size=2)
+
+        def has_killed_enough() -> bool:
+            volume = chance.choice(volumes)
+            if pending(volume) < 4:
+                snapshots.append(region.ec2.create_snapshot(VolumeId=volume)["SnapshotId"])
+            return killer.count >= 20
+
+        until(has_killed_enough, "processes to kill")
+    region.ec2.get_waiter("snapshot_completed").wait(SnapshotIds=snapshots, WaiterConfig=WAITER)
+
+    def is_modified(volume: str) -> bool:
+        [modification] = region.ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"]
+        assert modification["ModificationState"] != "failed", modification
+        return modification["ModificationState"] == "completed"
+
+    for volume in volumes:
+        until(lambda volume=volume: is_modified(volume), "a modification")
+    for snapshot in chance.sample(snapshots, min(4, len(snapshots))):
+        volume = region.volume(SnapshotId=snapshot)
+        assert region.read(volume) == b"the image's disk"
+        volumes.append(volume)
+    region.ec2.deregister_image(ImageId=image)
+    for snapshot in [*snapshots, source]:
+        region.ec2.delete_snapshot(SnapshotId=snapshot)
+    for volume in volumes:
+        region.ec2.delete_volume(VolumeId=volume)
+    until(lambda: region.left() == [], "what is left")
+
+
+def test_snapshots_are_kept_where_the_server_is_told_and_stay_there(region: Region, disk: Path) -> None:
+    region.imported(disk, "origin")
+    elsewhere = region.folder / "elsewhere"
+    command = [os.environ["NIMBO"], "serve", "--here", "--listen", "127.0.0.1:0", "--state", str(region.state), "--objects", str(elsewhere)]
+    region.server.end()
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert refused.returncode == 1 and "1 snapshots are in" in refused.stderr and not elsewhere.exists(), refused.stderr
+    region.start()
+    [image] = region.ec2.describe_images(Owners=["self"])["Images"]
+    region.ec2.deregister_image(ImageId=image["ImageId"], DeleteAssociatedSnapshots=True)
+    until(lambda: region.left() == [], "what is left")
+    region.server.end()
+    region.start("--objects", str(elsewhere))
+    region.imported(disk, "another")
+    assert [path for path in (elsewhere / "snapshots").rglob("*") if path.is_file()]
+    # From now on that goes without saying.
+    region.server.end()
+    region.start()
+    [image] = region.ec2.describe_images(Owners=["self"])["Images"]
+    volume = region.volume(SnapshotId=image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"])
+    region.ec2.delete_volume(VolumeId=volume)

@@ -1,4 +1,4 @@
-//! Whether volumes are in order, and what is to be done when one is not.
+//! Whether volumes are in order. One in a zone that has failed is impaired until the zone is back: its instances do not get at it.
 
 use aws::filters::{Filtered, Values};
 use aws::page::Page;
@@ -8,18 +8,29 @@ use types::VolumeId;
 
 use crate::ec2::errors::{id, missing, not_found};
 use crate::ec2::row::{Row, read_filters, select};
-use crate::records::{Volume, VolumeState};
+use crate::records::{FailedZone, Volume, VolumeState};
 use crate::state::{Transaction, View};
 
 /// A volume by how it is.
-struct Condition<'a>(Row<'a, Volume>);
+struct Condition<'a> {
+    row: Row<'a, Volume>,
+    /// Its zone has failed, and not recovered.
+    is_out: bool,
+}
 
-impl Condition<'_> {
+impl<'a> Condition<'a> {
+    fn of(view: View<'_>, row: Row<'a, Volume>) -> Self {
+        let is_out = FailedZone::find(view.state, row.record.zone).is_some();
+        Self { row, is_out }
+    }
+
     fn status(&self) -> ec2::VolumeStatusInfoStatus {
-        match self.0.record.state {
-            VolumeState::Creating => ec2::VolumeStatusInfoStatus::InsufficientData,
-            VolumeState::Available | VolumeState::Deleting => ec2::VolumeStatusInfoStatus::Ok,
-            VolumeState::Error { .. } => ec2::VolumeStatusInfoStatus::Impaired,
+        match (&self.row.record.state, self.is_out) {
+            (VolumeState::Creating, _) => ec2::VolumeStatusInfoStatus::InsufficientData,
+            (VolumeState::Error { .. }, _) | (VolumeState::Available, true) => {
+                ec2::VolumeStatusInfoStatus::Impaired
+            }
+            (VolumeState::Available | VolumeState::Deleting, _) => ec2::VolumeStatusInfoStatus::Ok,
         }
     }
 
@@ -34,7 +45,7 @@ impl Condition<'_> {
     }
 
     fn shown(&self) -> ec2::VolumeStatusItem {
-        let volume = self.0.record;
+        let volume = self.row.record;
         let details = self.details().map(|(name, status)| ec2::VolumeStatusDetails {
             name: Some(name),
             status: Some(status.to_owned()),
@@ -65,9 +76,10 @@ pub(super) fn describe(
 ) -> Result<ec2::DescribeVolumeStatusResult, Error> {
     let filters = read_filters::<Condition<'_>>(&call.input.filters)?;
     let rows = select::<Volume>(view, &call.input.volume_ids, &[])?;
-    let rows = rows.into_iter().map(Condition).filter(|condition| filters.admit(condition));
+    let conditions = rows.into_iter().map(|row| Condition::of(view, row));
+    let rows = conditions.filter(|condition| filters.admit(condition));
     let page = Page::of::<ec2::DescribeVolumeStatus>(call)?;
-    let (rows, next_token) = page.take(rows, |condition| condition.0.record.id.to_string());
+    let (rows, next_token) = page.take(rows, |condition| condition.row.record.id.to_string());
     let volume_statuses = Some(rows.iter().map(Condition::shown).collect());
     Ok(ec2::DescribeVolumeStatusResult { next_token, volume_statuses })
 }
@@ -91,7 +103,7 @@ impl Filtered for Condition<'_> {
     ];
 
     fn values(&self, name: &str, values: &mut Values<'_>) {
-        let volume = self.0.record;
+        let volume = self.row.record;
         match name {
             "availability-zone" => values.shown(volume.zone),
             "availability-zone-id" => values.text(&volume.zone.id()),
@@ -107,7 +119,7 @@ impl Filtered for Condition<'_> {
     }
 
     fn tags(&self) -> Option<impl Iterator<Item = (&str, &str)>> {
-        self.0.tag_pairs()
+        self.row.tag_pairs()
     }
 }
 

@@ -83,6 +83,17 @@ impl Plan {
     }
 }
 
+/// Until when the host may do something of a volume. None: as long as it takes.
+pub fn deadline(volume: &Volume, effect: Effect) -> Option<Timestamp> {
+    let since = match effect {
+        Effect::Create => Some(volume.created),
+        Effect::Modify => volume.modification.as_ref().map(|last| last.started),
+        Effect::Plug(instance) => volume.attachment(instance).map(|attachment| attachment.since),
+        Effect::Unplug { .. } | Effect::Delete => None,
+    };
+    since.map(|since| after(since, DEADLINE))
+}
+
 fn after(start: Timestamp, duration: SignedDuration) -> Timestamp {
     start.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
@@ -256,6 +267,11 @@ pub enum SnapshotStep {
     Enter(SnapshotState),
     /// Nothing, until the host has got on with it, or it is this time.
     Wait(Timestamp),
+}
+
+/// Until when the host may begin a snapshot: what the volume holds then is what it is of.
+pub fn beginning_deadline(snapshot: &Snapshot) -> Timestamp {
+    after(snapshot.started, DEADLINE)
 }
 
 /// Until when the host may make a snapshot.

@@ -319,6 +319,46 @@ async fn what_a_host_cannot_do_is_told_by_the_records() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_between_is_tried_again_and_told_when_there_is_no_more_time() {
+    for is_soon_over in [true, false] {
+        let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+        host_before(&fake.host).await;
+        write(&plane, records).await;
+        fake.told().refusal = Some(HostError::Unavailable("its process died".to_owned()));
+        let work = tokio::spawn(run(Arc::clone(&plane), fake.clone()));
+        tokio::time::sleep(DEADLINE.unsigned_abs() - RETRY * 10).await;
+        assert_eq!(state(&plane, 10), Some(VolumeState::Creating));
+        assert!(!get::<Volume>(&plane, id(12)).unwrap().modification.unwrap().state.is_over());
+        assert!(!get::<Volume>(&plane, id(13)).unwrap().attachments.is_empty());
+        for number in [21, 22, 23] {
+            let snapshot: Snapshot = get(&plane, id(number)).unwrap();
+            assert!(matches!(snapshot.state, SnapshotState::Pending { .. }), "{snapshot:?}");
+        }
+        if is_soon_over {
+            fake.told().refusal = None;
+            tokio::time::sleep(RETRY * 2).await;
+            check_all_done(&plane, &fake.host);
+        } else {
+            tokio::time::sleep(RETRY * 11).await;
+            let message = "its process died".to_owned();
+            assert_eq!(state(&plane, 10), Some(VolumeState::Error { message: message.clone() }));
+            let modified: Volume = get(&plane, id(12)).unwrap();
+            let over = modified.modification.unwrap().state;
+            assert!(
+                matches!(&over, ModificationState::Failed { message: said, .. } if *said == message),
+                "{over:?}"
+            );
+            assert!(get::<Volume>(&plane, id(13)).unwrap().attachments.is_empty());
+            for number in [21, 22, 23] {
+                let snapshot: Snapshot = get(&plane, id(number)).unwrap();
+                assert_eq!(snapshot.state, SnapshotState::Error { message: message.clone() });
+            }
+        }
+        work.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_is_full_is_asked_again_until_the_deadline() {
     for becomes_free in [true, false] {
         let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));

@@ -46,7 +46,8 @@ impl Reconciler {
                 Step::Note(change) => Some(change),
                 Step::Do(effect) => {
                     held.note(Ask::Of(effect));
-                    failure(effect, self.carry_out(&volume, effect).await, id)
+                    let error = self.carry_out(&volume, effect).await.err();
+                    error.and_then(|error| self.failure(&volume, effect, error))
                 }
             };
             match change {
@@ -81,6 +82,26 @@ impl Reconciler {
             }
             Effect::Unplug { instance, is_forced } => disks.unplug(id, instance, is_forced).await,
             Effect::Delete => disks.delete(id).await,
+        }
+    }
+
+    /// What becomes of the record when the host did not do something.
+    fn failure(&self, volume: &Volume, effect: Effect, error: HostError) -> Option<Change> {
+        tracing::warn!("{effect:?} of {}: {error}", volume.id);
+        let message = self.verdict(&error, plan::deadline(volume, effect))?;
+        effect.failure(message)
+    }
+
+    /// What a record is to tell of an error; nothing, as long as the host is to be asked again.
+    fn verdict(&self, error: &HostError, deadline: Option<Timestamp>) -> Option<String> {
+        let next = self.plane.ledger.now().saturating_add(RETRY).unwrap_or(Timestamp::MAX);
+        match error {
+            HostError::NoCapacity(_) => None,
+            // Once more would be too late, and this is known now.
+            HostError::Unavailable(message) => {
+                deadline.is_some_and(|deadline| next >= deadline).then(|| message.clone())
+            }
+            HostError::Failed(message) => Some(message.clone()),
         }
     }
 
@@ -127,10 +148,9 @@ impl Reconciler {
             held.note(Ask::BeginSnapshots);
             let Err(error) = self.begin_snapshots(space, &pending).await else { continue };
             tracing::warn!("snapshots of the moment of {moment}: {error}");
-            if let HostError::Failed(message) = error {
-                for snapshot in to_begin {
-                    let state = SnapshotState::Error { message: message.clone() };
-                    self.enter(space, snapshot.id, state).await?;
+            for snapshot in to_begin {
+                if let Some(message) = self.verdict(&error, Some(plan::beginning_deadline(snapshot))) {
+                    self.enter(space, snapshot.id, SnapshotState::Error { message }).await?;
                 }
             }
         }
@@ -238,16 +258,6 @@ impl Reconciler {
 
 fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     [one, other].into_iter().flatten().min()
-}
-
-/// What becomes of the record when the host did not do something.
-fn failure(effect: Effect, result: Result<(), HostError>, id: VolumeId) -> Option<Change> {
-    let error = result.err()?;
-    tracing::warn!("{effect:?} of {id}: {error}");
-    match error {
-        HostError::NoCapacity(_) => None,
-        HostError::Failed(message) => effect.failure(message),
-    }
 }
 
 fn around(tables: &Tables, volume: &Volume) -> Around {

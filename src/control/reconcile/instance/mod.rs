@@ -26,7 +26,7 @@ use crate::plane::Plane;
 use crate::ports::{HostError, Machines};
 use crate::records::{Cause, Former, Health, Instance, InstanceState, Rest, Volume, VolumeState};
 use crate::state::{Record as _, Space, State, Transaction};
-use plan::{Around, Step, Volumes, not_started, plan};
+use plan::{Around, Step, Volumes, may_start, not_started, plan};
 
 /// How often all instances are looked at, whatever happened: what nobody told is found then.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -187,6 +187,7 @@ impl InstanceReconciler {
                     Err(error) if record.outage.is_some() && record.state == InstanceState::Running => {
                         Err(error)
                     }
+                    Err(error @ HostError::Unavailable(_)) if may_start(record, ledger.now()) => Err(error),
                     Err(error) => {
                         tracing::warn!(%id, "cannot be started: {error}");
                         let next = not_started(record, failed_to_start(&error), ledger.now());
@@ -337,7 +338,7 @@ fn readiness(volumes: &[Arc<Volume>]) -> Volumes {
 fn failed_to_start(error: &HostError) -> Cause {
     let code = match error {
         HostError::NoCapacity(_) => "Server.InsufficientInstanceCapacity",
-        HostError::Failed(_) => "Server.InternalError",
+        HostError::Unavailable(_) | HostError::Failed(_) => "Server.InternalError",
     };
     Cause::Failure { code: code.to_owned(), message: error.to_string() }
 }

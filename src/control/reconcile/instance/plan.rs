@@ -12,6 +12,9 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(120);
 /// When its power button is pressed again: a guest that is still booting hears it not.
 pub const PRESS_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
+/// How long a host is asked to start an instance, while something comes between that may be over soon.
+pub const START_PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+
 /// How long one can ask for an instance that is terminated.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
 
@@ -177,6 +180,11 @@ fn in_outage(instance: &Instance, outage: Outage, machine: Option<&Machine>) -> 
         (InstanceState::Running, None) => Some(Step::Wait(None)),
         _ => None,
     }
+}
+
+/// Whether there is time left to try to start an instance again.
+pub fn may_start(instance: &Instance, now: Timestamp) -> bool {
+    now.duration_since(instance.launched) < START_PATIENCE
 }
 
 /// What becomes of one that cannot be started. One that never ran goes: nobody would look for it, and it holds nothing. Another is stopped

@@ -22,7 +22,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// What redb keeps of the file in memory: the records are there already, so this is for the inner pages of its trees.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// A store's file that no other process uses.
+/// A store's file that no other process uses, until this is dropped: after the database in it is closed.
+#[derive(Debug)]
 pub(super) struct LockedFile {
     path: PathBuf,
     file: File,
@@ -80,6 +81,12 @@ impl LockedFile {
         }
     }
 
+    /// As a process has it that is being started by another thread.
+    #[cfg(test)]
+    pub(super) fn inherited(&self) -> File {
+        self.file.try_clone().unwrap()
+    }
+
     /// Takes back what others may do with the file.
     fn restrict(&self) -> io::Result<()> {
         if self.file.metadata()?.permissions().mode() & 0o077 != 0 {
@@ -110,6 +117,14 @@ impl LockedFile {
             sync_folder(&copy)
         });
         copied.map_err(|source| OpenError::Copy { copy, source })
+    }
+}
+
+impl Drop for LockedFile {
+    /// Closing the file would not do: a process that another thread is starting just now has it open too, until it executes its program.
+    fn drop(&mut self) {
+        // If it cannot be unlocked, it is when the last has closed it.
+        let _ = self.file.unlock();
     }
 }
 

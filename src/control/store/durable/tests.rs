@@ -107,6 +107,16 @@ fn the_file_is_for_its_owner_and_one_process_alone() {
 }
 
 #[test]
+fn a_store_that_is_closed_can_be_opened_though_a_process_that_is_being_started_has_its_file() {
+    let folder = Folder::new();
+    let store = folder.open(&ONE).unwrap();
+    let inherited = store.file.as_ref().unwrap().inherited();
+    drop(store);
+    drop(folder.open(&ONE).unwrap());
+    drop(inherited);
+}
+
+#[test]
 fn a_store_that_was_half_made_is_made_anew() {
     let folder = Folder::new();
     fs::write(folder.0.path().join("store.redb.new"), [7; 10_000]).unwrap();

@@ -7,11 +7,13 @@ use anyhow::Context as _;
 use types::{ByteSize, VolumeSpec};
 use vmm::control::client::{Client, ClientError};
 
+use super::Never;
 use super::server::Place;
 use crate::socket;
 use crate::volume::api::{
     FillSpec, LimitsSpec, PauseSpec, Resumed, SizeSpec, SnapshotSpec, TaskState, TaskStatus, VolumeStatus,
 };
+use crate::volume::snapshot_status;
 
 /// How long the process waits for news of a task before it answers.
 const NEWS_MS: u32 = 250;
@@ -25,8 +27,11 @@ pub(super) async fn status(place: &Place) -> anyhow::Result<VolumeStatus> {
 }
 
 /// Makes the volume as large as `spec` says, and as fast, if there are limits.
+///
+/// # Errors
+/// [`Never`] when there is no such volume, or it is larger already.
 pub(super) async fn modify(place: &Place, spec: VolumeSpec, is_limited: bool) -> anyhow::Result<()> {
-    talk(place, move |client| {
+    let modified = talk(place, move |client| {
         let size = SizeSpec { size_bytes: ByteSize::from_bytes(spec.size_gib << 30) };
         let now: VolumeStatus = client.get("/v1/volume")?;
         // What it may give depends on its size, which only grows: first of all it is let give as much as there is.
@@ -41,8 +46,11 @@ pub(super) async fn modify(place: &Place, spec: VolumeSpec, is_limited: bool) ->
             Some(limits) => client.put::<VolumeStatus>("/v1/volume/limits", &limits).map(drop),
             None => Ok(()),
         }
+    });
+    modified.await.map_err(|error| match error.downcast_ref() {
+        Some(ClientError::Refused { status: 409, detail }) => Never(detail.message.clone()).into(),
+        _ => error,
     })
-    .await
 }
 
 pub(super) fn limits_of(spec: VolumeSpec) -> LimitsSpec {
@@ -54,7 +62,7 @@ pub(super) fn limits_of(spec: VolumeSpec) -> LimitsSpec {
 pub(super) async fn begin_snapshot(place: &Place, objects: String, name: SnapshotName) -> anyhow::Result<()> {
     talk(place, move |client| {
         let spec = SnapshotSpec { objects, name: Some(name) };
-        begin(client, "/v1/snapshot", Some(name), &spec)
+        client.post::<TaskStatus>("/v1/snapshot", &spec, &[]).map(drop)
     })
     .await
 }
@@ -74,15 +82,24 @@ pub(super) async fn resume(place: &Place) -> anyhow::Result<bool> {
     Ok(resumed.await??.was_paused)
 }
 
-/// Follows the snapshot that is being made to its end.
-pub(super) async fn follow_snapshot(place: &Place, tell: OnPercent) -> anyhow::Result<TaskStatus> {
-    talk(place, move |client| follow(client, "/v1/snapshot", &tell)).await
+/// Follows a snapshot that is being made to its end.
+pub(super) async fn follow_snapshot(
+    place: &Place,
+    name: SnapshotName,
+    tell: OnPercent,
+) -> anyhow::Result<TaskStatus> {
+    talk(place, move |client| follow(|| snapshot_status(client, name, NEWS_MS), &tell)).await
 }
 
-/// Gives up the snapshot that was begun.
-pub(super) async fn cancel_snapshot(place: &Place, objects: String) -> anyhow::Result<()> {
+/// Gives up a snapshot that was begun.
+pub(super) async fn cancel_snapshot(
+    place: &Place,
+    objects: String,
+    name: SnapshotName,
+) -> anyhow::Result<()> {
     talk(place, move |client| {
-        let body = serde_json::to_vec(&SnapshotSpec { objects, name: None }).unwrap_or_default();
+        let spec = SnapshotSpec { objects, name: Some(name) };
+        let body = serde_json::to_vec(&spec).unwrap_or_default();
         client.request("DELETE", "/v1/snapshot", &body, &[]).map(drop)
     })
     .await
@@ -91,31 +108,26 @@ pub(super) async fn cancel_snapshot(place: &Place, objects: String) -> anyhow::R
 /// Fetches all that the volume lacks.
 pub(super) async fn fill(place: &Place, objects: String) -> anyhow::Result<TaskStatus> {
     talk(place, move |client| {
-        begin(client, "/v1/fill", None, &FillSpec { objects, bytes_per_second: None })?;
-        follow(client, "/v1/fill", &|_| {})
+        let is_under_way = match client.get::<TaskStatus>("/v1/fill") {
+            Ok(status) => status.state == TaskState::Running,
+            Err(ClientError::Refused { status: 404, .. }) => false,
+            Err(error) => return Err(error),
+        };
+        if !is_under_way {
+            let spec = FillSpec { objects, bytes_per_second: None };
+            client.post::<TaskStatus>("/v1/fill", &spec, &[])?;
+        }
+        follow(|| client.get(&format!("/v1/fill?wait_ms={NEWS_MS}")), &|_| {})
     })
     .await
 }
 
-/// Begins a task, unless it is under way.
-fn begin(
-    client: &mut Client,
-    path: &str,
-    snapshot: Option<SnapshotName>,
-    spec: &impl serde::Serialize,
-) -> Result<(), ClientError> {
-    let is_its = |status: &TaskStatus| snapshot.is_none() || status.snapshot == snapshot;
-    match client.get::<TaskStatus>(path) {
-        Ok(status) if status.state == TaskState::Running && is_its(&status) => return Ok(()),
-        Ok(_) | Err(ClientError::Refused { status: 404, .. }) => {}
-        Err(error) => return Err(error),
-    }
-    client.post::<TaskStatus>(path, spec, &[]).map(drop)
-}
-
-fn follow(client: &mut Client, path: &str, tell: &dyn Fn(u8)) -> Result<TaskStatus, ClientError> {
+fn follow(
+    mut look: impl FnMut() -> Result<TaskStatus, ClientError>,
+    tell: &dyn Fn(u8),
+) -> Result<TaskStatus, ClientError> {
     loop {
-        let status: TaskStatus = client.get(&format!("{path}?wait_ms={NEWS_MS}"))?;
+        let status = look()?;
         if status.state != TaskState::Running {
             return Ok(status);
         }

@@ -4,7 +4,7 @@
 //!   STATE/volumes/vol-…/        the volume; vol-….json: what is to become of it
 //!   STATE/snapshots/snap-….json what a snapshot is called in the store, or is to become
 //!   STATE/copies/snap-…/        a volume that a copy is made by
-//!   STATE/objects               the object store of all snapshots
+//!   STATE/objects               the object store of all snapshots, unless another one was named
 //!   STATE/keys/volumes          the keys of encrypted volumes
 //!   RUN/volumes/vol-….sock      where microVMs find the volume while it is served; .log: what its process says
 //! ```
@@ -18,10 +18,14 @@
 //! **Locks.** A volume's turn is taken by who does something about it, and before the lock of snapshots' records. What is seen from outside is behind locks that
 //! nobody waits with.
 //!
-//! **One at a time.** A volume is sealed for one snapshot at a time: who asks for another meanwhile is told to ask again. While several are sealed for
-//! snapshots of one moment, the writes of all of them are held, so that together they are as after a power cut.
+//! **Moments.** A volume is sealed as soon as a snapshot of it is asked for, also while others are being kept. While several are sealed for snapshots of one
+//! moment, the writes of all of them are held, so that together they are as after a power cut.
+//!
+//! **What fails.** A process that dies, a disk that is full, a store that does not answer: all of that may be over soon, and is tried again, with pauses.
+//! What cannot be done however often it is tried ([`Never`], [`volume::is_final`](crate::volume::is_final)) is told at once.
 
 mod ask;
+mod location;
 mod make;
 mod port;
 mod record;
@@ -31,7 +35,7 @@ mod snapshots;
 mod tests;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,13 +45,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use control::ports::{BoxFuture, DiskChange, HostError, OnDiskChange};
 use tokio::sync::Semaphore;
-use types::{SnapshotId, VolumeId};
+use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 pub(crate) use port::{HostDisks, Plugs};
 #[cfg(test)]
 pub(in crate::host) use server::listener;
 
-use crate::volume::Location;
+use crate::socket;
+use crate::volume::{self, Location};
 use make::Kept;
 use record::{Records, SnapshotRecord, VolumeRecord, VolumeStage};
 use server::{Place, Server};
@@ -55,7 +60,11 @@ use server::{Place, Server};
 /// How long after something failed it is tried again; twice as long each time, up to the latter.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long a guest may take to let go of a volume when its machine has ended.
+/// So often what fails is tried again before a volume is given up: with the pauses, in more than eight minutes.
+const MAKING_FAILURES_MAX: u32 = 60;
+/// Before a snapshot is, of which all is there but its place in the store: in an hour.
+const KEEPING_FAILURES_MAX: u32 = 360;
+/// How long a guest may take to let go of a volume when its machine has ended, before it is taken away.
 const PARTING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// So many volumes are filled in the background at a time.
@@ -91,15 +100,15 @@ struct Slot {
     place: Place,
     /// As it is on disk.
     record: Mutex<Option<VolumeRecord>>,
+    /// The microVMs that have it, or are about to.
+    wanted: Mutex<BTreeSet<InstanceId>>,
     turn: tokio::sync::Mutex<Turn>,
 }
 
 #[derive(Default)]
 struct Turn {
     server: Option<Server>,
-    /// MicroVMs want it.
-    is_wanted: bool,
-    /// What goes on with it beside.
+    /// What goes on with it beside what microVMs do.
     uses: usize,
 }
 
@@ -113,12 +122,45 @@ struct Known {
 }
 
 impl Slot {
+    /// What the volume is, if it can be used.
+    ///
+    /// # Errors
+    /// [`Never`] when there is none, or will be none.
+    fn spec(&self) -> anyhow::Result<VolumeSpec> {
+        match self.record() {
+            Some(VolumeRecord { spec, stage: VolumeStage::Ready { .. }, .. }) => Ok(spec),
+            Some(VolumeRecord { stage: VolumeStage::Making, .. }) => {
+                bail!("the volume {} is not made yet", self.id)
+            }
+            _ => Err(Never(format!("there is no volume {} on this host", self.id)).into()),
+        }
+    }
+
     fn record(&self) -> Option<VolumeRecord> {
         lock(&self.record).clone()
     }
 
+    fn is_wanted(&self) -> bool {
+        !lock(&self.wanted).is_empty()
+    }
+
     fn is_ready(&self) -> bool {
         lock(&self.record).as_ref().is_some_and(|record| matches!(record.stage, VolumeStage::Ready { .. }))
+    }
+}
+
+/// What there is in the object store, if there is anything.
+fn uses(
+    volumes: &BTreeMap<VolumeId, VolumeRecord>,
+    snapshots: &BTreeMap<SnapshotId, SnapshotRecord>,
+) -> Option<String> {
+    let kept = snapshots.values().filter(|record| !matches!(record, SnapshotRecord::Failed(_))).count();
+    let is_whole = |record: &&VolumeRecord| matches!(record.stage, VolumeStage::Ready { is_whole: true });
+    let lacking = volumes.values().filter(|record| record.snapshot.is_some() && !is_whole(record)).count();
+    match (kept, lacking) {
+        (0, 0) => None,
+        (kept, 0) => Some(format!("{kept} snapshots are")),
+        (kept, lacking) => Some(format!("{kept} snapshots, and what {lacking} volumes lack, are")),
     }
 }
 
@@ -127,21 +169,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What cannot be done, however often it is tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Never(String);
+
+fn is_final(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<Never>() || matches!(cause.downcast_ref(), Some(HostError::Failed(_))))
+        || volume::is_final(error)
+}
+
 fn failed(error: &anyhow::Error) -> HostError {
-    HostError::Failed(format!("{error:#}"))
+    let message = format!("{error:#}");
+    if is_final(error) { HostError::Failed(message) } else { HostError::Unavailable(message) }
 }
 
 impl Volumes {
-    /// The volumes and snapshots in `state`; the sockets will be in `run`. `program` is nimbo; `limits_volumes` says whether a volume is to be no faster than its type. What was begun and not ended is gone on with by tasks of
-    /// the current runtime.
+    /// The volumes and snapshots in `state`; the sockets will be in `run`. `program` is nimbo; `limits_volumes` says whether a volume is to be no faster than its
+    /// type; `objects` is where snapshots are to be, if that was said. Nothing is done before [`Self::go_on`].
     ///
     /// # Errors
-    /// When the folders cannot be made, or a record cannot be read.
+    /// When the folders cannot be made, a record cannot be read, or snapshots are elsewhere.
     pub(in crate::host) fn open_with(
         program: &Path,
         state: &Path,
         run: &Path,
         limits_volumes: bool,
+        objects: Option<&Location>,
     ) -> anyhow::Result<Self> {
         let absolute = |path| std::path::absolute(path).context("cannot find the current folder");
         let (state, run) = (absolute(state)?, absolute(run)?);
@@ -149,16 +205,18 @@ impl Volumes {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        let objects = state.join("objects");
-        let objects = objects.to_str().with_context(|| format!("{} is not text", objects.display()))?;
+        let (volumes, snapshots) =
+            (Records::open(&state.join("volumes"))?, Records::open(&state.join("snapshots"))?);
+        let (all_volumes, all_snapshots) = (volumes.all()?, snapshots.all()?);
+        let objects = location::choose(&state, objects, uses(&all_volumes, &all_snapshots))?;
         let keys = state.join("keys/volumes");
         make::remove_half_made(&keys)?;
         let this = Self(Arc::new(Shelf {
             program: program.to_owned(),
             limits_volumes,
-            kept: Kept::new(Location::from(objects), &keys),
-            volumes: Records::open(&state.join("volumes"))?,
-            snapshots: Records::open(&state.join("snapshots"))?,
+            kept: Kept::new(objects, &keys),
+            volumes,
+            snapshots,
             state,
             run,
             slots: Mutex::default(),
@@ -168,35 +226,59 @@ impl Volumes {
             fills: Semaphore::new(FILLS),
             on_change: Mutex::default(),
         }));
-        for (id, record) in this.0.snapshots.all()? {
+        for (id, record) in all_snapshots {
             let known = Known { record, percent: 0, copying: Arc::default() };
             lock(&this.0.known).insert(id, known);
         }
-        for (id, record) in this.0.volumes.all()? {
+        for (id, record) in all_volumes {
             *lock(&this.slot(id).record) = Some(record);
         }
-        this.go_on_with_volumes();
-        this.go_on_with_snapshots();
         Ok(this)
     }
 
-    /// Sees to it that a process serves the volume to microVMs, until it is [released](Self::release), also when this process is gone.
+    /// Goes on, by tasks of the current runtime, with what was begun and not ended; and ends processes of volumes that no microVM has
+    /// [claimed](Self::claim).
+    pub(in crate::host) fn go_on(&self) {
+        self.go_on_with_volumes();
+        self.go_on_with_snapshots();
+    }
+
+    /// Sees to it that a process serves the volume to a microVM, until that has [released](Self::release) it, also when this process is gone.
     /// Gives the path of its socket, for `vhost-user`.
     ///
     /// # Errors
     /// When there is no such volume, or it cannot be served.
-    pub(crate) async fn serve(&self, id: VolumeId) -> Result<PathBuf, HostError> {
+    pub(crate) async fn serve(&self, id: VolumeId, instance: InstanceId) -> Result<PathBuf, HostError> {
         let slot = self.slot(id);
+        let is_new = lock(&slot.wanted).insert(instance);
         let mut turn = slot.turn.lock().await;
-        self.ensure_served(&slot, &mut turn).await.map_err(|error| failed(&error))?;
-        turn.is_wanted = true;
+        if let Err(error) = self.ensure_served(&slot, &mut turn).await {
+            if is_new {
+                lock(&slot.wanted).remove(&instance);
+            }
+            return Err(failed(&error));
+        }
         Ok(slot.place.socket.clone())
     }
 
-    /// A microVM that had the volume has it no more: if no other has, the process that serves it ends in order.
-    pub(crate) async fn release(&self, id: VolumeId) {
+    /// A microVM has the volume since before this process.
+    pub(crate) fn claim(&self, id: VolumeId, instance: InstanceId) {
+        lock(&self.slot(id).wanted).insert(instance);
+    }
+
+    /// A microVM has the volume no more, from now on. What is returned sees to it that the process which serves it ends in order, if no other microVM has it.
+    pub(crate) fn release(&self, id: VolumeId, instance: InstanceId) -> BoxFuture<'static, ()> {
         let slot = self.slot(id);
+        lock(&slot.wanted).remove(&instance);
+        let this = self.clone();
+        Box::pin(async move { this.end_unwanted(&slot).await })
+    }
+
+    async fn end_unwanted(&self, slot: &Arc<Slot>) {
         let mut turn = slot.turn.lock().await;
+        if slot.is_wanted() {
+            return;
+        }
         if turn.server.is_none() {
             // It may be one that an earlier process has started.
             turn.server = slot.place.find().await.ok().flatten();
@@ -208,8 +290,10 @@ impl Volumes {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        turn.is_wanted = tokio::time::timeout(PARTING, parted).await.is_err();
-        self.end_idle(&mut turn).await;
+        if turn.server.is_some() && tokio::time::timeout(PARTING, parted).await.is_err() {
+            tracing::warn!(volume = %slot.id, "what is left of a guest holds a volume, which is taken from it");
+        }
+        self.end_idle(slot, &mut turn).await;
     }
 
     /// Has the volume served for something beside microVMs, until it is [let go](Self::let_go).
@@ -223,15 +307,17 @@ impl Volumes {
     async fn let_go(&self, slot: &Arc<Slot>) {
         let mut turn = slot.turn.lock().await;
         turn.uses -= 1;
-        self.end_idle(&mut turn).await;
+        self.end_idle(slot, &mut turn).await;
     }
 
-    async fn end_idle(&self, turn: &mut Turn) {
-        if !turn.is_wanted
+    async fn end_idle(&self, slot: &Slot, turn: &mut Turn) {
+        if !slot.is_wanted()
             && turn.uses == 0
             && let Some(server) = turn.server.take()
         {
             server.end().await;
+            // It is in a jail, where it does not see this one.
+            socket::remove_abandoned(&slot.place.socket);
         }
     }
 
@@ -246,6 +332,7 @@ impl Volumes {
                 id,
                 place: place(),
                 record: Mutex::default(),
+                wanted: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
             })
         };
@@ -256,9 +343,7 @@ impl Volumes {
         if turn.server.as_ref().is_some_and(|server| !server.has_ended()) {
             return Ok(());
         }
-        let Some(VolumeRecord { spec, stage: VolumeStage::Ready { .. }, .. }) = slot.record() else {
-            bail!("there is no volume {} on this host", slot.id);
-        };
+        let spec = slot.spec()?;
         let server = match slot.place.find().await? {
             Some(server) => server,
             None => match slot.place.start(&self.0.program, self.arguments(slot, spec)).await {
@@ -276,14 +361,14 @@ impl Volumes {
         tokio::spawn(self.clone().watch(Arc::clone(slot), server));
     }
 
-    fn arguments(&self, slot: &Slot, spec: types::VolumeSpec) -> Vec<OsString> {
+    fn arguments(&self, slot: &Slot, spec: VolumeSpec) -> Vec<OsString> {
         // As EBS has it, what the guest reads as its serial number is the id without the dash.
         let mut volume = OsString::from(slot.id.to_string().replace('-', ""));
         volume.push("=");
         volume.push(&slot.place.folder);
         let mut arguments: Vec<OsString> = ["volume", "serve"].map(OsString::from).into();
         arguments.extend([volume, "--vhost-user".into(), slot.place.socket.clone().into()]);
-        arguments.extend(["--when-full".into(), "wait".into()]);
+        arguments.extend(["--jail".into(), "--when-full".into(), "wait".into()]);
         arguments.extend(["--objects".into(), self.0.kept.objects.to_string().into()]);
         arguments.extend(["--keys".into(), self.0.state.join("keys/volumes").into()]);
         if !self.0.limits_volumes {
@@ -308,7 +393,7 @@ impl Volumes {
         loop {
             let mut turn = slot.turn.lock().await;
             let is_its = turn.server.as_ref().is_some_and(|now| now.pid == server.pid);
-            if !is_its || !turn.is_wanted && turn.uses == 0 || !slot.is_ready() {
+            if !is_its || !slot.is_wanted() && turn.uses == 0 || !slot.is_ready() {
                 return;
             }
             tracing::warn!(volume = %slot.id, pid = %server.pid, "the process of a volume ended; another is started");

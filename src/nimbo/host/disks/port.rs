@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use control::ports::{
     BoxFuture, Disk, DiskChange, DiskSpec, Disks, HostError, OnDiskChange, SnapshotCopySpec,
@@ -13,9 +12,6 @@ use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 use super::record::{SnapshotRecord, VolumeStage};
 use super::{Volumes, lock};
-
-/// How often it is looked whether a guest has let go of a volume.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Who plugs volumes into microVMs that run.
 pub(crate) trait Plugs: Send + Sync {
@@ -34,7 +30,7 @@ pub(crate) trait Plugs: Send + Sync {
         device: &'a str,
     ) -> BoxFuture<'a, Result<(), HostError>>;
 
-    /// Asks the guest to let go of it; forced: takes it away.
+    /// Asks the guest to let go of it; forced: takes it away. As soon as it has it no more, the volume is [released](Volumes::release).
     fn unplug(
         &self,
         instance: InstanceId,
@@ -47,30 +43,11 @@ pub(crate) trait Plugs: Send + Sync {
 pub(crate) struct HostDisks {
     volumes: Volumes,
     plugs: Arc<dyn Plugs>,
-    /// Which guests were asked to let go of which volumes.
-    parting: Arc<Mutex<BTreeSet<(VolumeId, InstanceId)>>>,
 }
 
 impl HostDisks {
     pub(crate) fn new(volumes: Volumes, plugs: Arc<dyn Plugs>) -> Self {
-        Self { volumes, plugs, parting: Arc::default() }
-    }
-
-    /// The guest lets go of the volume when it likes: then it is released.
-    fn release_when_unplugged(&self, id: VolumeId, instance: InstanceId) {
-        if !lock(&self.parting).insert((id, instance)) {
-            return;
-        }
-        let (volumes, plugs, parting) =
-            (self.volumes.clone(), Arc::clone(&self.plugs), Arc::clone(&self.parting));
-        tokio::spawn(async move {
-            while plugs.plugged(instance).contains(&id) {
-                tokio::time::sleep(LOOK).await;
-            }
-            volumes.release(id).await;
-            lock(&parting).remove(&(id, instance));
-            volumes.tell(DiskChange::Volume(id));
-        });
+        Self { volumes, plugs }
     }
 }
 
@@ -122,10 +99,10 @@ impl Disks for HostDisks {
         device: &'a str,
     ) -> BoxFuture<'a, Result<(), HostError>> {
         Box::pin(async move {
-            let socket = self.volumes.serve(id).await?;
+            let socket = self.volumes.serve(id, instance).await?;
             let plugged = self.plugs.plug(instance, id, &socket, device).await;
             if plugged.is_err() {
-                self.volumes.release(id).await;
+                self.volumes.release(id, instance).await;
             }
             self.volumes.tell(DiskChange::Volume(id));
             plugged
@@ -138,11 +115,7 @@ impl Disks for HostDisks {
         instance: InstanceId,
         is_forced: bool,
     ) -> BoxFuture<'_, Result<(), HostError>> {
-        Box::pin(async move {
-            self.plugs.unplug(instance, id, is_forced).await?;
-            self.release_when_unplugged(id, instance);
-            Ok(())
-        })
+        self.plugs.unplug(instance, id, is_forced)
     }
 
     fn begin_snapshots(&self, specs: Vec<SnapshotSpec>) -> BoxFuture<'_, Result<(), HostError>> {

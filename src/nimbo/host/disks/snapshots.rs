@@ -21,12 +21,11 @@ use types::{SnapshotId, VolumeId};
 use super::make::Source;
 use super::record::SnapshotRecord;
 use super::server::Place;
-use super::{Known, PAUSE_MIN, Shelf, Slot, Volumes, ask, failed, lock, wait};
+use super::{
+    KEEPING_FAILURES_MAX, Known, Never, PAUSE_MIN, Shelf, Slot, Volumes, ask, failed, is_final, lock, wait,
+};
 use crate::volume::Store;
 use crate::volume::api::TaskState;
-
-/// How often what fails is tried again before a snapshot is given up: by then it is more than a minute old.
-const FAILURES_MAX: u32 = 20;
 
 /// How long writes are held at most while several volumes are sealed: after it the attempt has failed.
 const PAUSE_MS_MAX: u64 = 5000;
@@ -37,11 +36,6 @@ pub(super) fn key_name(arn: Option<&str>) -> Result<Option<KeyName>, HostError> 
         .transpose()
         .map_err(|error: ::volume::crypt::KeyError| HostError::Failed(error.to_string()))
 }
-
-/// Several volumes were not sealed at one moment.
-#[derive(Debug, thiserror::Error)]
-#[error("writes could not be held for as long as it took to seal all volumes")]
-struct NotHeld;
 
 /// A snapshot that is about to be begun.
 struct Begun {
@@ -64,10 +58,12 @@ impl Volumes {
                 SnapshotRecord::Complete { .. } | SnapshotRecord::Failed(_) => {}
             }
         }
-        for ids in moments.into_values() {
-            let this = self.clone();
-            tokio::spawn(async move { this.go_on_with_moment(&ids).await });
-        }
+        moments.into_values().for_each(|ids| self.spawn_moment(ids, None));
+    }
+
+    fn spawn_moment(&self, ids: Vec<SnapshotId>, is_sealed: Option<bool>) {
+        let this = self.clone();
+        tokio::spawn(async move { this.go_on_with_moment(&ids, is_sealed).await });
     }
 
     fn spawn_keep(&self, id: SnapshotId) {
@@ -87,27 +83,23 @@ impl Volumes {
 
     pub(super) async fn begin_snapshots(&self, specs: Vec<SnapshotSpec>) -> Result<(), HostError> {
         let _sealing = self.0.sealing.lock().await;
+        let is_undone = |id| matches!(self.snapshot_record(id), Some(SnapshotRecord::Deleting { .. }));
+        if let Some(spec) = specs.iter().find(|spec| is_undone(spec.id)) {
+            // When nothing is left of them, all are begun anew, at one moment.
+            return Err(HostError::Unavailable(format!("what there is of {} is being removed", spec.id)));
+        }
         let specs: Vec<_> =
             specs.into_iter().filter(|spec| self.snapshot_record(spec.id).is_none()).collect();
         let Some(moment) = specs.first().map(|spec| spec.id) else { return Ok(()) };
         for SnapshotSpec { volume, .. } in &specs {
-            if !self.slot(*volume).is_ready() {
-                return Err(HostError::Failed(format!("there is no volume {volume} on this host")));
-            }
-            if lock(&self.0.known).values().any(|known| known.record.volume() == Some(*volume)) {
-                let message = format!("another snapshot of {volume} is not complete yet");
-                return Err(HostError::NoCapacity(message));
-            }
+            self.slot(*volume).spec().map_err(|error| failed(&error))?;
         }
         let mut held = Vec::new();
         let outcome = self.begin(&specs, moment, &mut held).await;
         for slot in held {
             self.let_go(&slot).await;
         }
-        outcome.map_err(|error| match error.downcast::<NotHeld>() {
-            Ok(not_held) => HostError::NoCapacity(not_held.to_string()),
-            Err(error) => failed(&error),
-        })
+        outcome.map_err(|error| failed(&error))
     }
 
     async fn begin(
@@ -134,13 +126,16 @@ impl Volumes {
             sealed = self.seal(&begun).await;
         }
         let ids: Vec<_> = begun.iter().map(|begun| begun.id).collect();
-        match sealed {
+        let settled = match &sealed {
             Ok(()) => self.keep_all(&ids).await,
-            Err(error) => {
-                self.undo(&ids).await?;
-                Err(error)
-            }
+            Err(_) => self.undo(&ids).await,
+        };
+        if let Err(error) = settled {
+            // It is known what is to become of them, and that is gone on with.
+            tracing::warn!("the moment of {moment}: {error:#}");
+            self.spawn_moment(ids, Some(sealed.is_ok()));
         }
+        sealed
     }
 
     /// Seals volumes, all at one moment.
@@ -155,7 +150,10 @@ impl Volumes {
         }
         let pause = |place: Place, _| async move { ask::pause(&place, PAUSE_MS_MAX).await };
         let resume = |place: Place, _| async move {
-            if ask::resume(&place).await? { Ok(()) } else { Err(NotHeld.into()) }
+            match ask::resume(&place).await? {
+                true => Ok(()),
+                false => bail!("writes could not be held for as long as it took to seal all volumes"),
+            }
         };
         let mut sealed = at_once(begun, pause).await;
         if sealed.is_ok() {
@@ -178,20 +176,21 @@ impl Volumes {
 
     /// Not all of a moment are sealed: none is.
     async fn undo(&self, ids: &[SnapshotId]) -> anyhow::Result<()> {
+        let mut undone = Ok(());
         for id in ids {
-            self.delete_known(*id).await?;
+            undone = undone.and(self.delete_known(*id).await);
         }
-        Ok(())
+        undone
     }
 
-    /// After a start: whether a moment was sealed as a whole is seen by its volumes.
-    async fn go_on_with_moment(&self, ids: &[SnapshotId]) {
+    /// Whether a moment was sealed as a whole is seen by its volumes, unless it is known.
+    async fn go_on_with_moment(&self, ids: &[SnapshotId], is_sealed: Option<bool>) {
         let mut pause = PAUSE_MIN;
         loop {
-            let mut is_whole = Ok(true);
+            let mut is_whole = Ok(is_sealed.unwrap_or(true));
             for id in ids {
                 is_whole = match is_whole {
-                    Ok(true) => self.is_sealed(*id).await,
+                    Ok(true) if is_sealed.is_none() => self.is_sealed(*id).await,
                     other => other,
                 };
             }
@@ -220,7 +219,7 @@ impl Volumes {
         self.hold(&slot).await?;
         let status = ask::status(&slot.place).await;
         self.let_go(&slot).await;
-        if status?.pending_snapshot == Some(name) {
+        if status?.has_pending(name) {
             return Ok(true);
         }
         self.blocking(move |shelf| is_complete(&shelf.kept.store()?, name)).await
@@ -236,14 +235,14 @@ impl Volumes {
                     let key = slot.record().and_then(|record| record.key);
                     self.enter(id, Some(&from), Some(SnapshotRecord::Complete { name, key })).await
                 }
-                Err(error) if failures == FAILURES_MAX || !slot.is_ready() => {
+                Err(error) if failures >= KEEPING_FAILURES_MAX || is_final(&error) => {
                     self.give_up(id, &slot, &from, format!("{error:#}")).await
                 }
                 Err(error) => Err(error),
             };
             match next {
                 Ok(_) => return,
-                Err(error) => tracing::warn!(snapshot = %id, "{error:#}"),
+                Err(error) => tracing::warn!(snapshot = %id, "cannot keep the snapshot: {error:#}"),
             }
             failures += 1;
             pause = wait(pause).await;
@@ -253,10 +252,17 @@ impl Volumes {
     async fn keep_now(&self, id: SnapshotId, slot: &Arc<Slot>, name: SnapshotName) -> anyhow::Result<()> {
         self.hold(slot).await?;
         let keep = async {
+            // Whoever was about it may have died when it was complete, and before that was told. It must not be begun again.
+            if !ask::status(&slot.place).await?.has_pending(name) {
+                return match self.blocking(move |shelf| is_complete(&shelf.kept.store()?, name)).await? {
+                    true => Ok(()),
+                    false => Err(Never(format!("the volume {} has nothing of it", slot.id)).into()),
+                };
+            }
             ask::begin_snapshot(&slot.place, self.0.kept.objects.to_string(), name).await?;
             let this = self.clone();
-            let task =
-                ask::follow_snapshot(&slot.place, Box::new(move |percent| this.reach(id, percent))).await?;
+            let tell = Box::new(move |percent| this.reach(id, percent));
+            let task = ask::follow_snapshot(&slot.place, name, tell).await?;
             match task.state {
                 TaskState::Done => Ok(()),
                 _ => bail!("the snapshot was not made: {}", task.error.unwrap_or_default()),
@@ -274,9 +280,9 @@ impl Volumes {
         from: &SnapshotRecord,
         message: String,
     ) -> anyhow::Result<bool> {
-        if slot.is_ready() {
+        if let Some(name) = from.name().filter(|_| slot.is_ready()) {
             self.hold(slot).await?;
-            let cancelled = ask::cancel_snapshot(&slot.place, self.0.kept.objects.to_string()).await;
+            let cancelled = ask::cancel_snapshot(&slot.place, self.0.kept.objects.to_string(), name).await;
             self.let_go(slot).await;
             cancelled?;
         }
@@ -319,7 +325,7 @@ impl Volumes {
                     let complete = SnapshotRecord::Complete { name, key: key.clone() };
                     self.enter(id, Some(&from), Some(complete)).await
                 }
-                (Err(error), _) if failures == FAILURES_MAX => {
+                (Err(error), _) if failures >= KEEPING_FAILURES_MAX || is_final(&error) => {
                     self.enter(id, Some(&from), Some(SnapshotRecord::Failed(format!("{error:#}")))).await
                 }
                 (Err(error), _) => Err(error),
@@ -356,7 +362,7 @@ impl Volumes {
             bail!("the copy is not wanted any more");
         }
         volume.begin_snapshot_as(chosen)?;
-        volume.upload_snapshot(&store.objects, &|progress: Progress| {
+        volume.upload_snapshot(chosen, &store.objects, &|progress: Progress| {
             self.reach(id, u8::try_from(progress.percent()).unwrap_or(100));
             matches!(self.snapshot_record(id), Some(SnapshotRecord::Copying { .. }))
         })?;
@@ -411,8 +417,10 @@ impl Volumes {
         if let Some(slot) = volume.map(|volume| self.slot(volume)).filter(|slot| slot.is_ready()) {
             self.hold(&slot).await?;
             let cancel = async {
-                if ask::status(&slot.place).await?.pending_snapshot == name {
-                    ask::cancel_snapshot(&slot.place, self.0.kept.objects.to_string()).await?;
+                if let Some(name) = name
+                    && ask::status(&slot.place).await?.has_pending(name)
+                {
+                    ask::cancel_snapshot(&slot.place, self.0.kept.objects.to_string(), name).await?;
                 }
                 anyhow::Ok(())
             };

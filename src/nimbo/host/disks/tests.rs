@@ -23,16 +23,18 @@ struct Lab {
 }
 
 /// MicroVMs that have what they are given.
-#[derive(Default)]
-struct Given(Mutex<BTreeSet<(InstanceId, VolumeId)>>);
+struct Given {
+    has: Mutex<BTreeSet<(InstanceId, VolumeId)>>,
+    volumes: Volumes,
+}
 
 impl Plugs for Given {
     fn instances(&self) -> Vec<InstanceId> {
-        lock(&self.0).iter().map(|(instance, _)| *instance).collect()
+        lock(&self.has).iter().map(|(instance, _)| *instance).collect()
     }
 
     fn plugged(&self, instance: InstanceId) -> BTreeSet<VolumeId> {
-        lock(&self.0).iter().filter(|(other, _)| *other == instance).map(|(_, volume)| *volume).collect()
+        lock(&self.has).iter().filter(|(other, _)| *other == instance).map(|(_, volume)| *volume).collect()
     }
 
     fn plug<'a>(
@@ -43,7 +45,7 @@ impl Plugs for Given {
         _: &'a str,
     ) -> BoxFuture<'a, Result<(), HostError>> {
         assert!(fs::symlink_metadata(socket).unwrap().file_type().is_socket());
-        lock(&self.0).insert((instance, volume));
+        lock(&self.has).insert((instance, volume));
         Box::pin(async { Ok(()) })
     }
 
@@ -53,8 +55,12 @@ impl Plugs for Given {
         volume: VolumeId,
         _: bool,
     ) -> BoxFuture<'_, Result<(), HostError>> {
-        lock(&self.0).remove(&(instance, volume));
-        Box::pin(async { Ok(()) })
+        lock(&self.has).remove(&(instance, volume));
+        let released = self.volumes.release(volume, instance);
+        Box::pin(async {
+            released.await;
+            Ok(())
+        })
     }
 }
 
@@ -65,14 +71,22 @@ impl Lab {
 
     fn at(folder: tempfile::TempDir) -> Self {
         let volumes = open(folder.path());
-        let disks = HostDisks::new(volumes.clone(), Arc::new(Given::default()));
+        volumes.go_on();
+        let disks = disks(&volumes);
         Self { folder, volumes, disks }
     }
 
     /// As if the process were started anew.
     fn again(&mut self) {
+        self.again_with(&[]);
+    }
+
+    /// Likewise, and a microVM that it finds has these volumes.
+    fn again_with(&mut self, volumes: &[VolumeId]) {
         self.volumes = open(self.folder.path());
-        self.disks = HostDisks::new(self.volumes.clone(), Arc::new(Given::default()));
+        volumes.iter().for_each(|volume| self.volumes.claim(*volume, instance(1)));
+        self.volumes.go_on();
+        self.disks = disks(&self.volumes);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -186,9 +200,10 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 impl Drop for Lab {
     fn drop(&mut self) {
         for slot in lock(&self.volumes.0.slots).values() {
+            // So that none takes the place of one that is ended here.
+            lock(&slot.wanted).clear();
             if let Ok(mut turn) = slot.turn.try_lock() {
-                // So that none takes the place of one that is ended here.
-                (turn.is_wanted, turn.uses) = (false, 0);
+                turn.uses = 0;
             }
         }
         end_servers(self.folder.path());
@@ -208,7 +223,16 @@ fn open(folder: &Path) -> Volumes {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("nimbo");
     assert!(program.exists(), "there is no {}: cargo build -p nimbo makes it", program.display());
-    Volumes::open_with(&program, &folder.join("state"), &folder.join("run"), true).unwrap()
+    Volumes::open_with(&program, &folder.join("state"), &folder.join("run"), true, None).unwrap()
+}
+
+fn disks(volumes: &Volumes) -> HostDisks {
+    let given = Given { has: Mutex::default(), volumes: volumes.clone() };
+    HostDisks::new(volumes.clone(), Arc::new(given))
+}
+
+fn instance(number: u8) -> InstanceId {
+    InstanceId::from_random([number; 16])
 }
 
 fn vol(number: u8) -> VolumeId {
@@ -258,38 +282,111 @@ const OTHER_KEY: &str = "arn:aws:kms:eu-west-1:123456789012:alias/aws/ebs";
 async fn a_volume_is_served_by_one_process_until_it_is_released() {
     let mut lab = Lab::new();
     lab.create(vol(1), None, None).await;
-    let socket = lab.volumes.serve(vol(1)).await.unwrap();
+    let socket = lab.volumes.serve(vol(1), instance(1)).await.unwrap();
     assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
     let first = lab.server(vol(1)).await.unwrap();
-    assert_eq!(lab.volumes.serve(vol(1)).await.unwrap(), socket);
+    assert_eq!(lab.volumes.serve(vol(1), instance(1)).await.unwrap(), socket);
     // Another process takes it as it is, if a guest has it.
+    lab.again_with(&[vol(1)]);
+    let slot = lab.volumes.slot(vol(1));
+    until("it is taken over", async || slot.turn.lock().await.server.is_some().then_some(())).await;
+    assert_eq!(lab.volumes.serve(vol(1), instance(2)).await.unwrap(), socket);
+    assert_eq!(lab.server(vol(1)).await.unwrap().pid, first.pid);
+    // As long as another guest has it, nobody's leave ends it.
+    lab.volumes.release(vol(1), instance(1)).await;
+    lab.volumes.release(vol(1), instance(1)).await;
+    assert!(!first.has_ended());
+    // It is replaced when it dies.
+    kill(first.pid, Signal::SIGKILL).unwrap();
+    let next =
+        until("another process", async || lab.server(vol(1)).await.filter(|now| now.pid != first.pid)).await;
+    lab.volumes.release(vol(1), instance(2)).await;
+    assert!(next.has_ended() && lab.server(vol(1)).await.is_none() && !socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_no_microvm_has_is_taken_from_who_holds_on_to_it() {
+    let lab = Lab::new();
+    lab.create(vol(1), None, None).await;
+    let socket = lab.volumes.serve(vol(1), instance(1)).await.unwrap();
+    let server = lab.server(vol(1)).await.unwrap();
+    // What is left of a guest does not part for longer than anybody waits.
     let guest = crate::socket::connect(&socket).unwrap();
     until("a guest", async || {
         ask::status(&lab.volumes.slot(vol(1)).place).await.ok().filter(|status| status.guests == 1)
     })
     .await;
-    lab.again();
-    let slot = lab.volumes.slot(vol(1));
-    until("it is taken over", async || slot.turn.lock().await.is_wanted.then_some(())).await;
-    assert_eq!(lab.volumes.serve(vol(1)).await.unwrap(), socket);
-    assert_eq!(lab.server(vol(1)).await.unwrap().pid, first.pid);
-    // As long as another guest has it, nobody's leave ends it.
-    lab.volumes.release(vol(1)).await;
-    assert!(!first.has_ended());
+    lab.volumes.release(vol(1), instance(1)).await;
+    assert!(server.has_ended() && !lab.volumes.slot(vol(1)).is_wanted());
     drop(guest);
-    // It is replaced when it dies.
-    kill(first.pid, Signal::SIGKILL).unwrap();
-    let next =
-        until("another process", async || lab.server(vol(1)).await.filter(|now| now.pid != first.pid)).await;
-    lab.volumes.release(vol(1)).await;
-    assert!(next.has_ended() && lab.server(vol(1)).await.is_none() && !socket.exists());
+    // Whoever wants it while it is let go has it.
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
+    let released = lab.volumes.release(vol(1), instance(1));
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
+    released.await;
+    assert!(lab.server(vol(1)).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_of_a_volume_has_no_files_but_its_own() {
+    let lab = Lab::new();
+    lab.create(vol(1), None, Some(OWN_KEY)).await;
+    lab.create(vol(2), None, None).await;
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
+    let pid = lab.server(vol(1)).await.unwrap().pid;
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap());
+    let volumes = lab.path("state/volumes");
+    assert!(inside(&volumes.join(vol(1).to_string()).join("volume")).exists());
+    assert!(inside(&lab.path("state/objects")).is_dir() && inside(&lab.path("state/keys/volumes")).exists());
+    let found: Vec<_> =
+        fs::read_dir(inside(&volumes)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(found, [vol(1).to_string().as_str()]);
+    let mut found: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    found.sort();
+    let top = lab.folder.path().components().nth(1).unwrap().as_os_str();
+    assert_eq!(found, ["proc".as_ref(), top]);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "no {line:?} in {status}");
+    }
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    assert_ne!(network(&pid.to_string()), network("self"));
+    // What it is for it can do.
+    lab.snapshot(snap(1), vol(1)).await;
+    lab.volumes.release(vol(1), instance(1)).await;
+    assert!(!lab.volumes.slot(vol(1)).place.socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_snapshots_of_a_volume_are_begun_at_once_and_deleted_in_any_order() {
+    let lab = Lab::new();
+    lab.create(vol(1), None, None).await;
+    lab.write(vol(1), "begun").await;
+    for number in 1..=5 {
+        let spec = SnapshotSpec { id: snap(number), volume: vol(1) };
+        lab.disks.begin_snapshots(vec![spec]).await.unwrap();
+    }
+    lab.delete_snapshot(snap(2)).await;
+    for number in [1, 3, 4, 5] {
+        lab.complete(snap(number)).await;
+    }
+    lab.create(vol(2), Some(snap(4)), None).await;
+    lab.assert_reads(vol(2), "begun").await;
+    for number in [3, 1, 5, 4] {
+        lab.delete_snapshot(snap(number)).await;
+    }
+    for number in [1, 2] {
+        lab.delete(vol(number)).await;
+    }
+    assert_eq!((lab.objects(), lab.left()), (Vec::new(), Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_nobody_wants_is_ended_by_the_next() {
     let mut lab = Lab::new();
     lab.create(vol(1), None, None).await;
-    lab.volumes.serve(vol(1)).await.unwrap();
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
     let server = lab.server(vol(1)).await.unwrap();
     lab.again();
     tokio::time::timeout(Duration::from_secs(30), server.ended()).await.unwrap();
@@ -298,7 +395,7 @@ async fn a_process_that_nobody_wants_is_ended_by_the_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_something_cannot_be_done_is_told() {
     let lab = Lab::new();
-    let error = lab.volumes.serve(vol(1)).await.unwrap_err();
+    let error = lab.volumes.serve(vol(1), instance(1)).await.unwrap_err();
     assert!(error.to_string().contains("there is no volume vol-"), "{error}");
     let error = lab.disks.create(spec(vol(1), Some(snap(1)), None)).await.unwrap_err();
     assert!(error.to_string().contains("no data of the snapshot snap-"), "{error}");
@@ -326,9 +423,9 @@ async fn a_volume_from_a_snapshot_has_what_the_other_had_and_nothing_stays_of_th
     lab.snapshot(snap(1), vol(1)).await;
     lab.write(vol(1), "second").await;
     // Served or not, it is the same.
-    lab.volumes.serve(vol(1)).await.unwrap();
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
     lab.snapshot(snap(2), vol(1)).await;
-    lab.volumes.release(vol(1)).await;
+    lab.volumes.release(vol(1), instance(1)).await;
     lab.create(vol(2), Some(snap(1)), None).await;
     lab.create(vol(3), Some(snap(2)), None).await;
     lab.delete_snapshot(snap(1)).await;
@@ -434,7 +531,7 @@ async fn a_volume_grows_and_is_as_fast_as_told_whether_it_is_served_or_not() {
     lab.create(vol(1), None, None).await;
     lab.disks.modify(vol(1), gp3(2)).await.unwrap();
     assert_eq!(lab.open(vol(1)).await.size_bytes(), 2 * GIB);
-    lab.volumes.serve(vol(1)).await.unwrap();
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
     let io2 = VolumeSpec { kind: VolumeKind::Io2, size_gib: 5, iops: Some(4000), throughput_mib_s: None };
     for _ in 0..2 {
         lab.disks.modify(vol(1), io2).await.unwrap();

@@ -13,7 +13,8 @@ use types::{VolumeId, VolumeSpec};
 
 use super::make::Source;
 use super::record::{SnapshotRecord, VolumeRecord, VolumeStage};
-use super::{PAUSE_MIN, Slot, Turn, Volumes, ask, failed, lock, wait};
+use super::{MAKING_FAILURES_MAX, PAUSE_MIN, Slot, Turn, Volumes, ask, failed, is_final, lock, wait};
+use crate::socket;
 use crate::volume::api::TaskState;
 
 impl Volumes {
@@ -45,10 +46,13 @@ impl Volumes {
         if turn.server.is_some() {
             return Ok(());
         }
-        let Some(server) = slot.place.find().await? else { return Ok(()) };
+        let Some(server) = slot.place.find().await? else {
+            // One that was killed left its socket.
+            socket::remove_abandoned(&slot.place.socket);
+            return Ok(());
+        };
         self.adopt(slot, &mut turn, server);
-        turn.is_wanted = ask::status(&slot.place).await?.guests > 0;
-        self.end_idle(&mut turn).await;
+        self.end_idle(slot, &mut turn).await;
         Ok(())
     }
 
@@ -72,43 +76,40 @@ impl Volumes {
 
     /// Makes the volume that the record wants.
     async fn make(&self, slot: &Arc<Slot>) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
             let turn = slot.turn.lock().await;
             let Some(record @ VolumeRecord { stage: VolumeStage::Making, .. }) = slot.record() else {
                 return;
             };
-            let source = record.snapshot.map(|snapshot| self.source(snapshot)).transpose();
-            let stage = match source {
-                Err(error) => VolumeStage::Failed(error.to_string()),
-                Ok(source) => match self.make_now(slot, &record, source).await {
-                    Ok(is_whole) => VolumeStage::Ready { is_whole },
-                    Err(error) => VolumeStage::Failed(format!("{error:#}")),
-                },
-            };
-            let is_whole = !matches!(stage, VolumeStage::Ready { is_whole: false });
-            match self.put(slot, VolumeRecord { stage, ..record }).await {
-                Ok(()) => {
-                    drop(turn);
-                    if !is_whole {
-                        self.fill(slot).await;
-                    }
-                    return;
+            let made = match self.make_now(slot, &record).await {
+                Ok(is_whole) => Ok(VolumeStage::Ready { is_whole }),
+                Err(error) if failures >= MAKING_FAILURES_MAX || is_final(&error) => {
+                    Ok(VolumeStage::Failed(format!("{error:#}")))
                 }
-                Err(error) => tracing::warn!(volume = %slot.id, "{error:#}"),
-            }
+                Err(error) => Err(error),
+            };
+            let noted = match made {
+                Ok(stage) => {
+                    let is_whole = !matches!(stage, VolumeStage::Ready { is_whole: false });
+                    self.put(slot, VolumeRecord { stage, ..record }).await.map(|()| is_whole)
+                }
+                Err(error) => Err(error),
+            };
             drop(turn);
+            match noted {
+                Ok(true) => return,
+                Ok(false) => return self.fill(slot).await,
+                Err(error) => tracing::warn!(volume = %slot.id, "cannot make the volume: {error:#}"),
+            }
+            failures += 1;
             pause = wait(pause).await;
         }
     }
 
     /// Says whether it has all that it is to have.
-    async fn make_now(
-        &self,
-        slot: &Slot,
-        record: &VolumeRecord,
-        source: Option<Source>,
-    ) -> anyhow::Result<bool> {
+    async fn make_now(&self, slot: &Slot, record: &VolumeRecord) -> anyhow::Result<bool> {
+        let source = record.snapshot.map(|snapshot| self.source(snapshot)).transpose()?;
         let (folder, size_bytes, key) =
             (slot.place.folder.clone(), record.spec.size_gib << 30, record.key.clone());
         let is_whole = source.as_ref().is_none_or(|source| source.key.is_none() && key.is_some());
@@ -175,17 +176,17 @@ impl Volumes {
 
     pub(super) async fn delete(&self, id: VolumeId) -> Result<(), HostError> {
         let slot = self.slot(id);
-        let mut turn = slot.turn.lock().await;
+        let _turn = slot.turn.lock().await;
         let Some(record) = slot.record() else { return Ok(()) };
         if record.stage == VolumeStage::Deleting {
             return Ok(());
         }
         if lock(&self.0.known).values().any(|known| known.record.volume() == Some(id)) {
-            return Err(HostError::NoCapacity(format!("a snapshot of {id} is not complete")));
+            return Err(HostError::Unavailable(format!("a snapshot of {id} is not complete")));
         }
         let record = VolumeRecord { stage: VolumeStage::Deleting, ..record };
         self.put(&slot, record).await.map_err(|error| failed(&error))?;
-        turn.is_wanted = false;
+        lock(&slot.wanted).clear();
         let (this, slot) = (self.clone(), Arc::clone(&slot));
         tokio::spawn(async move { this.remove(&slot).await });
         Ok(())
@@ -218,6 +219,7 @@ impl Volumes {
         if let Some(server) = server {
             server.end().await;
         }
+        socket::remove_abandoned(&slot.place.socket);
         let (id, place) = (slot.id, slot.place.clone());
         self.blocking(move |shelf| {
             shelf.kept.remove(&place.folder)?;
@@ -234,7 +236,13 @@ impl Volumes {
     pub(super) fn source(&self, snapshot: types::SnapshotId) -> Result<Source, HostError> {
         match lock(&self.0.known).get(&snapshot).map(|known| &known.record) {
             Some(SnapshotRecord::Complete { name, key }) => Ok(Source { name: *name, key: key.clone() }),
-            Some(_) => Err(HostError::Failed(format!("the snapshot {snapshot} is not complete"))),
+            Some(SnapshotRecord::Failed(message)) => {
+                Err(HostError::Failed(format!("the snapshot {snapshot} was not made: {message}")))
+            }
+            Some(SnapshotRecord::Deleting { .. }) => {
+                Err(HostError::Failed(format!("the snapshot {snapshot} is being deleted")))
+            }
+            Some(_) => Err(HostError::Unavailable(format!("the snapshot {snapshot} is not complete"))),
             None => Err(HostError::Failed(format!("this host has no data of the snapshot {snapshot}"))),
         }
     }

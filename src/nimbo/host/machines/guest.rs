@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use types::{InstanceId, VolumeId};
@@ -93,15 +94,10 @@ impl Guest {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has a volume, or is about to have it.
-    pub(super) fn has(&self, volume: VolumeId) -> bool {
-        !matches!(self.state(), Some(Machine::Ended(_))) && self.volumes().contains_key(&volume)
-    }
-
-    /// It has those of its volumes that are among its devices.
-    pub(super) fn keep(&self, devices: &[DeviceStatus]) {
+    /// It has those of its volumes that are among its devices; gives the others.
+    pub(super) fn keep(&self, devices: &[DeviceStatus]) -> Vec<VolumeId> {
         let has = |volume: &VolumeId| devices.iter().any(|device| device.id.as_str() == volume.to_string());
-        self.volumes().retain(|volume, _| has(volume));
+        self.volumes().extract_if(.., |volume, _| !has(volume)).map(|(volume, _)| volume).collect()
     }
 
     /// All volumes that it was ever given.
@@ -235,7 +231,7 @@ impl Machines {
         let mut sockets = Vec::new();
         for volume in &spec.volumes {
             guest.volumes().insert(volume.id, None);
-            let socket = self.storage.serve(volume.id).await?;
+            let socket = self.storage.serve(volume.id, spec.id).await?;
             guest.volumes().insert(volume.id, Some(socket.clone()));
             sockets.push((volume.id, socket));
         }
@@ -351,6 +347,7 @@ impl Machines {
     ) -> anyhow::Result<()> {
         // Until the process says which it still has.
         let volumes = guest.all_volumes(Some(&spec))?;
+        volumes.iter().for_each(|volume| self.storage.claim(*volume, guest.id));
         guest.volumes().extend(volumes.iter().map(|volume| (*volume, None)));
         guest.set_process(Arc::clone(&process));
         // Whoever forgets it waits for this.
@@ -373,12 +370,12 @@ impl Machines {
     /// Sees to it that all volumes that it has are served, whoever did so before.
     async fn serve_again(&self, guest: &Guest) {
         match guest.talk(|mut client| client.get::<Devices>("/v1/devices")).await {
-            Ok(found) => guest.keep(&found.devices),
+            Ok(found) => self.release(guest.id, guest.keep(&found.devices), &Handle::current()),
             Err(error) => tracing::warn!(id = %guest.id, "{error}"),
         }
         let volumes: Vec<_> = guest.volumes().keys().copied().collect();
         for volume in volumes {
-            match self.storage.serve(volume).await {
+            match self.storage.serve(volume, guest.id).await {
                 Ok(socket) => {
                     guest.volumes().entry(volume).and_modify(|known| *known = Some(socket));
                 }

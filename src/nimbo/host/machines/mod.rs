@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use control::ports::{BoxFuture, End, HostError, Machine, MachineSpec};
+use tokio::runtime::Handle;
 use types::{InstanceId, VolumeId};
 
 use super::cgroup;
@@ -31,11 +32,14 @@ use guest::Guest;
 
 /// Who has volumes served to microVMs.
 pub(crate) trait Storage: Send + Sync {
-    /// Sees to it that a process serves the volume, until it is released. Gives the path of its socket.
-    fn serve(&self, id: VolumeId) -> BoxFuture<'_, Result<PathBuf, HostError>>;
+    /// Sees to it that a process serves the volume to a microVM, until that has released it. Gives the path of its socket.
+    fn serve(&self, id: VolumeId, instance: InstanceId) -> BoxFuture<'_, Result<PathBuf, HostError>>;
 
-    /// No microVM has the volume any more.
-    fn release(&self, id: VolumeId) -> BoxFuture<'_, ()>;
+    /// A microVM that was found has the volume.
+    fn claim(&self, id: VolumeId, instance: InstanceId);
+
+    /// A microVM has the volume no more, from now on. What is returned waits until nobody serves it, if no other has it.
+    fn release(&self, id: VolumeId, instance: InstanceId) -> BoxFuture<'static, ()>;
 }
 
 type Call = Arc<dyn Fn(InstanceId) + Send + Sync>;
@@ -195,9 +199,7 @@ impl Machines {
             |error: &dyn std::fmt::Display| HostError::Failed(format!("cannot forget {id}: {error}"));
         guest.stop_network().await;
         for volume in guest.all_volumes(spec).map_err(|error| failed(&format_args!("{error:#}")))? {
-            if !self.is_elsewhere(volume, id) {
-                self.storage.release(volume).await;
-            }
+            self.storage.release(volume, id).await;
         }
         let networks = self.networks.clone();
         let removed = tokio::task::spawn_blocking(move || networks.remove(id)).await;
@@ -206,10 +208,11 @@ impl Machines {
         guest.folder.remove().map_err(|error| failed(&error))
     }
 
-    /// Whether another microVM has a volume.
-    fn is_elsewhere(&self, volume: VolumeId, id: InstanceId) -> bool {
-        let guests: Vec<_> = self.guests().values().filter(|guest| guest.id != id).cloned().collect();
-        guests.iter().any(|guest| guest.has(volume))
+    /// A microVM has let go of volumes.
+    fn release(&self, id: InstanceId, volumes: impl IntoIterator<Item = VolumeId>, runtime: &Handle) {
+        for volume in volumes {
+            runtime.spawn(self.storage.release(volume, id));
+        }
     }
 
     fn guest(&self, id: InstanceId) -> Option<Arc<Guest>> {

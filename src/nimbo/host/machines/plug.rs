@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use control::ports::{HostError, Machine};
+use tokio::runtime::Handle;
 use types::{InstanceId, VolumeId};
 use vmm::control::api::{DeviceId, DeviceStatus, DiskFormat, DiskSpec, EventKind};
 use vmm::control::client::ClientError;
@@ -43,7 +44,12 @@ impl Machines {
         }
         self.tell(instance);
         outcome.map_err(|error| {
-            HostError::Failed(format!("{instance} does not take {volume} as {device}: {error}"))
+            let message = format!("{instance} does not take {volume} as {device}: {error}");
+            match error {
+                ClientError::Refused { detail, .. } if detail.code == "no_slot" => HostError::Failed(message),
+                // The process of the volume, or of the microVM, may have died meanwhile.
+                _ => HostError::Unavailable(message),
+            }
         })
     }
 
@@ -68,6 +74,7 @@ impl Machines {
         };
         if is_gone {
             guest.volumes().remove(&volume);
+            self.release(instance, [volume], &Handle::current());
             self.tell(instance);
         }
         Ok(())
@@ -84,7 +91,7 @@ impl Machines {
     fn running(&self, instance: InstanceId) -> Result<Arc<Guest>, HostError> {
         self.guest(instance)
             .filter(|guest| guest.state() == Some(Machine::Running))
-            .ok_or_else(|| HostError::Failed(format!("{instance} does not run on this host")))
+            .ok_or_else(|| HostError::Unavailable(format!("{instance} does not run on this host")))
     }
 }
 
@@ -120,15 +127,21 @@ fn device(volume: VolumeId) -> DeviceId {
 pub(super) struct Follower {
     machines: Weak<Machines>,
     guest: Arc<Guest>,
+    /// It is told things on a thread of its own.
+    runtime: Handle,
 }
 
 impl Follower {
+    /// To be called in a runtime.
     pub(super) fn new(machines: &Arc<Machines>, guest: &Arc<Guest>) -> Self {
-        Self { machines: Arc::downgrade(machines), guest: Arc::clone(guest) }
+        let (machines, guest) = (Arc::downgrade(machines), Arc::clone(guest));
+        Self { machines, guest, runtime: Handle::current() }
     }
 
-    fn tell(&self) {
+    /// The guest has let go of volumes.
+    fn release(&self, volumes: Vec<VolumeId>) {
         if let Some(machines) = self.machines.upgrade() {
+            machines.release(self.guest.id, volumes, &self.runtime);
             machines.tell(self.guest.id);
         }
     }
@@ -145,8 +158,7 @@ impl Owner for Follower {
 
     /// What guests have let go of while nobody followed.
     fn devices(&self, devices: &[DeviceStatus]) {
-        self.guest.keep(devices);
-        self.tell();
+        self.release(self.guest.keep(devices));
     }
 
     fn happened(&self, event: &EventKind) {
@@ -154,7 +166,7 @@ impl Owner for Follower {
             && let Ok(volume) = device.as_str().parse()
         {
             self.guest.volumes().remove(&volume);
-            self.tell();
+            self.release(vec![volume]);
         }
     }
 }

@@ -48,7 +48,8 @@ impl Lab {
     async fn new(number: u8, program: &[Instruction]) -> Self {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let lab = Self { folder, spec: spec(number) };
-        let host = Host::open_with(&self::program(), &lab.path("state"), &lab.path("run"), false).unwrap();
+        let host =
+            Host::open_with(&self::program(), &lab.path("state"), &lab.path("run"), false, None).unwrap();
         let spec = VolumeSpec { kind: VolumeKind::Gp3, size_gib: 1, iops: None, throughput_mib_s: None };
         let (id, zone) = (lab.spec.volumes[0].id, lab.spec.guest.zone);
         host.disks().create(DiskSpec { id, zone, spec, snapshot: None, key: None }).await.unwrap();
@@ -149,23 +150,27 @@ impl Elsewhere {
 struct Hanging;
 
 impl Storage for Hanging {
-    fn serve(&self, _: VolumeId) -> BoxFuture<'_, Result<PathBuf, HostError>> {
+    fn serve(&self, _: VolumeId, _: InstanceId) -> BoxFuture<'_, Result<PathBuf, HostError>> {
         println!("it got there");
         Box::pin(std::future::pending())
     }
 
-    fn release(&self, _: VolumeId) -> BoxFuture<'_, ()> {
+    fn claim(&self, _: VolumeId, _: InstanceId) {}
+
+    fn release(&self, _: VolumeId, _: InstanceId) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 }
 
 fn open(folder: &Path, hangs: bool) -> Arc<Machines> {
     let (state, run) = (folder.join("state"), folder.join("run"));
-    let storage: Arc<dyn Storage> = match hangs {
-        true => Arc::new(Hanging),
-        false => Arc::new(Volumes::open_with(&program(), &state, &run, false).unwrap()),
-    };
-    Machines::open_with(&program(), &run, storage).unwrap()
+    if hangs {
+        return Machines::open_with(&program(), &run, Arc::new(Hanging)).unwrap();
+    }
+    let volumes = Volumes::open_with(&program(), &state, &run, false, None).unwrap();
+    let machines = Machines::open_with(&program(), &run, Arc::new(volumes.clone())).unwrap();
+    volumes.go_on();
+    machines
 }
 
 fn id<Id: RandomId>(number: u8) -> Id {

@@ -24,9 +24,12 @@ pub(crate) struct VolumeStatus {
     /// The snapshot that it was made from, until it has all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<SnapshotName>,
-    /// The snapshot that was begun and is not complete.
+    /// The snapshot that was begun and is not complete, the oldest if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending_snapshot: Option<SnapshotName>,
+    /// Those that were begun after it, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) queued_snapshots: Vec<SnapshotName>,
     /// What is enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<LimitsSpec>,
@@ -39,6 +42,13 @@ pub(crate) struct VolumeStatus {
     /// A name that nothing else has, and that the next snapshot can be given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) next_snapshot: Option<SnapshotName>,
+}
+
+impl VolumeStatus {
+    /// Whether a snapshot was begun and is not complete.
+    pub(crate) fn has_pending(&self, name: SnapshotName) -> bool {
+        self.pending_snapshot == Some(name) || self.queued_snapshots.contains(&name)
+    }
 }
 
 /// `PUT /v1/volume/size`
@@ -90,7 +100,8 @@ impl fmt::Display for LimitsSpec {
 pub(crate) struct SnapshotSpec {
     /// The object store: a folder, or `s3://BUCKET/PREFIX` with what this process's environment says.
     pub(crate) objects: String,
-    /// What it is to be called: a name of the volume's lineage that nothing else has. The same again does nothing.
+    /// What it is to be called: a name of the volume's lineage that nothing else has. The same again does nothing. Of one that is to be given up, its
+    /// name; without it, the oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<SnapshotName>,
 }

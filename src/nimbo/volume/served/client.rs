@@ -7,7 +7,7 @@ use ::volume::{Volume, VolumeError};
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 use types::ByteSize;
-use vmm::control::client::Client;
+use vmm::control::client::{Client, ClientError};
 
 use super::CONTROL;
 use super::api::{FillSpec, LimitsSpec, SizeSpec, SnapshotSpec, TaskState, TaskStatus, VolumeStatus};
@@ -48,6 +48,26 @@ impl Access {
     }
 }
 
+/// How a snapshot stands that was begun, when it has come to its end or after so long.
+///
+/// # Errors
+/// When nobody says so.
+pub(crate) fn snapshot_status(
+    client: &mut Client,
+    name: SnapshotName,
+    wait_ms: u32,
+) -> Result<TaskStatus, ClientError> {
+    loop {
+        let last: TaskStatus = client.get("/v1/snapshot")?;
+        // A process of an earlier version knows one snapshot at a time, and takes no names.
+        let query = if last.snapshot == Some(name) { String::new() } else { format!("name={name}&") };
+        let status: TaskStatus = client.get(&format!("/v1/snapshot?{query}wait_ms={wait_ms}"))?;
+        if status.snapshot == Some(name) {
+            return Ok(status);
+        }
+    }
+}
+
 impl ServedClient {
     pub(in crate::volume) fn status(&mut self) -> anyhow::Result<VolumeStatus> {
         Ok(self.0.get("/v1/volume")?)
@@ -75,7 +95,8 @@ impl ServedClient {
         let begun: TaskStatus = self.0.post("/v1/snapshot", &spec, &[])?;
         let name =
             begun.snapshot.ok_or_else(|| anyhow!("the volume's server does not say which it makes"))?;
-        self.follow("/v1/snapshot", format!("making snapshot {name}"), stop)?;
+        let look = |client: &mut Client| snapshot_status(client, name, NEWS_MS);
+        self.follow("/v1/snapshot", look, format!("making snapshot {name}"), stop)?;
         Ok(name)
     }
 
@@ -93,14 +114,21 @@ impl ServedClient {
     ) -> anyhow::Result<()> {
         let spec = FillSpec { objects: location.absolute()?, bytes_per_second };
         self.0.post::<TaskStatus>("/v1/fill", &spec, &[])?;
-        self.follow("/v1/fill", "filling the volume".to_owned(), stop)
+        let look = |client: &mut Client| client.get(&format!("/v1/fill?wait_ms={NEWS_MS}"));
+        self.follow("/v1/fill", look, "filling the volume".to_owned(), stop)
     }
 
     /// Tells how far a task is until it has come to its end; stops it when the user says so.
-    fn follow(&mut self, path: &str, what: String, stop: &StopFlag) -> anyhow::Result<()> {
+    fn follow(
+        &mut self,
+        path: &str,
+        look: impl Fn(&mut Client) -> Result<TaskStatus, ClientError>,
+        what: String,
+        stop: &StopFlag,
+    ) -> anyhow::Result<()> {
         let progress = Progress::start(what);
         loop {
-            let status: TaskStatus = self.0.get(&format!("{path}?wait_ms={NEWS_MS}"))?;
+            let status = look(&mut self.0)?;
             progress.reach(status.done_bytes.bytes(), status.total_bytes.bytes());
             match status.state {
                 TaskState::Running if stop.is_up() => {

@@ -6,10 +6,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ::volume::VolumeError;
+use ::volume::snapshot::SnapshotName;
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -25,7 +27,6 @@ use vmm::control::api::{ErrorBody, ErrorDetail, Version};
 
 use super::Shared;
 use super::api::{Counters, Nothing, Resumed, TaskState, TaskStatus};
-use super::task::TaskSlot;
 use crate::socket::SocketPath;
 
 /// Connections at once; the next one waits.
@@ -134,9 +135,14 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
         Method::HEAD => Method::GET,
         method => method,
     };
-    if let ("GET", Some(slot)) = (method.as_str(), slot_at(&shared, head.uri.path())) {
-        let status = shared.slot(slot).status().ok_or(Denied::NoTask)?;
-        return Ok(json(StatusCode::OK, &wait(status, head.uri.query()).await?));
+    if method == Method::GET && ["/v1/snapshot", "/v1/fill"].contains(&head.uri.path()) {
+        let query = Query::parse(head.uri.query())?;
+        let status = match (head.uri.path(), query.name) {
+            ("/v1/snapshot", name) => shared.snapshots().status(name),
+            (_, None) => shared.fill().status(),
+            (path, Some(_)) => return Err(Denied::Invalid(format!("{path} knows no names"))),
+        };
+        return Ok(json(StatusCode::OK, &wait(status.ok_or(Denied::NoTask)?, query.time).await));
     }
     if let Some(query) = head.uri.query() {
         return Err(Denied::Invalid(format!("this path has no query, but {query:?} came")));
@@ -146,28 +152,42 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
     work.await.unwrap_or_else(|error| Err(Denied::Operation(error.into())))
 }
 
-fn slot_at<'s>(shared: &'s Shared, path: &str) -> Option<&'s Mutex<TaskSlot>> {
-    match path {
-        "/v1/snapshot" => Some(&shared.snapshot),
-        "/v1/fill" => Some(&shared.fill),
-        _ => None,
+/// What is asked of a task.
+#[derive(Default)]
+struct Query {
+    /// How long the client would wait for its end.
+    time: Duration,
+    /// Which snapshot it is about.
+    name: Option<SnapshotName>,
+}
+
+impl Query {
+    fn parse(query: Option<&str>) -> Result<Self, Denied> {
+        let mut parsed = Self::default();
+        for parameter in query.into_iter().flat_map(|query| query.split('&')) {
+            let invalid = || {
+                let expected = "expected wait_ms=NUMBER or name=SNAPSHOT after the path";
+                Denied::Invalid(format!("{expected}, not {parameter:?}"))
+            };
+            match parameter.split_once('=') {
+                Some(("wait_ms", number)) => {
+                    let milliseconds = number.parse().map_err(|_| invalid())?;
+                    parsed.time = Duration::from_millis(milliseconds).min(WAIT_MAX);
+                }
+                Some(("name", name)) => parsed.name = Some(name.parse().map_err(|_| invalid())?),
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(parsed)
     }
 }
 
 /// How a task stands when it has come to its end, or the time is over that the client would wait.
-async fn wait(mut status: watch::Receiver<TaskStatus>, query: Option<&str>) -> Result<TaskStatus, Denied> {
-    let time = match query.map(|query| (query, query.strip_prefix("wait_ms=").map(str::parse))) {
-        None => Duration::ZERO,
-        Some((_, Some(Ok(milliseconds)))) => Duration::from_millis(milliseconds).min(WAIT_MAX),
-        Some((query, _)) => {
-            return Err(Denied::Invalid(format!("expected wait_ms=NUMBER after the path, not {query:?}")));
-        }
-    };
+async fn wait(mut status: watch::Receiver<TaskStatus>, time: Duration) -> TaskStatus {
     let ended = status.wait_for(|status| status.state != TaskState::Running);
     // A task whose thread panicked changes no more; then it stands as it did.
     let _ = tokio::time::timeout(time, ended).await;
-    let status = status.borrow().clone();
-    Ok(status)
+    status.borrow().clone()
 }
 
 fn carry_out(method: &Method, path: &str, body: &[u8], shared: &Arc<Shared>) -> Result<Answer, Denied> {
@@ -207,8 +227,8 @@ fn carry_out(method: &Method, path: &str, body: &[u8], shared: &Arc<Shared>) -> 
         ("/v1/counters", "GET") => Ok(json(StatusCode::OK, &Counters { guests: shared.guests.counters() })),
         ("/v1/counters", _) => Err(Denied::Method("GET")),
         ("/v1/snapshot", "POST") => {
-            shared.make_snapshot(&read(body)?)?;
-            begun(shared, &shared.snapshot)
+            let name = shared.make_snapshot(&read(body)?)?;
+            begun(shared.snapshots().status(Some(name)))
         }
         ("/v1/snapshot", "DELETE") => {
             shared.cancel_snapshot(&read(body)?)?;
@@ -216,26 +236,33 @@ fn carry_out(method: &Method, path: &str, body: &[u8], shared: &Arc<Shared>) -> 
         }
         ("/v1/snapshot", _) => Err(Denied::Method("GET, POST, DELETE")),
         ("/v1/fill", "POST") => {
-            shared.fill(read(body)?)?;
-            begun(shared, &shared.fill)
+            shared.begin_fill(read(body)?)?;
+            begun(shared.fill().status())
         }
         ("/v1/fill", _) => Err(Denied::Method("GET, POST")),
-        ("/v1/snapshot/stop" | "/v1/fill/stop", "POST") => {
+        ("/v1/snapshot/stop", "POST") => {
             let Nothing {} = read(body)?;
-            let slot = slot_at(shared, path.trim_end_matches("/stop")).ok_or(Denied::NoSuchPath)?;
-            let mut slot = shared.slot(slot);
+            let mut tasks = shared.snapshots();
+            tasks.stop();
+            stopped(tasks.status(None))
+        }
+        ("/v1/fill/stop", "POST") => {
+            let Nothing {} = read(body)?;
+            let mut slot = shared.fill();
             slot.stop();
-            let status = slot.status().ok_or(Denied::NoTask)?;
-            Ok(json(StatusCode::OK, &*status.borrow()))
+            stopped(slot.status())
         }
         ("/v1/snapshot/stop" | "/v1/fill/stop", _) => Err(Denied::Method("POST")),
         _ => Err(Denied::NoSuchPath),
     }
 }
 
-fn begun(shared: &Shared, slot: &Mutex<TaskSlot>) -> Result<Answer, Denied> {
-    let status = shared.slot(slot).status().ok_or(Denied::NoTask)?;
-    Ok(json(StatusCode::ACCEPTED, &*status.borrow()))
+fn begun(status: Option<watch::Receiver<TaskStatus>>) -> Result<Answer, Denied> {
+    Ok(json(StatusCode::ACCEPTED, &*status.ok_or(Denied::NoTask)?.borrow()))
+}
+
+fn stopped(status: Option<watch::Receiver<TaskStatus>>) -> Result<Answer, Denied> {
+    Ok(json(StatusCode::OK, &*status.ok_or(Denied::NoTask)?.borrow()))
 }
 
 /// The body as what the path wants; none is an object without members.
@@ -270,6 +297,13 @@ impl From<anyhow::Error> for Denied {
     }
 }
 
+/// Whether a disk or an object store failed, and not what was asked for is wrong.
+fn is_of_host(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<io::Error>() || matches!(cause.downcast_ref(), Some(VolumeError::Stopped)))
+}
+
 impl From<Denied> for Answer {
     fn from(denied: Denied) -> Self {
         let (status, code, message) = match &denied {
@@ -281,7 +315,7 @@ impl From<Denied> for Answer {
                 (StatusCode::METHOD_NOT_ALLOWED, "method", format!("this path answers to {allowed}"))
             }
             Denied::Invalid(message) => (StatusCode::BAD_REQUEST, "invalid", message.clone()),
-            Denied::Operation(error) if error.chain().any(|cause| cause.is::<io::Error>()) => {
+            Denied::Operation(error) if is_of_host(error) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "host", format!("{error:#}"))
             }
             Denied::Operation(error) => (StatusCode::CONFLICT, "refused", format!("{error:#}")),

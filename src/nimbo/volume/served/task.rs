@@ -83,10 +83,14 @@ impl TaskSlot {
     /// # Errors
     /// When something is.
     pub(super) fn ensure_idle(&self, what: &str) -> anyhow::Result<()> {
-        match self.status() {
-            Some(status) if status.borrow().state == TaskState::Running => bail!("{what} already"),
-            _ => Ok(()),
+        if self.is_running() {
+            bail!("{what} already");
         }
+        Ok(())
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.0.as_ref().is_some_and(|task| task.status.borrow().state == TaskState::Running)
     }
 
     /// How the last work stands, and will stand.
@@ -94,10 +98,17 @@ impl TaskSlot {
         self.0.as_ref().map(|task| task.status.clone())
     }
 
+    /// Asks what is under way to end.
+    pub(super) fn ask_to_stop(&self) {
+        if let Some(task) = &self.0 {
+            task.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Asks what is under way to end, and waits for that.
     pub(super) fn stop(&mut self) {
+        self.ask_to_stop();
         let Some(task) = &mut self.0 else { return };
-        task.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = task.thread.take() {
             // If it panicked, that was told.
             let _ = thread.join();

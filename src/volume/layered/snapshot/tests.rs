@@ -42,9 +42,9 @@ fn snapshot(parent: &Path) -> (MemoryStore, Arc<dyn ObjectStore>, SnapshotName) 
     }
     let name = volume.begin_snapshot().unwrap();
     write(&volume, 0, &[9; 4096]);
-    assert_eq!(volume.pending_snapshot(), Some(name));
-    volume.upload_snapshot(&objects, &|_| true).unwrap();
-    assert_eq!((volume.pending_snapshot(), store.keys().len()), (None, 6));
+    assert_eq!(volume.pending_snapshots(), [name]);
+    volume.upload_snapshot(name, &objects, &|_| true).unwrap();
+    assert_eq!((volume.pending_snapshots(), store.keys().len()), (vec![], 6));
     store.heal();
     (store, objects, name)
 }
@@ -220,7 +220,7 @@ fn a_large_snapshot_is_put_in_steps_and_is_whole() {
             write(&volume, place, &[byte; 4096]);
         }
         names.push(volume.begin_snapshot().unwrap());
-        volume.upload_snapshot(&objects, &|_| true).unwrap();
+        volume.upload_snapshot(*names.last().unwrap(), &objects, &|_| true).unwrap();
         let info = Snapshots::new(Arc::clone(&objects)).info(*names.last().unwrap()).unwrap();
         assert_eq!(info.chunks, bytes.iter().filter(|byte| **byte != 0).count() as u64);
     }

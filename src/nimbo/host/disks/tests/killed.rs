@@ -15,7 +15,9 @@ const ROUNDS: u8 = 8;
 #[ignore = "it is run by another test, and never ends"]
 async fn works_until_it_is_killed() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
-    let disks = HostDisks::new(open(&folder), Arc::new(Given::default()));
+    let volumes = open(&folder);
+    volumes.go_on();
+    let disks = disks(&volumes);
     for round in (1u8..=24).cycle() {
         let number = |place: u8| round * 10 + place;
         for place in [1, 2] {
@@ -126,12 +128,12 @@ async fn a_snapshot_is_made_though_the_process_that_makes_it_is_killed() {
     let lab = Lab::new();
     lab.create(vol(1), None, None).await;
     lab.write(vol(1), "survives").await;
-    lab.volumes.serve(vol(1)).await.unwrap();
+    lab.volumes.serve(vol(1), instance(1)).await.unwrap();
     lab.disks.begin_snapshots(vec![SnapshotSpec { id: snap(1), volume: vol(1) }]).await.unwrap();
     let server = lab.server(vol(1)).await.unwrap();
     kill(server.pid, Signal::SIGKILL).unwrap();
     lab.complete(snap(1)).await;
-    lab.volumes.release(vol(1)).await;
+    lab.volumes.release(vol(1), instance(1)).await;
     lab.create(vol(2), Some(snap(1)), None).await;
     lab.assert_reads(vol(2), "survives").await;
 }
