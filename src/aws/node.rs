@@ -61,11 +61,11 @@ impl Node<'_> {
         }
     }
 
-    /// Whether it says nothing but `false`.
+    /// Whether it says nothing, or nothing but `false`.
     pub(crate) fn asks_for_nothing(&self) -> bool {
         match self {
             Node::Null | Node::Boolean(false) => true,
-            Node::Text(text) => text == "false",
+            Node::Text(text) => text.is_empty() || text == "false",
             Node::List(values) => !values.is_empty() && values.iter().all(Node::asks_for_nothing),
             Node::Map(entries) => {
                 !entries.is_empty() && entries.iter().all(|(_, value)| value.asks_for_nothing())

@@ -4,6 +4,10 @@
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/burstable-credits-baseline-concepts.html> for credits. Only x86 types, and only those with as many
 //! processors as a microVM can have.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use types::ByteSize;
 
 /// A type by its published figures.
@@ -22,18 +26,57 @@ pub struct InstanceType {
 /// Of a type whose processors are only partly its own. One credit is one processor for one minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Burst {
+    pub family: BurstFamily,
     /// In tenths, for one type earns 81.6.
     pub credits_per_hour_tenths: u16,
     /// Of a processor, for each of them: in thousandths.
     pub baseline_per_mille: u16,
-    /// Spends credits that it has not earned unless told otherwise.
-    pub is_unlimited_by_default: bool,
 }
 
 impl Burst {
     /// An instance keeps what it earns in a day.
     pub const fn credits_max_tenths(self) -> u32 {
         self.credits_per_hour_tenths as u32 * 24
+    }
+}
+
+/// The types that have CPU credits, by what is before the dot of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BurstFamily {
+    T2,
+    T3,
+    T3a,
+}
+
+impl BurstFamily {
+    const ALL: [Self; 3] = [Self::T2, Self::T3, Self::T3a];
+
+    /// As AWS has it: instances spend credits that they have not earned unless told otherwise.
+    pub const fn is_unlimited_by_default(self) -> bool {
+        !matches!(self, Self::T2)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::T2 => "t2",
+            Self::T3 => "t3",
+            Self::T3a => "t3a",
+        }
+    }
+}
+
+impl fmt::Display for BurstFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for BurstFamily {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|family| family.name() == text).ok_or(())
     }
 }
 
@@ -50,6 +93,11 @@ impl InstanceType {
     /// Xen gave the oldest types their disks, and some names to them.
     pub fn is_nitro(&self) -> bool {
         self.family() != "t2"
+    }
+
+    /// Whether instances of this type can be in placement groups of the strategy `cluster`: burstable ones cannot.
+    pub fn can_be_in_cluster(&self) -> bool {
+        self.burst.is_none()
     }
 
     /// The type of that name.
@@ -87,8 +135,12 @@ const fn burst(
     credits_per_hour_tenths: u16,
     baseline_per_mille: u16,
 ) -> InstanceType {
-    let is_unlimited_by_default = name.as_bytes()[1] != b'2';
-    let burst = Some(Burst { credits_per_hour_tenths, baseline_per_mille, is_unlimited_by_default });
+    let family = match name.as_bytes() {
+        [_, b'2', ..] => BurstFamily::T2,
+        [_, b'3', b'a', ..] => BurstFamily::T3a,
+        _ => BurstFamily::T3,
+    };
+    let burst = Some(Burst { family, credits_per_hour_tenths, baseline_per_mille });
     InstanceType { name, vcpus, memory_mib, interfaces_max, addresses_per_interface_max, burst }
 }
 
@@ -169,6 +221,7 @@ mod tests {
     fn the_baseline_is_what_credits_are_earned_for() {
         for known in InstanceType::all() {
             let Some(burst) = known.burst else { continue };
+            assert_eq!(known.family().parse(), Ok(burst.family));
             // A credit is a processor for a minute, so 60 of them an hour are one whole processor.
             let earned_per_mille = u32::from(burst.credits_per_hour_tenths) * 1000 / 600;
             let baseline = u32::from(burst.baseline_per_mille) * u32::from(known.vcpus);

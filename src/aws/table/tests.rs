@@ -233,7 +233,8 @@ fn what_is_wrong_is_told_by_the_parameters_name() {
 
 #[test]
 fn what_is_declined_needs_not_be_served() {
-    for declined in ["EnclaveOptions.Enabled=false", "HibernationOptions.Configured=false"] {
+    for declined in ["EnclaveOptions.Enabled=false", "HibernationOptions.Configured=false", "AdditionalInfo="]
+    {
         let (status, body) = ask("RunInstances", &format!("MinCount=1&MaxCount=1&{declined}"));
         assert_eq!(status, 200, "{body}");
     }

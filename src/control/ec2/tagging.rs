@@ -44,14 +44,14 @@ fn create(tx: &mut Transaction<'_>, input: ec2::CreateTagsRequest) -> Result<Emp
     Ok(Empty)
 }
 
-/// Tags are taken off by key, or by key and value; all of them if none is named. What is not there is no error.
+/// Tags are taken off by key, or by key and value; all that the account has put there if none is named. What is not there is no error.
 fn delete(tx: &mut Transaction<'_>, input: ec2::DeleteTagsRequest) -> Result<Empty, Error> {
     let resources = resources(tx.view(), &input.resources)?;
     for tag in &input.tags {
         checked(tag)?;
     }
     let is_named = |key: &String, value: &String| {
-        input.tags.is_empty()
+        input.tags.is_empty() && !tags::is_reserved(key)
             || input.tags.iter().any(|tag| {
                 tag.key.as_ref() == Some(key) && tag.value.as_ref().is_none_or(|wanted| wanted == value)
             })

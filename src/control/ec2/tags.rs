@@ -59,6 +59,11 @@ pub(super) fn all_specified(
     limited(tags)
 }
 
+/// Whether only AWS itself puts such a tag on something, or takes it off.
+pub(super) fn is_reserved(key: &str) -> bool {
+    key.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
+}
+
 /// A tag's key and value.
 pub(super) fn checked(tag: &Tag) -> Result<(String, String), Error> {
     let key = tag.key.clone().unwrap_or_default();
@@ -74,7 +79,7 @@ pub(super) fn checked(tag: &Tag) -> Result<(String, String), Error> {
             format!("Tag values have at most {VALUE_CHARS_MAX} characters."),
         ));
     }
-    if key.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED)) {
+    if is_reserved(&key) {
         return Err(Error::new(
             "InvalidParameterValue",
             format!("Tag keys starting with '{RESERVED}' are reserved for internal use"),
@@ -84,7 +89,7 @@ pub(super) fn checked(tag: &Tag) -> Result<(String, String), Error> {
 }
 
 fn limited(tags: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
-    if tags.len() > TAGS_MAX {
+    if tags.keys().filter(|key| !is_reserved(key)).count() > TAGS_MAX {
         return Err(Error::new("TagLimitExceeded", format!("A resource can have at most {TAGS_MAX} tags.")));
     }
     Ok(tags)

@@ -1,4 +1,4 @@
-//! What burstable instances had when somebody looked.
+//! CPU credits: what burstable instances had when somebody looked, and what an account wants for new ones.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::InstanceId;
 
+use crate::catalog::BurstFamily;
 use crate::credits::Balance;
 
 /// An instance's CPU credits at some moment. What they are now follows from it, and from what its processors worked since: so it is written
@@ -31,6 +32,27 @@ impl crate::state::Record for CpuCredits {
 
     /// It is the instance that is a resource.
     fn resource(_: InstanceId) -> Option<types::ResourceId> {
+        None
+    }
+}
+
+/// Whether new instances of a family spend credits that they have not earned, where their account wants it otherwise than AWS does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditDefault {
+    pub family: BurstFamily,
+    pub is_unlimited: bool,
+}
+
+impl crate::state::Record for CreditDefault {
+    type Id = BurstFamily;
+
+    const KIND: &'static str = "credit_default";
+
+    fn id(&self) -> BurstFamily {
+        self.family
+    }
+
+    fn resource(_: BurstFamily) -> Option<types::ResourceId> {
         None
     }
 }

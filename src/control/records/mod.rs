@@ -23,7 +23,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 pub use access::{KeyPair, KeyType};
-pub use credits::CpuCredits;
+pub use credits::{CpuCredits, CreditDefault};
 pub use gateways::{
     Address, AddressAssociation, InternetGateway, NatGateway, NatGatewayState, PeerVpc, PeeringState,
     VpcPeeringConnection,
@@ -143,6 +143,7 @@ records! {
     addresses: Address,
     client_tokens: ClientToken,
     cpu_credits: CpuCredits,
+    credit_defaults: CreditDefault,
     deleted_snapshots: DeletedSnapshot,
     dhcp_options: DhcpOptions,
     failed_zones: FailedZone,

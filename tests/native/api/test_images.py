@@ -81,6 +81,8 @@ def test_an_image_is_registered_described_and_deregistered(ec2: Any, refused: Re
         EnaSupport=True,
         BootMode="uefi-preferred",
         ImdsSupport="v2.0",
+        SriovNetSupport="simple",
+        ImageLocation="",
         TagSpecifications=[{"ResourceType": "image", "Tags": tags}],
     )
     found = described(ec2, image)
@@ -125,6 +127,8 @@ def test_what_no_image_can_be_is_refused(ec2: Any, refused: Refused) -> None:
         ("InvalidSnapshotID.Malformed", {"BlockDeviceMappings": [root("snap-1")]}),
         ("UnsupportedOperation", {"BlockDeviceMappings": [{"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}]}),
         ("UnsupportedOperation", {"Architecture": "arm64"}),
+        ("InvalidParameterValue", {"SriovNetSupport": "complex"}),
+        ("UnsupportedOperation", {"ImageLocation": "bucket/image.manifest.xml"}),
         ("UnsupportedOperation", {"VirtualizationType": "paravirtual"}),
     ]:
         refused(code, ec2.register_image, **{**good, **change})

@@ -225,6 +225,8 @@ def test_a_launch_template_says_what_the_request_does_not(ec2: Any, image: str, 
     for version in ("$Default", "$Latest", "1", "2"):
         named = {"LaunchTemplateId": template["LaunchTemplateId"], "Version": version}
         [instance] = ec2.run_instances(LaunchTemplate=named, MinCount=1, MaxCount=1)["Instances"]
+        origin = {tag["Key"].removeprefix("aws:ec2launchtemplate:"): tag["Value"] for tag in instance["Tags"]}
+        assert origin == {"id": template["LaunchTemplateId"], "version": {"$Default": "1", "$Latest": "2"}.get(version, version)}
         kinds[version] = instance["InstanceType"]
         assert instance["MetadataOptions"]["HttpTokens"] == "required"
         ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
@@ -241,6 +243,25 @@ def test_a_launch_template_says_what_the_request_does_not(ec2: Any, image: str, 
     assert len(deleted["UnsuccessfullyDeletedLaunchTemplateVersions"]) == 2
     ec2.delete_launch_template(LaunchTemplateName="web")
     refused("InvalidLaunchTemplateName.NotFoundException", ec2.run_instances, LaunchTemplate={"LaunchTemplateName": "web"}, MinCount=1, MaxCount=1)
+
+
+def test_tags_that_aws_puts_stay(ec2: Any, image: str, refused: Callable[..., str]) -> None:
+    template = {"LaunchTemplateName": "tagged", "LaunchTemplateData": {"ImageId": image, "InstanceType": "t3.nano"}}
+    ec2.create_launch_template(**template)
+    own = [{"Key": f"key-{number}", "Value": "mine"} for number in range(50)]
+    tags = [{"ResourceType": "instance", "Tags": own}]
+    made = ec2.run_instances(LaunchTemplate={"LaunchTemplateName": "tagged"}, MinCount=1, MaxCount=1, TagSpecifications=tags)
+    instance = made["Instances"][0]["InstanceId"]
+    refused("TagLimitExceeded", ec2.create_tags, Resources=[instance], Tags=[{"Key": "one more", "Value": ""}])
+    refused("InvalidParameterValue", ec2.delete_tags, Resources=[instance], Tags=[{"Key": "aws:ec2launchtemplate:id"}])
+    ec2.delete_tags(Resources=[instance])
+    assert {tag["Key"] for tag in described(ec2, instance)["Tags"]} == {"aws:ec2launchtemplate:id", "aws:ec2launchtemplate:version"}
+    ec2.terminate_instances(InstanceIds=[instance])
+    ec2.delete_launch_template(LaunchTemplateName="tagged")
+
+
+def test_an_empty_zone_is_none(launch: Callable[..., dict[str, Any]]) -> None:
+    assert launch(Placement={"AvailabilityZone": "", "GroupName": ""})["Placement"]["AvailabilityZone"] == "us-east-1a"
 
 
 def test_types_are_described_by_what_they_have(ec2: Any, refused: Callable[..., str]) -> None:
@@ -266,3 +287,30 @@ def test_status_monitoring_credits_and_metadata_options(ec2: Any, launch: Callab
     options = ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=3)["InstanceMetadataOptions"]
     assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 3)
     refused("InvalidParameterValue", ec2.modify_instance_metadata_options, InstanceId=instance, HttpPutResponseHopLimit=65)
+
+
+def test_an_account_says_what_credits_new_instances_of_a_family_have(
+    api: Any, ec2: Any, launch: Callable[..., dict[str, Any]], refused: Callable[..., str]
+) -> None:
+    def default(ec2: Any, family: str) -> str:
+        return ec2.get_default_credit_specification(InstanceFamily=family)["InstanceFamilyCreditSpecification"]["CpuCredits"]
+
+    def credits(instance: dict[str, Any]) -> str:
+        ids = [instance["InstanceId"]]
+        return ec2.describe_instance_credit_specifications(InstanceIds=ids)["InstanceCreditSpecifications"][0]["CpuCredits"]
+
+    assert [default(ec2, family) for family in ("t2", "t3", "t3a")] == ["standard", "unlimited", "unlimited"]
+    before = launch(InstanceType="t3.micro")
+    told = ec2.modify_default_credit_specification(InstanceFamily="t3", CpuCredits="standard")
+    assert told["InstanceFamilyCreditSpecification"] == {"InstanceFamily": "t3", "CpuCredits": "standard"}
+    assert [default(ec2, family) for family in ("t2", "t3", "t3a")] == ["standard", "standard", "unlimited"]
+    assert default(api.client("ec2", account="111111111111"), "t3") == default(api.client("ec2", region="eu-west-1"), "t3") == "unlimited"
+    assert credits(before) == "unlimited"
+    assert credits(launch(InstanceType="t3.micro")) == "standard"
+    assert credits(launch(InstanceType="t3a.micro")) == "unlimited"
+    assert credits(launch(InstanceType="t3.micro", CreditSpecification={"CpuCredits": "unlimited"})) == "unlimited"
+    ec2.modify_default_credit_specification(InstanceFamily="t3", CpuCredits="unlimited")
+    assert credits(launch(InstanceType="t3.micro")) == "unlimited"
+    refused("InvalidParameterValue", ec2.modify_default_credit_specification, InstanceFamily="t3", CpuCredits="many")
+    refused("InvalidParameterValue", ec2.get_default_credit_specification, InstanceFamily="m5")
+    refused("UnsupportedOperation", ec2.get_default_credit_specification, InstanceFamily="t4g")

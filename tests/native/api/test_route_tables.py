@@ -59,6 +59,7 @@ def test_a_table_has_a_local_route_for_each_range_of_its_vpc(ec2: Any, vpc: str)
 
 def test_the_default_vpc_has_a_way_to_the_internet(ec2: Any) -> None:
     default = ec2.describe_vpcs(Filters=filters(is_default="true"))["Vpcs"][0]["VpcId"]
+    assert main_table(ec2, default)["Tags"] == []
     [to_internet] = [route for route in main_table(ec2, default)["Routes"] if route["Origin"] == "CreateRoute"]
     assert to_internet["DestinationCidrBlock"] == "0.0.0.0/0"
     assert to_internet["GatewayId"].startswith("igw-") and to_internet["State"] == "active"

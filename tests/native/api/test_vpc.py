@@ -25,6 +25,9 @@ def test_a_vpc_is_made_tagged_found_and_deleted(ec2: Any, refused: Callable[...,
     assert vpc["Tags"] == tags
     found = ec2.describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["w?b", "x"]}, {"Name": "tag-key", "Values": ["st*"]}])["Vpcs"]
     assert [each["VpcId"] for each in found] == [vpc["VpcId"]]
+    for name in ("cidr", "cidr-block"):
+        [found] = ec2.describe_vpcs(Filters=[{"Name": name, "Values": ["10.1.0.0/16"]}])["Vpcs"]
+        assert found["VpcId"] == vpc["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc["VpcId"], CidrBlock="10.1.7.0/24")["Subnet"]
     refused("DependencyViolation", ec2.delete_vpc, VpcId=vpc["VpcId"])
     ec2.delete_subnet(SubnetId=subnet["SubnetId"])

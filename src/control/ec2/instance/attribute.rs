@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use types::{InstanceId, SecurityGroupId};
 
 use super::lifecycle::interfaces;
-use super::{credit, named, show, types as kinds, wrong_state};
+use super::{credit, named, placement, show, types as kinds, wrong_state};
 use crate::ec2::errors::{id, invalid_value, not_found};
 use crate::ec2::interface::shown_groups;
 use crate::records::{Instance, InstanceState, NetworkInterface, SecurityGroup, ShutdownBehavior, Volume};
@@ -213,12 +213,15 @@ fn apply(tx: &mut Transaction<'_>, id: InstanceId, change: Change) -> Result<(),
     }
     match change {
         Change::InstanceType(name) => {
-            let name = kinds::find(&name)?.name.to_owned();
+            let kind = kinds::find(&name)?;
+            let group = tx.get::<Instance>(id).and_then(|instance| instance.placement_group);
+            placement::check_type(kind, group.and_then(|group| tx.get(group)))?;
+            let name = kind.name.to_owned();
+            let is_unlimited = credit::is_unlimited_by_default(tx.view(), kind);
             tx.update::<Instance>(id, |instance| {
                 // A type of another family has its own idea of credits.
                 if credit::burst(&instance.instance_type).is_none() {
-                    instance.has_unlimited_credits =
-                        credit::burst(&name).is_some_and(|burst| burst.is_unlimited_by_default);
+                    instance.has_unlimited_credits = is_unlimited;
                 }
                 instance.instance_type = name;
             });

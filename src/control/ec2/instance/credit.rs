@@ -5,10 +5,10 @@ use aws::page::Page;
 use aws::{Call, Error, ec2};
 use types::InstanceId;
 
-use crate::catalog::{Burst, InstanceType};
-use crate::ec2::errors::{Identified as _, id, invalid_value, not_found};
+use crate::catalog::{Burst, BurstFamily, InstanceType};
+use crate::ec2::errors::{Identified as _, id, invalid_value, not_found, unsupported};
 use crate::ec2::row::{read_filters, select};
-use crate::records::{Instance, InstanceState};
+use crate::records::{CreditDefault, Instance, InstanceState};
 use crate::state::{Transaction, View};
 
 /// What `CpuCredits` says.
@@ -26,6 +26,59 @@ pub(super) fn is_unlimited(text: &str) -> Result<bool, Error> {
 /// The credits that a type has, if it has any.
 pub(super) fn burst(instance_type: &str) -> Option<Burst> {
     InstanceType::find(instance_type)?.burst
+}
+
+/// Whether a new instance of this type spends credits that it has not earned, where nobody says so of the instance.
+pub(super) fn is_unlimited_by_default(view: View<'_>, kind: &InstanceType) -> bool {
+    kind.burst.is_some_and(|burst| is_unlimited_family(view, burst.family))
+}
+
+fn is_unlimited_family(view: View<'_>, family: BurstFamily) -> bool {
+    let wanted = view.get::<CreditDefault>(family).map(|default| default.is_unlimited);
+    wanted.unwrap_or_else(|| family.is_unlimited_by_default())
+}
+
+const fn word(is_unlimited: bool) -> &'static str {
+    if is_unlimited { "unlimited" } else { "standard" }
+}
+
+/// # Errors
+/// When it is one of AWS's that has no types here.
+fn family(wanted: ec2::UnlimitedSupportedInstanceFamily) -> Result<BurstFamily, Error> {
+    let refused = |()| unsupported(format!("nimbo has no instance types of the family {wanted}."));
+    wanted.as_str().parse().map_err(refused)
+}
+
+fn shown_default(view: View<'_>, family: BurstFamily) -> Option<ec2::InstanceFamilyCreditSpecification> {
+    Some(ec2::InstanceFamilyCreditSpecification {
+        instance_family: family.to_string().parse().ok(),
+        cpu_credits: Some(word(is_unlimited_family(view, family)).to_owned()),
+    })
+}
+
+pub(super) fn get_default(
+    view: View<'_>,
+    call: &Call<ec2::GetDefaultCreditSpecificationRequest>,
+) -> Result<ec2::GetDefaultCreditSpecificationResult, Error> {
+    let family = family(call.input.instance_family)?;
+    let instance_family_credit_specification = shown_default(view, family);
+    Ok(ec2::GetDefaultCreditSpecificationResult { instance_family_credit_specification })
+}
+
+/// Instances that there are keep what they have.
+pub(super) fn modify_default(
+    tx: &mut Transaction<'_>,
+    input: ec2::ModifyDefaultCreditSpecificationRequest,
+) -> Result<ec2::ModifyDefaultCreditSpecificationResult, Error> {
+    let family = family(input.instance_family)?;
+    let is_unlimited = is_unlimited(&input.cpu_credits)?;
+    if is_unlimited == family.is_unlimited_by_default() {
+        tx.remove::<CreditDefault>(family);
+    } else {
+        tx.put(CreditDefault { family, is_unlimited });
+    }
+    let instance_family_credit_specification = shown_default(tx.view(), family);
+    Ok(ec2::ModifyDefaultCreditSpecificationResult { instance_family_credit_specification })
 }
 
 pub(super) fn describe(
@@ -55,7 +108,7 @@ pub(super) fn describe(
         .take(rows, |row| row.record.id.to_string());
     let specifications = rows.iter().map(|row| ec2::InstanceCreditSpecification {
         instance_id: Some(row.record.id.to_string()),
-        cpu_credits: Some(if row.record.has_unlimited_credits { "unlimited" } else { "standard" }.to_owned()),
+        cpu_credits: Some(word(row.record.has_unlimited_credits).to_owned()),
     });
     let instance_credit_specifications = Some(specifications.collect());
     Ok(ec2::DescribeInstanceCreditSpecificationsResult { instance_credit_specifications, next_token })

@@ -101,6 +101,7 @@ impl Filtered for Row<'_, Instance> {
         "network-interface.vpc-id",
         "owner-id",
         "placement-group-name",
+        "placement-partition-number",
         "platform-details",
         "private-dns-name",
         "private-ip-address",
@@ -160,6 +161,9 @@ impl Filtered for Row<'_, Instance> {
             "placement-group-name" => {
                 let group = record.placement_group.and_then(|group| view.get::<PlacementGroup>(group));
                 group.into_iter().for_each(|group| values.text(&group.name));
+            }
+            "placement-partition-number" => {
+                record.partition.into_iter().for_each(|number| values.shown(number))
             }
             "platform-details" => values.text("Linux/UNIX"),
             "reason" => values.text(&show::reason(&record.state).1),

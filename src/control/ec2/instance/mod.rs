@@ -35,6 +35,8 @@ pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
         .looks::<ec2::DescribeInstanceTypes>(types::describe)
         .looks::<ec2::DescribeInstances>(describe::describe)
         .asks::<ec2::GetConsoleOutput, _>(console::question, console::ask)
+        .looks::<ec2::GetDefaultCreditSpecification>(credit::get_default)
+        .changes::<ec2::ModifyDefaultCreditSpecification>(credit::modify_default)
         .changes::<ec2::ModifyInstanceAttribute>(attribute::modify)
         .changes::<ec2::ModifyInstanceCreditSpecification>(credit::modify)
         .changes::<ec2::ModifyInstanceMetadataOptions>(metadata::modify)

@@ -1,8 +1,10 @@
 //! Where instances stand to each other: their placement groups, and partitions of these.
 
 use aws::{Error, ec2};
+use types::PlacementGroupId;
 
-use super::{named, wrong_state};
+use super::{named, types as kinds, wrong_state};
+use crate::catalog::InstanceType;
 use crate::ec2::errors::{combination, invalid_value, unsupported};
 use crate::records::{Instance, InstanceState, PlacementGroup, PlacementStrategy};
 use crate::state::{Transaction, View};
@@ -28,6 +30,29 @@ pub(super) fn group<'a>(
         (Some(name), _) => find(name, &|group| group.name == name).map(Some),
         (None, Some(id)) => find(id, &|group| group.id.to_string() == id).map(Some),
     }
+}
+
+/// # Errors
+/// When instances of this type cannot be in such a group.
+pub(super) fn check_type(kind: &InstanceType, group: Option<&PlacementGroup>) -> Result<(), Error> {
+    if kind.can_be_in_cluster() || group.is_none_or(|group| group.strategy != PlacementStrategy::Cluster) {
+        return Ok(());
+    }
+    Err(combination(format!(
+        "Cluster placement groups are not supported by the '{}' instance type. Specify a supported instance type or change the placement group strategy, and try again.",
+        kind.name
+    )))
+}
+
+/// The partition that an instance gets which joins a group: the one that is wanted, or else one of those with the fewest instances.
+pub(super) fn assigned(view: View<'_>, group: Option<PlacementGroupId>, wanted: Option<u8>) -> Option<u8> {
+    let group = view.get::<PlacementGroup>(group?)?;
+    let PlacementStrategy::Partition { count } = group.strategy else { return None };
+    let size = |partition: &u8| {
+        let instances = view.tables().instances.linked_to(group.id);
+        instances.filter(|instance| instance.partition == Some(*partition)).count()
+    };
+    wanted.or_else(|| (1..=count).min_by_key(size))
 }
 
 /// The partition of a group that is wanted.
@@ -71,10 +96,14 @@ pub(super) fn modify(
     )?;
     let (before, is_left) = (instance.placement_group, input.group_name.as_deref() == Some(""));
     let group = if is_left { None } else { named.or_else(|| before.and_then(|group| view.get(group))) };
+    check_type(kinds::find(&instance.instance_type)?, group)?;
     let stays = group.map(|group| group.id) == before;
     let partition = match input.partition_number {
         None if stays => instance.partition,
-        number => partition(group, number)?,
+        number => {
+            let wanted = partition(group, number)?;
+            assigned(view, group.map(|group| group.id), wanted)
+        }
     };
     let group = group.map(|group| group.id);
     tx.update::<Instance>(id, |instance| {

@@ -72,12 +72,18 @@ fn shown(kind: &InstanceType) -> ec2::InstanceTypeInfo {
             default_vcpus: Some(i32::from(kind.vcpus)),
             default_cores: Some(i32::from(kind.vcpus.div_ceil(2))),
             default_threads_per_core: Some(i32::from(threads)),
-            ..Default::default()
+            valid_cores: Some(vec![i32::from(kind.vcpus.div_ceil(2))]),
+            valid_threads_per_core: Some(vec![i32::from(threads)]),
         }),
         memory_info: Some(ec2::MemoryInfo { size_in_mib: Some(i64::from(kind.memory_mib)) }),
         instance_storage_supported: Some(false),
         ebs_info: Some(ec2::EbsInfo {
             encryption_support: Some(ec2::EbsEncryptionSupport::Supported),
+            ebs_optimized_support: Some(if kind.is_nitro() {
+                ec2::EbsOptimizedSupport::Default
+            } else {
+                ec2::EbsOptimizedSupport::Unsupported
+            }),
             nvme_support: Some(ec2::EbsNvmeSupport::Unsupported),
             ..Default::default()
         }),
@@ -90,6 +96,7 @@ fn shown(kind: &InstanceType) -> ec2::InstanceTypeInfo {
             ipv6_supported: Some(false),
             ..Default::default()
         }),
+        placement_group_info: Some(ec2::PlacementGroupInfo { supported_strategies: Some(strategies(kind)) }),
         hibernation_supported: Some(false),
         burstable_performance_supported: Some(kind.burst.is_some()),
         dedicated_hosts_supported: Some(false),
@@ -97,6 +104,14 @@ fn shown(kind: &InstanceType) -> ec2::InstanceTypeInfo {
         supported_boot_modes: Some(vec![ec2::BootModeType::LegacyBios]),
         ..Default::default()
     }
+}
+
+/// Source: <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/placement-strategies.html>.
+fn strategies(kind: &InstanceType) -> Vec<ec2::PlacementGroupStrategy> {
+    use ec2::PlacementGroupStrategy as Strategy;
+
+    let cluster = kind.can_be_in_cluster().then_some(Strategy::Cluster);
+    cluster.into_iter().chain([Strategy::Partition, Strategy::Spread]).collect()
 }
 
 /// Source: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html>.

@@ -136,18 +136,18 @@ pub(super) fn find<'a>(
     id.and_then(|id| view.get(id)).ok_or_else(|| no_version(template, text))
 }
 
-/// What a request to launch instances holds that names a template: the template's data, by the names of the model.
+/// What a request to launch instances holds that names a template: which version that is, and its data by the names of the model.
 ///
 /// # Errors
 /// When there is no such template, or version.
 pub(in crate::ec2) fn data(
     view: View<'_>,
     named_by: &ec2::LaunchTemplateSpecification,
-) -> Result<Value, Error> {
+) -> Result<(VersionId, Value), Error> {
     let template =
         named(view, named_by.launch_template_id.as_deref(), named_by.launch_template_name.as_deref())?;
     let version = find(view, template, named_by.version.as_deref().unwrap_or("$Default"))?;
-    Ok(version.data.clone())
+    Ok((version.id, version.data.clone()))
 }
 
 pub(super) fn describe(

@@ -103,6 +103,9 @@ fn state_reason(image: &Image) -> Option<ec2::StateReason> {
     Some(ec2::StateReason { code: Some("Server.InternalError".to_owned()), message: Some(message.clone()) })
 }
 
+/// As all of AWS's images say. It means a kind of interface that there is not here.
+pub(super) const SRIOV_NET_SUPPORT: &str = "simple";
+
 pub(super) fn boot_mode(mode: BootMode) -> ec2::BootModeValues {
     match mode {
         BootMode::LegacyBios => ec2::BootModeValues::LegacyBios,
@@ -134,7 +137,7 @@ fn shown(seen: &Seen<'_, Image>) -> ec2::Image {
         name: Some(image.name.clone()),
         root_device_name: Some(image.root_device_name.clone()),
         root_device_type: Some(ec2::DeviceType::Ebs),
-        sriov_net_support: Some("simple".to_owned()),
+        sriov_net_support: Some(SRIOV_NET_SUPPORT.to_owned()),
         state_reason: state_reason(image),
         tags: seen.is_own().then(|| tags::shown(&seen.row.view, image.id)).flatten(),
         virtualization_type: Some(ec2::VirtualizationType::Hvm),

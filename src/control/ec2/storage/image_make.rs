@@ -3,11 +3,11 @@
 use aws::{Error, ec2};
 use types::{ImageId, InstanceId, SnapshotId};
 
-use super::image::{own, seen};
+use super::image::{SRIOV_NET_SUPPORT, own, seen};
 use super::sharing;
 use super::snapshot_make::{self, Copy, other_region};
 use super::{description, mapping, snapshot};
-use crate::ec2::errors::{id, incorrect_state, missing, not_found, unsupported};
+use crate::ec2::errors::{id, incorrect_state, invalid_value, missing, not_found, unsupported};
 use crate::ec2::once::once;
 use crate::ec2::tags;
 use crate::records::{
@@ -142,6 +142,9 @@ pub(super) fn register(
     }
     if input.ena_support == Some(false) {
         return Err(unsupported("Images without EnaSupport would have no network: leave it out."));
+    }
+    if let Some(text) = input.sriov_net_support.filter(|text| !text.is_empty() && text != SRIOV_NET_SUPPORT) {
+        return Err(invalid_value(text, "sriovNetSupport", "It is 'simple'."));
     }
     let root = input.root_device_name.ok_or_else(|| missing("RootDeviceName"))?;
     let mappings = mapping::image(tx.view(), Vec::new(), &input.block_device_mappings)?;

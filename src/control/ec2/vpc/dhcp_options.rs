@@ -174,7 +174,7 @@ fn shown(row: &Row<'_, DhcpOptions>) -> ec2::DhcpOptions {
     };
     ec2::DhcpOptions {
         owner_id: Some(view.space.account.to_string()),
-        tags: tags::shown(view, options.id),
+        tags: Some(tags::shown(view, options.id).unwrap_or_default()),
         dhcp_options_id: Some(options.id.to_string()),
         dhcp_configurations: Some(configurations(options).map(configuration).collect()),
     }

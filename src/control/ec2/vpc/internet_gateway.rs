@@ -117,7 +117,7 @@ fn shown(row: &Row<'_, InternetGateway>) -> ec2::InternetGateway {
         attachments: Some(gateway.vpc.into_iter().map(attachment).collect()),
         internet_gateway_id: Some(gateway.id.to_string()),
         owner_id: Some(view.space.account.to_string()),
-        tags: tags::shown(view, gateway.id),
+        tags: Some(tags::shown(view, gateway.id).unwrap_or_default()),
     }
 }
 

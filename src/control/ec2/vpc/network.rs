@@ -215,6 +215,8 @@ fn shown_range(range: &VpcRange, state: ec2::VpcCidrBlockStateCode) -> ec2::VpcC
 impl Filtered for Row<'_, Vpc> {
     const NAMES: &'static [&'static str] = &[
         "cidr",
+        // Subnets document both names; of VPCs both are taken, too.
+        "cidr-block",
         "cidr-block-association.association-id",
         "cidr-block-association.cidr-block",
         "cidr-block-association.state",
@@ -229,7 +231,9 @@ impl Filtered for Row<'_, Vpc> {
     fn values(&self, name: &str, values: &mut Values<'_>) {
         let vpc = self.record;
         match name {
-            "cidr" => vpc.ranges.first().into_iter().for_each(|range| values.shown(range.cidr)),
+            "cidr" | "cidr-block" => {
+                vpc.ranges.first().into_iter().for_each(|range| values.shown(range.cidr))
+            }
             "cidr-block-association.association-id" => {
                 vpc.ranges.iter().for_each(|range| values.shown(range.id))
             }

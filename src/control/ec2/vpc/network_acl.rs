@@ -114,7 +114,7 @@ fn shown(row: &Row<'_, NetworkAcl>) -> ec2::NetworkAcl {
         entries: Some(entry::shown(acl).collect()),
         is_default: Some(acl.is_default),
         network_acl_id: Some(acl.id.to_string()),
-        tags: tags::shown(view, acl.id),
+        tags: Some(tags::shown(view, acl.id).unwrap_or_default()),
         vpc_id: Some(acl.vpc.to_string()),
         owner_id: Some(view.space.account.to_string()),
     }

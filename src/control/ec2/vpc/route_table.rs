@@ -200,7 +200,7 @@ fn shown(row: &Row<'_, RouteTable>) -> ec2::RouteTable {
         propagating_vgws: Some(Vec::new()),
         route_table_id: Some(table.id.to_string()),
         routes: Some(route::shown(view, table)),
-        tags: tags::shown(&view, table.id),
+        tags: Some(tags::shown(&view, table.id).unwrap_or_default()),
         vpc_id: Some(table.vpc.to_string()),
         owner_id: Some(view.space.account.to_string()),
     }

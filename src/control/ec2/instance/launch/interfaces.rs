@@ -59,8 +59,7 @@ impl Interfaces {
             zone = Some(its);
         }
         let zone = zone.ok_or_else(Error::internal)?;
-        if let Some(name) =
-            input.placement.as_ref().and_then(|placement| placement.availability_zone.as_deref())
+        if let Some(name) = named_zone(input)
             && name != zone.to_string()
         {
             let message = format!("The subnet is in {zone}, and the instance is to be in {name}.");
@@ -139,10 +138,14 @@ fn subnet_of<'a>(view: View<'a>, wanted: &Wanted) -> Result<&'a Subnet, Error> {
     view.get(id).ok_or_else(|| not_found(id))
 }
 
+/// An empty name is none.
+fn named_zone(input: &ec2::RunInstancesRequest) -> Option<&str> {
+    input.placement.as_ref()?.availability_zone.as_deref().filter(|name| !name.is_empty())
+}
+
 /// The one interface of an instance whose request says nothing of interfaces.
 fn from_request(view: View<'_>, input: &ec2::RunInstancesRequest, count: u32) -> Result<Wanted, Error> {
-    let zone = input.placement.as_ref().and_then(|placement| placement.availability_zone.as_deref());
-    let subnet = subnet(view, input.subnet_id.as_deref(), zone)?;
+    let subnet = subnet(view, input.subnet_id.as_deref(), named_zone(input))?;
     let mut groups: Vec<SecurityGroupId> = ids(&input.security_group_ids)?;
     for name in &input.security_groups {
         groups.push(group_by_name(view, subnet.vpc, name)?.id);

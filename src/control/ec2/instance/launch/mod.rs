@@ -10,6 +10,7 @@ use types::{ImageId, InstanceId, ReservationId, Zone};
 
 use super::capacity;
 use super::describe::reservation;
+use super::placement;
 use crate::ec2::errors::{id, invalid_value, missing};
 use crate::ec2::once::once;
 use crate::ec2::row::Row;
@@ -37,7 +38,7 @@ pub(in crate::ec2) fn run(
 
 fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<ReservationId, Error> {
     let client_token = input.client_token.clone();
-    let input = template::resolved(tx.view(), input)?;
+    let (input, template) = template::resolved(tx.view(), input)?;
     let (min, max) = counts(&input)?;
     let image: ImageId = id(input.image_id.as_deref().ok_or_else(|| missing("ImageId"))?)?;
     let (owner, image) = storage::launchable(tx.view(), image)?;
@@ -48,13 +49,15 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
     let count = capacity::granted(tx.view(), options.kind, interfaces.zone, min, max)?;
     let [instance_tags, volume_tags, interface_tags] = ["instance", "volume", "network-interface"]
         .map(|kind| tags::all_specified(&input.tag_specifications, kind));
-    let (instance_tags, volume_tags, interface_tags) = (instance_tags?, volume_tags?, interface_tags?);
+    let (mut instance_tags, volume_tags, interface_tags) = (instance_tags?, volume_tags?, interface_tags?);
+    instance_tags.extend(template.into_iter().flat_map(template::tags));
     check_tagged(&input.tag_specifications)?;
     let reservation: ReservationId = tx.new_id();
     for launch_index in 0..count {
         let id: InstanceId = tx.new_id();
         let zone: Zone = interfaces.zone;
         let launched = tx.now();
+        let partition = placement::assigned(tx.view(), options.placement_group, options.partition);
         tx.put(Instance {
             id,
             reservation,
@@ -75,7 +78,7 @@ fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<Res
             is_ebs_optimized: input.ebs_optimized == Some(true),
             client_token: client_token.clone(),
             placement_group: options.placement_group,
-            partition: options.partition,
+            partition,
             state: InstanceState::Pending,
             has_run: false,
             launched,

@@ -41,7 +41,7 @@ impl Options {
                 "nimbo has no roles: launch without IamInstanceProfile.",
             ));
         }
-        let (placement_group, partition) = wanted_placement(view, input.placement.as_ref())?;
+        let (placement_group, partition) = wanted_placement(view, kind, input.placement.as_ref())?;
         Ok(Self {
             kind,
             key: key(view, input.key_name.as_deref())?,
@@ -51,7 +51,7 @@ impl Options {
                 Some(ec2::ShutdownBehavior::Terminate) => ShutdownBehavior::Terminate,
                 Some(ec2::ShutdownBehavior::Stop) | None => ShutdownBehavior::Stop,
             },
-            has_unlimited_credits: unlimited(kind, input.credit_specification.as_ref())?,
+            has_unlimited_credits: unlimited(view, kind, input.credit_specification.as_ref())?,
             placement_group,
             partition,
         })
@@ -87,11 +87,14 @@ fn metadata_options(
     wanted.over(before)
 }
 
-fn unlimited(kind: &InstanceType, input: Option<&ec2::CreditSpecificationRequest>) -> Result<bool, Error> {
+fn unlimited(
+    view: View<'_>,
+    kind: &InstanceType,
+    input: Option<&ec2::CreditSpecificationRequest>,
+) -> Result<bool, Error> {
     match (kind.burst, input) {
         (Some(_), Some(wanted)) => credit::is_unlimited(&wanted.cpu_credits),
-        (Some(burst), None) => Ok(burst.is_unlimited_by_default),
-        (None, None) => Ok(false),
+        (_, None) => Ok(credit::is_unlimited_by_default(view, kind)),
         (None, Some(_)) => {
             let message = format!("The instance type {} has no CPU credits.", kind.name);
             Err(Error::new("InvalidParameterCombination", message))
@@ -125,6 +128,7 @@ fn check_names(input: Option<&ec2::PrivateDnsNameOptionsRequest>) -> Result<(), 
 /// The group that is named, and the partition of it.
 fn wanted_placement(
     view: View<'_>,
+    kind: &InstanceType,
     input: Option<&ec2::Placement>,
 ) -> Result<(Option<PlacementGroupId>, Option<u8>), Error> {
     let Some(input) = input else { return Ok((None, None)) };
@@ -133,6 +137,7 @@ fn wanted_placement(
     }
     let name = input.group_name.as_deref().filter(|name| !name.is_empty());
     let group = placement::group(view, name, input.group_id.as_deref())?;
+    placement::check_type(kind, group)?;
     let partition = placement::partition(group, input.partition_number)?;
     Ok((group.map(|group| group.id), partition))
 }

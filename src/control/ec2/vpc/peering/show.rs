@@ -51,7 +51,7 @@ pub(super) fn shown(row: &Row<'_, VpcPeeringConnection>) -> ec2::VpcPeeringConne
             code: Some(code(&state)),
             message: Some(message(connection, &state)),
         }),
-        tags: tags::shown(&view, connection.id),
+        tags: Some(tags::shown(&view, connection.id).unwrap_or_default()),
         vpc_peering_connection_id: Some(connection.id.to_string()),
         ..Default::default()
     }
