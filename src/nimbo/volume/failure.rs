@@ -1,5 +1,7 @@
 //! Which failures are for good.
 
+use std::io::ErrorKind;
+
 use ::volume::VolumeError;
 use ::volume::crypt::KeyError;
 use ::volume::snapshot::SnapshotError;
@@ -41,15 +43,17 @@ fn is_final_of_volume(error: &VolumeError) -> bool {
 }
 
 fn is_final_of_key(error: &KeyError) -> bool {
-    matches!(
-        error,
+    match error {
         KeyError::BadName { .. }
-            | KeyError::Unknown { .. }
-            | KeyError::Rejected { .. }
-            | KeyError::Mode { .. }
-            | KeyError::Owner { .. }
-            | KeyError::Damaged { .. }
-    )
+        | KeyError::Unknown { .. }
+        | KeyError::Rejected { .. }
+        | KeyError::Mode { .. }
+        | KeyError::Owner { .. }
+        | KeyError::Damaged { .. } => true,
+        // Without the file there is no key at all.
+        KeyError::File { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub(super) fn root_of(writable: &[PathBuf], readable: &[PathBuf]) -> io::Result<
     let proc = beneath(Path::new("/proc"));
     fs::create_dir(&proc)?;
     // Processes alone, and of these none that has more rights: nothing of the kernel's settings.
-    mount(NOTHING, &proc, Some("proc"), PLAIN, Some("subset=pid,hidepid=2"))?;
+    mount(NOTHING, &proc, Some("proc"), PLAIN, Some("subset=pid,hidepid=ptraceable"))?;
     let flags = PLAIN | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(NOTHING, ANY_DIRECTORY, NOTHING, flags, NOTHING)?;
     enter_root()

@@ -1,14 +1,14 @@
 //! Data keys, the keys that wrap them, and where those are.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
 use super::xts::KEY_LEN;
+use crate::sys;
 
 /// The key of one volume's data, both halves of XTS. It is wiped from memory when it is dropped.
 pub struct DataKey(Box<Zeroizing<[u8; KEY_LEN]>>);
@@ -43,8 +43,7 @@ impl DataKey {
 }
 
 pub(super) fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(bytes));
-    read.map_err(|source| KeyError::NoRandom { source })
+    sys::random(bytes).map_err(|source| KeyError::NoRandom { source })
 }
 
 /// What a key is called that wraps others: 1 to 128 of `a-z A-Z 0-9 . _ : / -`.

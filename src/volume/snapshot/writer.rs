@@ -14,8 +14,6 @@
 //! its leaves and not for its chunks. An attempt that goes on holds some 100 bytes for each object that the ones before have put.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -30,6 +28,7 @@ use super::reader::{Snapshot, exists};
 use super::store::ObjectStore;
 use crate::crypt::{Cipher, KeyError, KeyName, KeyStore, WrappedKey};
 use crate::layered::format::BLOCK_BYTES;
+use crate::sys;
 
 /// How far something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +93,7 @@ const POISONED: &str = "no thread panics while it holds this lock";
 /// Sixteen bytes that nobody else has.
 pub(crate) fn unique() -> Result<Uuid, SnapshotError> {
     let mut bytes = [0; 16];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|source| SnapshotError::NoName { source })?;
+    sys::random(&mut bytes).map_err(|source| SnapshotError::NoName { source })?;
     Ok(Uuid(bytes))
 }
 

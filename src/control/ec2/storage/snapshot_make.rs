@@ -45,7 +45,8 @@ pub(super) fn begin(
         let snapshot = Snapshot {
             id: *id,
             source: SnapshotSource::Volume { volume: *volume_id, moment },
-            size_gib: volume.spec.size_gib,
+            // It may have grown already when the host begins: what is made of it has room for that.
+            size_gib: volume.spec.size_gib.max(growing_to(volume)),
             description: description.to_owned(),
             key: volume.key.clone(),
             started: tx.now(),
@@ -56,6 +57,12 @@ pub(super) fn begin(
         tx.put(snapshot);
     }
     Ok(ids)
+}
+
+/// The size that a volume is being given, in GiB; 0 if it is not modified now.
+fn growing_to(volume: &Volume) -> u64 {
+    let modification = volume.modification.as_ref().filter(|last| !last.state.is_over());
+    modification.map_or(0, |modification| modification.target.size_gib)
 }
 
 fn shown_own(view: View<'_>, id: SnapshotId) -> Result<ec2::Snapshot, Error> {

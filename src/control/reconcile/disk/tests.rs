@@ -69,7 +69,8 @@ fn snapshot(number: u8, source: SnapshotSource, now: Timestamp) -> Snapshot {
     Snapshot {
         id: id(number),
         source,
-        size_gib: 8,
+        // As large as the one that is modified becomes.
+        size_gib: 16,
         description: String::new(),
         key: None,
         started: now,
@@ -316,6 +317,26 @@ async fn what_a_host_cannot_do_is_told_by_the_records() {
     pass(&plane, &fake).await;
     assert!(is_settled(&plane));
     assert!(state(&plane, 11).is_none() && fake.host.snapshot(id(24)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_grows_when_the_snapshots_of_it_as_it_was_are_begun() {
+    let (plane, fake) = (plane(Arc::new(Memory::new()), 1).await, Arc::new(Fake::default()));
+    host_before(&fake.host).await;
+    write(&plane, |tx, now| {
+        tx.put(modified(12, now));
+        tx.put(Snapshot { size_gib: 8, ..of_volume(21, 12, 21, now) });
+    })
+    .await;
+    fake.told().refusal = Some(HostError::Unavailable("its process died".to_owned()));
+    let work = tokio::spawn(run(Arc::clone(&plane), fake.clone()));
+    tokio::time::sleep(RETRY * 10).await;
+    let is_asked = |effect: &str| fake.told().effects.iter().any(|other| other == effect);
+    assert!(is_asked("snapshots 1") && !is_asked("modify"), "{:?}", fake.told().effects);
+    fake.told().refusal = None;
+    tokio::time::sleep(RETRY * 3).await;
+    assert!(is_asked("modify") && is_settled(&plane), "{:?}", fake.told().effects);
+    work.abort();
 }
 
 #[tokio::test(start_paused = true)]

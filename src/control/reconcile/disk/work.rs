@@ -46,7 +46,7 @@ impl Reconciler {
                 Step::Note(change) => Some(change),
                 Step::Do(effect) => {
                     held.note(Ask::Of(effect));
-                    let error = self.carry_out(&volume, effect).await.err();
+                    let error = self.carry_out(space, &volume, effect).await.err();
                     error.and_then(|error| self.failure(&volume, effect, error))
                 }
             };
@@ -64,7 +64,7 @@ impl Reconciler {
         }
     }
 
-    async fn carry_out(&self, volume: &Volume, effect: Effect) -> Result<(), HostError> {
+    async fn carry_out(&self, space: Space, volume: &Volume, effect: Effect) -> Result<(), HostError> {
         let (id, disks) = (volume.id, &self.disks);
         tracing::debug!(%id, ?effect, "volume");
         match effect {
@@ -74,6 +74,11 @@ impl Reconciler {
             }
             Effect::Modify => {
                 let target = volume.modification.as_ref().map_or(volume.spec, |last| last.target);
+                if let Some(snapshot) = self.not_begun(space, id, target.size_gib) {
+                    let message =
+                        format!("{snapshot} is to be of the volume as large as it was, and not begun");
+                    return Err(HostError::Unavailable(message));
+                }
                 disks.modify(id, target).await
             }
             Effect::Plug(instance) => {
@@ -83,6 +88,20 @@ impl Reconciler {
             Effect::Unplug { instance, is_forced } => disks.unplug(id, instance, is_forced).await,
             Effect::Delete => disks.delete(id).await,
         }
+    }
+
+    /// A snapshot of a volume which says that it is smaller than so many GiB, and which the host has not begun.
+    fn not_begun(&self, space: Space, volume: VolumeId, size_gib: u64) -> Option<SnapshotId> {
+        let find = |state: &State| {
+            let mut snapshots = state.space(space)?.snapshots.linked_to(volume);
+            let is_it = |snapshot: &&Arc<Snapshot>| {
+                matches!(snapshot.state, SnapshotState::Pending { .. })
+                    && snapshot.size_gib < size_gib
+                    && self.disks.snapshot(snapshot.id).is_none()
+            };
+            snapshots.find(is_it).map(|snapshot| snapshot.id)
+        };
+        self.plane.ledger.read(find).0
     }
 
     /// What becomes of the record when the host did not do something.

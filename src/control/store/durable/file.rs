@@ -17,7 +17,7 @@ use super::{Holder, OpenError, Schema};
 
 const MODE: u32 = 0o600;
 /// How long it may take a process that was only just made to execute its program, and how often it is looked.
-const LOCK_TIME: Duration = Duration::from_secs(2);
+const LOCK_TIME: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// What redb keeps of the file in memory: the records are there already, so this is for the inner pages of its trees.
 const CACHE_BYTES: usize = 16 << 20;
@@ -157,7 +157,15 @@ fn holder(file: &File) -> Holder {
         [_, "FLOCK", _, "WRITE", process, at, ..] if at == inode => process.parse().ok(),
         _ => None,
     });
-    Holder(process)
+    Holder(process.filter(|process| is_alive(*process)))
+}
+
+/// Whether a process has not ended. One that has may still be named: what it was starting has its lock.
+fn is_alive(process: u32) -> bool {
+    // After the program's name, which may have anything in it, stands the state (proc_pid_stat(5)).
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !['Z', 'X', 'x'].contains(&state))
 }
 
 impl StorageBackend for Backend {

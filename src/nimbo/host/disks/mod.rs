@@ -371,7 +371,7 @@ impl Volumes {
         arguments.extend(["--jail".into(), "--when-full".into(), "wait".into()]);
         arguments.extend(["--objects".into(), self.0.kept.objects.to_string().into()]);
         arguments.extend(["--keys".into(), self.0.state.join("keys/volumes").into()]);
-        if !self.0.limits_volumes {
+        if !self.0.limits_volumes || slot.record().is_some_and(|record| record.is_changing) {
             return arguments;
         }
         arguments.extend(["--enforce-limits", "--type", spec.kind.as_str()].map(OsString::from));

@@ -28,6 +28,9 @@ pub(super) struct VolumeRecord {
     /// The key that it is encrypted by.
     #[serde(with = "key")]
     pub(super) key: Option<KeyName>,
+    /// It is about to become another one than `spec` says, and may have that one's size already, which those limits may not allow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_changing: bool,
     pub(super) stage: VolumeStage,
 }
 
@@ -232,7 +235,8 @@ mod tests {
     #[test]
     fn a_volumes_record_is_text_that_people_can_read() {
         let spec = VolumeSpec { kind: VolumeKind::Gp3, size_gib: 8, iops: None, throughput_mib_s: None };
-        let record = VolumeRecord { spec, snapshot: None, key: None, stage: VolumeStage::Making };
+        let stage = VolumeStage::Making;
+        let record = VolumeRecord { spec, snapshot: None, key: None, is_changing: false, stage };
         let text = serde_json::to_string(&record).unwrap();
         assert!(text.contains(r#""stage":"making""#), "{text}");
         assert_eq!(serde_json::from_str::<VolumeRecord>(&text).unwrap(), record);

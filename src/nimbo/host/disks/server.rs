@@ -114,7 +114,10 @@ impl Place {
         let said = fs::read(&self.log).unwrap_or_default();
         let said =
             String::from_utf8_lossy(&said[said.len().saturating_sub(MESSAGE_BYTES_MAX)..]).into_owned();
-        anyhow!("{}", said.trim().trim_start_matches("error: "))
+        match said.trim().trim_start_matches("error: ") {
+            "" => anyhow!("the process ended, and said nothing"),
+            said => anyhow!("{said}"),
+        }
     }
 }
 

@@ -83,6 +83,8 @@ impl Lab {
 
     /// Likewise, and a microVM that it finds has these volumes.
     fn again_with(&mut self, volumes: &[VolumeId]) {
+        // The one before is not there to start any process again.
+        lock(&self.volumes.0.slots).values().for_each(|slot| lock(&slot.wanted).clear());
         self.volumes = open(self.folder.path());
         volumes.iter().for_each(|volume| self.volumes.claim(*volume, instance(1)));
         self.volumes.go_on();

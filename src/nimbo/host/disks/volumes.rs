@@ -66,8 +66,8 @@ impl Volumes {
         if let Some(snapshot) = spec.snapshot {
             self.source(snapshot)?;
         }
-        let record =
-            VolumeRecord { spec: spec.spec, snapshot: spec.snapshot, key, stage: VolumeStage::Making };
+        let (stage, is_changing) = (VolumeStage::Making, false);
+        let record = VolumeRecord { spec: spec.spec, snapshot: spec.snapshot, key, is_changing, stage };
         self.put(&slot, record).await.map_err(|error| failed(&error))?;
         let (this, slot) = (self.clone(), Arc::clone(&slot));
         tokio::spawn(async move { this.make(&slot).await });
@@ -163,13 +163,23 @@ impl Volumes {
     pub(super) async fn modify(&self, id: VolumeId, spec: VolumeSpec) -> Result<(), HostError> {
         let slot = self.slot(id);
         let modified = async {
+            self.change(&slot, |record| record.is_changing = true).await?;
             self.hold(&slot).await?;
             let asked = ask::modify(&slot.place, spec, self.0.limits_volumes).await;
             self.let_go(&slot).await;
-            asked?;
-            let _turn = slot.turn.lock().await;
-            let record = slot.record().context("the volume is gone")?;
-            self.put(&slot, VolumeRecord { spec, ..record }).await
+            match asked {
+                Ok(()) => {
+                    let become_it = |record: &mut VolumeRecord| {
+                        (record.spec, record.is_changing) = (spec, false);
+                    };
+                    self.change(&slot, become_it).await
+                }
+                Err(error) if is_final(&error) => {
+                    self.change(&slot, |record| record.is_changing = false).await?;
+                    Err(error)
+                }
+                Err(error) => Err(error),
+            }
         };
         modified.await.map_err(|error| failed(&error))
     }
@@ -245,6 +255,14 @@ impl Volumes {
             Some(_) => Err(HostError::Unavailable(format!("the snapshot {snapshot} is not complete"))),
             None => Err(HostError::Failed(format!("this host has no data of the snapshot {snapshot}"))),
         }
+    }
+
+    /// Writes down what has changed of a volume.
+    async fn change(&self, slot: &Slot, change: impl FnOnce(&mut VolumeRecord)) -> anyhow::Result<()> {
+        let _turn = slot.turn.lock().await;
+        let mut record = slot.record().context("the volume is gone")?;
+        change(&mut record);
+        self.put(slot, record).await
     }
 
     /// Writes down what a volume is.

@@ -5,7 +5,7 @@
 //! apart in the file, and what is copied from layer to layer is not being written. One sync is for both.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ use super::{Storage, StorageFile, StorageRing};
 use crate::backend::{IoBuffer, SECTOR_BYTES};
 use crate::raw::read_to_end;
 use crate::sys::{
-    Call, Ended, FileIndex, InPlace, Ring, RingFile, begin_writeback, direct_alignment, transfers_in_place,
+    self, Call, Ended, FileIndex, InPlace, Ring, RingFile, begin_writeback, direct_alignment,
+    transfers_in_place,
 };
 
 /// How many files a ring knows at a time.
@@ -114,7 +115,7 @@ impl Storage for HostFolder {
 
     fn unique(&self) -> io::Result<[u8; 16]> {
         let mut bytes = [0; 16];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        sys::random(&mut bytes)?;
         Ok(bytes)
     }
 
