@@ -16,6 +16,8 @@
 //! [`Standalone`] puts the parts together for one instance without a cloud, [`Pinned`] for one of a region. The parts are
 //! [`Namespace`], [`Tap`], [`Uplink`], and the services [`dhcp`], [`dns`] and [`publish`].
 //!
+//! A VPC of many interfaces is a [`Fabric`], which enforces a [`policy`]: groups, ACLs and route tables.
+//!
 //! Invariants:
 //! - The calling process stays in its own namespace. What must happen in another one happens on a
 //!   thread that enters it and ends there.
@@ -25,18 +27,19 @@
 //! - What an uplink changes in the host (see [`uplink`]) is undone when it is dropped; what a killed
 //!   process left is undone when the next uplink is made.
 //!
-//! It deliberately does not: filter between instances (security groups), carry IPv6, or edit a
-//! firewall that is not its own.
+//! It deliberately does not: carry IPv6, or edit a firewall that is not its own.
 #![deny(unsafe_code)]
 
 pub mod dhcp;
 pub mod dns;
 mod error;
+pub mod fabric;
 mod namespace;
 mod netlink;
 mod nft;
 mod pinned;
 mod plan;
+pub mod policy;
 pub mod publish;
 mod standalone;
 #[allow(unsafe_code)]
@@ -46,6 +49,7 @@ pub mod tap;
 pub mod uplink;
 
 pub use error::Error;
+pub use fabric::Fabric;
 pub use ipnet::Ipv4Net;
 pub use namespace::{Namespace, Worker};
 pub use pinned::{Pinned, PinnedSpec};

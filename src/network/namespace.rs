@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -118,6 +119,16 @@ impl Namespace {
         Ok(Self { file })
     }
 
+    /// Whether both are one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn is_same(&self, other: &Self) -> Result<bool, Error> {
+        let place = |namespace: &Self| namespace.file.metadata().map(|found| (found.dev(), found.ino()));
+        let both = place(self).and_then(|one| Ok(one == place(other)?));
+        both.map_err(Error::while_doing("compare network namespaces"))
+    }
+
     /// Runs `task` to its end on a new thread inside the namespace.
     ///
     /// # Errors
@@ -143,9 +154,7 @@ impl Namespace {
         let (stop, stopped) = oneshot::channel();
         let (started, start) = mpsc::sync_channel(1);
         let body = move || {
-            let runtime = namespace
-                .enter()
-                .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+            let runtime = executor().and_then(|runtime| namespace.enter().map(|()| runtime));
             // The receiver waits until this is sent, so it cannot be gone.
             let runtime = match runtime {
                 Ok(runtime) => started.send(Ok(())).map(|()| runtime).ok(),
@@ -174,17 +183,16 @@ impl Namespace {
         T: Send,
         F: AsyncFnOnce(&Netlink) -> Result<T, Error> + Send,
     {
-        self.run(|| {
-            let opened = "open a netlink connection";
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(Error::while_doing(opened))?;
+        let opened = "open a netlink connection";
+        let serve = || {
+            let runtime = executor().map_err(Error::while_doing(opened))?;
+            self.enter().map_err(Error::while_doing("enter a network namespace"))?;
             runtime.block_on(async {
                 let netlink = Netlink::open().map_err(Error::while_doing(opened))?;
                 task(&netlink).await
             })
-        })?
+        };
+        on_thread("namespace", serve).map_err(Error::while_doing(opened))?
     }
 
     /// The descriptor's number, for a netlink message that names this namespace.
@@ -232,6 +240,12 @@ impl Drop for Worker {
             tracing::error!("a network thread panicked");
         }
     }
+}
+
+/// An executor for one thread, made before that enters a namespace: the first of a process makes sockets that last as long as the
+/// process, and so would the namespace that they are in.
+fn executor() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Runs `task` on a thread of its own and waits for it; a panic goes on in the caller.

@@ -1,11 +1,13 @@
 //! The few requests to the kernel's routing tables that this crate makes, with errors that say which.
 
+pub(crate) mod tables;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -15,7 +17,7 @@ use crate::error::Error;
 use crate::namespace::Namespace;
 
 /// An interface's index in its namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Index(pub(crate) u32);
 
 /// An interface, as much of it as is asked for here.
@@ -24,6 +26,7 @@ pub(crate) struct Link {
     pub(crate) index: Index,
     pub(crate) name: String,
     pub(crate) mtu: u16,
+    pub(crate) is_up: bool,
     /// The other end of a pair, in its namespace.
     pub(crate) peer: Option<Index>,
 }
@@ -53,6 +56,7 @@ impl Netlink {
             self.handle.link().get().execute().try_collect().await.map_err(failed("list interfaces"))?;
         let link = |message: netlink_packet_route::link::LinkMessage| {
             let index = Index(message.header.index);
+            let is_up = message.header.flags.contains(LinkFlags::Up);
             let mut name = None;
             let mut mtu = None;
             let mut peer = None;
@@ -64,7 +68,7 @@ impl Netlink {
                     _ => {}
                 }
             }
-            Some(Link { index, name: name?, mtu: mtu?, peer })
+            Some(Link { index, name: name?, mtu: mtu?, is_up, peer })
         };
         Ok(messages.into_iter().filter_map(link).collect())
     }

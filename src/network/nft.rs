@@ -1,5 +1,7 @@
 //! Running `nft` in a namespace. A list of commands takes effect as a whole or not at all.
 
+mod generation;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::namespace::Namespace;
+pub(crate) use generation::generation;
 
 /// Carries out `commands`, which are about `table`, in one transaction.
 pub(crate) fn apply(namespace: &Namespace, table: &str, commands: &[Value]) -> Result<(), Error> {
@@ -18,6 +21,12 @@ pub(crate) fn apply(namespace: &Namespace, table: &str, commands: &[Value]) -> R
         return Ok(());
     }
     Err(refused(table, &output))
+}
+
+/// Carries out `text`, which is in nft's own language and about `table`, in one transaction.
+pub(crate) fn load(namespace: &Namespace, table: &str, text: &str) -> Result<(), Error> {
+    let output = namespace.run(|| nft(&["-f", "-"], text.as_bytes()))?.map_err(not_run)?;
+    if output.status.success() { Ok(()) } else { Err(refused(table, &output)) }
 }
 
 /// All that is in the namespace, table by table, each object under its kind's name.

@@ -20,7 +20,13 @@ fn only_a_prefix_and_a_number_is_an_uplink() {
 
 #[test]
 fn the_mtu_is_that_of_the_way_out() {
-    let link = |index, name: &str, mtu| Link { index: Index(index), name: name.into(), mtu, peer: None };
+    let link = |index, name: &str, mtu| Link {
+        index: Index(index),
+        name: name.into(),
+        mtu,
+        is_up: true,
+        peer: None,
+    };
     let route = |range: &str, index| Route { range: range.parse().unwrap(), device: Some(Index(index)) };
     let mut survey = Survey {
         links: vec![

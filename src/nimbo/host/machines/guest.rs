@@ -186,20 +186,11 @@ impl Guest {
     }
 }
 
-/// A process that waits to be told what it is to be.
-struct Prepared {
-    child: Child,
-    process: Arc<Process>,
-    socket: UnixStream,
-    nowhere: Nowhere,
-    interface: InterfaceSpec,
-    handed: Handed,
-}
-
 /// A process that was told what it is to be.
 struct Begun {
     child: Child,
     process: Arc<Process>,
+    network: Network,
     /// Has a byte when the guest runs, or ends without one.
     started: pipe::Receiver,
 }
@@ -214,20 +205,6 @@ impl Machines {
         interface(spec).map_err(|error| failed(&error))?;
         let begun = guest.folder.begin(spec).context("cannot write down what the microVM is");
         begun.map_err(|error| failed(&error))?;
-        // Each takes other processes, and neither needs the other.
-        let (prepared, sockets) = tokio::join!(self.prepare_apart(guest, spec), self.serve_all(guest, spec));
-        let prepared = prepared.map_err(|error| failed(&error))?;
-        let (sockets, folder, owned) = (sockets?, guest.folder.clone(), spec.clone());
-        let begun = blocking(move || begin(prepared, &folder, &owned, &sockets)).await;
-        self.see_it_start(guest, begun.map_err(|error| failed(&error))?).await.map_err(|error| failed(&error))
-    }
-
-    /// Has all its volumes served; gives the paths of their sockets, in their order.
-    async fn serve_all(
-        &self,
-        guest: &Guest,
-        spec: &MachineSpec,
-    ) -> Result<Vec<(VolumeId, PathBuf)>, HostError> {
         let mut sockets = Vec::new();
         for volume in &spec.volumes {
             guest.volumes().insert(volume.id, None);
@@ -235,34 +212,65 @@ impl Machines {
             guest.volumes().insert(volume.id, Some(socket.clone()));
             sockets.push((volume.id, socket));
         }
-        Ok(sockets)
+        let (machines, folder, owned) = (Arc::clone(self), guest.folder.clone(), spec.clone());
+        let handle = Handle::current();
+        let begun = spawn_blocking(move || {
+            let _runtime = handle.enter();
+            machines.begin(&folder, &owned, &sockets)
+        });
+        let begun = begun.await.map_err(|panic| failed(&anyhow!(panic)))?.map_err(|error| failed(&error))?;
+        self.see_it_start(guest, begun).await.map_err(|error| failed(&error))
     }
 
-    async fn prepare_apart(
-        self: &Arc<Self>,
-        guest: &Arc<Guest>,
+    /// Makes the network and the process, and tells that what to be.
+    fn begin(
+        &self,
+        folder: &Folder,
         spec: &MachineSpec,
-    ) -> anyhow::Result<Prepared> {
-        let (machines, guest, spec) = (Arc::clone(self), Arc::clone(guest), spec.clone());
-        blocking(move || machines.prepare(&guest, &spec)).await
-    }
-
-    /// Makes the process and the network, which are the guest's from then on.
-    fn prepare(&self, guest: &Guest, spec: &MachineSpec) -> anyhow::Result<Prepared> {
+        sockets: &[(VolumeId, PathBuf)],
+    ) -> anyhow::Result<Begun> {
         let nowhere = Nowhere::prepare()?;
-        let (child, process, socket) = self.spawn(&guest.folder)?;
-        guest.set_process(Arc::clone(&process));
+        let (child, process, socket) = self.spawn(folder)?;
         cgroup::put(spec.id, child.id().unwrap_or_default(), spec.vcpus, spec.memory);
         let mut network = self.networks.make(spec)?;
+        let interface = interface(spec)?;
         let mut handed = Handed::default();
+        // The path stays as long as the folder does.
+        let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
+        control.leave();
+        let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
+        let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
+        let disks =
+            sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
+        let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
         let queues = network.pinned.take_queues().unwrap_or_default();
-        let interface = InterfaceSpec {
-            mac: interface(spec)?.mac,
-            mtu: network.pinned.mtu(),
-            queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
+        let process_spec = ProcessSpec {
+            cpus: spec.vcpus,
+            memory: spec.memory,
+            shares_memory: true,
+            instance: spec.id,
+            instance_type: spec.instance_type.clone(),
+            boot: BootSpec::Disk { command_line: None },
+            disks,
+            interface: Some(InterfaceSpec {
+                mac: interface.mac,
+                mtu: network.pinned.mtu(),
+                queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
+            }),
+            vsock: None,
+            network: nowhere.wait().map(|namespace| handed.hand(namespace)),
+            viewer: None,
+            console_log: Some(
+                handed.hand(folder.console_log().context("cannot make a file for the console")?),
+            ),
+            control: handed.hand(listener),
+            started: handed.hand(tell_started),
+            report: Some(handed.hand(folder.report().context("cannot make a file for the end")?)),
+            has_lifeline: false,
         };
-        guest.set_network(network);
-        Ok(Prepared { child, process, socket, nowhere, interface, handed })
+        handover::tell(&socket, &process_spec, &handed)
+            .context("cannot tell the microVM's process what it is")?;
+        Ok(Begun { child, process, network, started })
     }
 
     /// Starts the process and writes down which it is, before it is told what to do: without that it ends.
@@ -282,7 +290,9 @@ impl Machines {
     }
 
     async fn see_it_start(self: &Arc<Self>, guest: &Arc<Guest>, begun: Begun) -> anyhow::Result<()> {
-        let Begun { mut child, process, mut started } = begun;
+        let Begun { mut child, process, network, mut started } = begun;
+        guest.set_network(network);
+        guest.set_process(Arc::clone(&process));
         let is_running = started.read(&mut [0]).await.context("cannot wait for the guest's start")? > 0;
         if !is_running {
             let status = child.wait().await.context("cannot wait for the microVM's process")?;
@@ -398,56 +408,6 @@ impl Machines {
             drop(turn);
         });
     }
-}
-
-/// Tells a process what to be.
-fn begin(
-    prepared: Prepared,
-    folder: &Folder,
-    spec: &MachineSpec,
-    sockets: &[(VolumeId, PathBuf)],
-) -> anyhow::Result<Begun> {
-    let Prepared { child, process, socket, nowhere, interface, mut handed } = prepared;
-    // The path stays as long as the folder does.
-    let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
-    control.leave();
-    let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
-    let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
-    let disks = sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
-    let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
-    let process_spec = ProcessSpec {
-        cpus: spec.vcpus,
-        memory: spec.memory,
-        shares_memory: true,
-        instance: spec.id,
-        instance_type: spec.instance_type.clone(),
-        boot: BootSpec::Disk { command_line: None },
-        disks,
-        interface: Some(interface),
-        vsock: None,
-        network: nowhere.wait().map(|namespace| handed.hand(namespace)),
-        viewer: None,
-        console_log: Some(handed.hand(folder.console_log().context("cannot make a file for the console")?)),
-        control: handed.hand(listener),
-        started: handed.hand(tell_started),
-        report: Some(handed.hand(folder.report().context("cannot make a file for the end")?)),
-        has_lifeline: false,
-    };
-    handover::tell(&socket, &process_spec, &handed)
-        .context("cannot tell the microVM's process what it is")?;
-    Ok(Begun { child, process, started })
-}
-
-/// On a thread where one may wait, in this runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    let handle = tokio::runtime::Handle::current();
-    let work = spawn_blocking(move || {
-        let _runtime = handle.enter();
-        work()
-    });
-    work.await.map_err(|panic| anyhow!(panic))?
 }
 
 /// The process of this name, if it runs. It is looked at between two looks, so it is that one and no other.

@@ -127,7 +127,7 @@ output "region" {
 output "web" {
   value = {
     id         = aws_instance.web.id
-    user_data  = data.aws_instance.web.user_data
+    user_data  = base64decode(data.aws_instance.web.user_data_base64)
     public_ip  = aws_eip.web.public_ip
     vpcs       = length(data.aws_vpcs.shop.ids)
     subnets    = length(data.aws_subnets.public.ids)
