@@ -102,7 +102,7 @@ impl<S: Storage> Engine<S> {
 
     fn settle(
         storage: S,
-        manifest: Manifest,
+        mut manifest: Manifest,
         objects: Option<Arc<dyn ObjectStore>>,
         cipher: Option<Cipher>,
     ) -> Result<Self, VolumeError> {
@@ -136,6 +136,8 @@ impl<S: Storage> Engine<S> {
             FetchedFrom::new(source, layer, source_blocks, books, chunks)
         });
         let (top, books) = stack.last().cloned().zip(books).expect("a manifest has at least one layer");
+        // A growth that was cut off between the two is brought to its end: a snapshot has the size of the layer that is sealed for it.
+        manifest.blocks = top.blocks;
         let mut unsettled = Unsettled::new(Arc::clone(&top), books.pages.keys().copied().collect());
         // What an earlier process wrote may be in the page cache alone, and is seen as if it were there to stay.
         unsettled.touch(&(0..top.blocks));

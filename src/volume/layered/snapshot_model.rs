@@ -73,6 +73,10 @@ enum Step {
     },
     Compact,
     Grow,
+    /// It is cut off before its operation of this number.
+    GrowAndCrash {
+        operation: usize,
+    },
     Reopen,
     Crash,
 }
@@ -245,6 +249,7 @@ impl World {
                 self.crashing(|engine| engine.grow(size)).unwrap();
                 self.content.extend([0; 8]);
             }
+            Step::GrowAndCrash { operation } => self.grow_and_crash(operation),
             Step::Reopen => self.open(),
             Step::Crash => {
                 (self.queue, self.engine) = (None, None);
@@ -254,6 +259,24 @@ impl World {
         }
         let pending: Vec<_> = self.pending.iter().map(|(name, _)| *name).collect();
         assert_eq!(self.engine().pending_snapshots(), pending);
+    }
+
+    fn grow_and_crash(&mut self, operation: usize) {
+        let size = self.engine().size_bytes() + 4096;
+        let left = Rc::new(RefCell::new((0, None)));
+        let (seen, numbers) = (Rc::clone(&left), Rc::clone(&self.numbers));
+        let hook = move |storage: &FakeStorage, _: &'static str| {
+            let (count, left) = &mut *seen.borrow_mut();
+            if *count <= operation {
+                *left = Some(storage.crash(&mut numbers.borrow_mut()));
+            }
+            *count += 1;
+        };
+        with_hook(Rc::new(hook), || self.engine().grow(size)).unwrap();
+        (self.queue, self.engine) = (None, None);
+        self.storage = left.borrow_mut().1.take().expect("growth has operations");
+        self.open();
+        self.content.resize(usize::try_from(self.engine().size_bytes() / SECTOR).unwrap(), 0);
     }
 
     fn set(&mut self, first: u64, count: u64, byte: u8) {
@@ -400,6 +423,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (1u64..5).prop_map(|chunks| Step::Fill { chunks }),
         2 => Just(Step::Compact),
         1 => Just(Step::Grow),
+        2 => (0usize..12).prop_map(|operation| Step::GrowAndCrash { operation }),
         1 => Just(Step::Reopen),
         2 => Just(Step::Crash),
     ]
