@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A snapshot that awaits an instance does not begin while its guest may write. That it has begun is written down when the host says that what it is of
-//! is fixed, and only then is the guest started again. A volume has one snapshot begun at a time: a guest does not shut down before earlier
-//! snapshots of its volumes are complete, so that it is down no longer than sealing takes.
+//! is fixed, and only then is the guest started again. A guest does not shut down before earlier snapshots of its volumes are complete: a host may
+//! begin one of a volume at a time.
 
 use jiff::Timestamp;
 use types::{InstanceId, SnapshotId};
