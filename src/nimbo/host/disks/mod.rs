@@ -22,7 +22,7 @@
 //! moment, the writes of all of them are held, so that together they are as after a power cut.
 //!
 //! **What fails.** A process that dies, a disk that is full, a store that does not answer: all of that may be over soon, and is tried again, with pauses.
-//! What cannot be done however often it is tried ([`Never`], [`volume::is_final`](crate::volume::is_final)) is told at once.
+//! What cannot be done however often it is tried ([`Never`], [`volume::is_final`]) is told at once.
 
 mod ask;
 mod location;
