@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use control::ports::{
-    Disk, DiskSpec, Disks as _, End, GuestSpec, InterfaceSpec, LoginKey, MachineVolume, MetadataOptions,
+    Disk, DiskSpec, Disks as _, End, GuestSpec, HostError, InterfaceSpec, LoginKey, MachineSpec,
+    MachineVolume, MetadataOptions,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -262,8 +263,14 @@ const WAITS: [Instruction; 3] =
 async fn a_process_that_is_to_be_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let machines = open(&folder, std::env::var_os(HANGS).is_some());
-    let spec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
-    machines.start(spec).await.unwrap();
+    let spec: MachineSpec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    // Who served its volume for the microVM before may not have left yet: then it is asked again, as the control plane does.
+    while let Err(error) = machines.start(spec.clone()).await {
+        let is_soon_over = matches!(error, HostError::Unavailable(_));
+        assert!(is_soon_over && Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     println!("it got there");
     std::future::pending().await
 }
