@@ -11,8 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use control::ports::{
-    Disk, DiskSpec, Disks as _, End, GuestSpec, HostError, InterfaceSpec, LoginKey, MachineSpec,
-    MachineVolume, MetadataOptions,
+    Disk, DiskSpec, Disks as _, End, GuestSpec, InterfaceSpec, LoginKey, MachineVolume, MetadataOptions,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -115,10 +114,15 @@ impl Lab {
         elsewhere
     }
 
-    fn has_nothing_left(&self) {
-        for folder in ["run/instances", "run/netns"] {
-            let left: Vec<_> = self.path(folder).read_dir().unwrap().collect();
-            assert!(left.is_empty(), "{left:?}");
+    /// Who serves its volumes leaves by and by.
+    async fn has_nothing_left(&self) {
+        let left = |folder| self.path(folder).read_dir().unwrap().map(Result::unwrap).collect::<Vec<_>>();
+        assert!(left("run/instances").is_empty() && left("run/netns").is_empty());
+        let is_socket = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|it| it == "sock");
+        let deadline = Instant::now() + PATIENCE;
+        while left("run/volumes").iter().any(is_socket) {
+            assert!(Instant::now() < deadline, "{:?}", left("run/volumes"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -263,14 +267,8 @@ const WAITS: [Instruction; 3] =
 async fn a_process_that_is_to_be_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let machines = open(&folder, std::env::var_os(HANGS).is_some());
-    let spec: MachineSpec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    // Who served its volume for the microVM before may not have left yet: then it is asked again, as the control plane does.
-    while let Err(error) = machines.start(spec.clone()).await {
-        let is_soon_over = matches!(error, HostError::Unavailable(_));
-        assert!(is_soon_over && Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let spec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
+    machines.start(spec).await.unwrap();
     println!("it got there");
     std::future::pending().await
 }
@@ -298,7 +296,7 @@ async fn a_microvm_starts_and_powers_off_and_is_forgotten() {
     machines.forget(id).await.unwrap();
     machines.forget(id).await.unwrap();
     assert_eq!((machines.observe(id), machines.ids()), (None, vec![]));
-    lab.has_nothing_left();
+    lab.has_nothing_left().await;
     // Its last words stay until it is discarded.
     assert!(!machines.console(id).unwrap().is_empty());
     machines.discard(id).unwrap();
@@ -342,7 +340,7 @@ async fn a_microvm_whose_starter_was_killed_is_found_and_its_end_noticed() {
             assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
         }
         machines.forget(id).await.unwrap();
-        lab.has_nothing_left();
+        lab.has_nothing_left().await;
     }
 }
 
@@ -369,7 +367,7 @@ async fn an_end_that_nobody_saw_is_told() {
             End::Killed => panic!("nobody killed it by Machines::kill"),
         }
         machines.forget(lab.id()).await.unwrap();
-        lab.has_nothing_left();
+        lab.has_nothing_left().await;
     }
 }
 
@@ -398,7 +396,7 @@ async fn a_start_that_was_not_finished_is_undone_and_done_again() {
     assert_ne!(lab.process(), process);
     next.kill(lab.id()).await.unwrap();
     next.forget(lab.id()).await.unwrap();
-    lab.has_nothing_left();
+    lab.has_nothing_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +413,7 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     assert_eq!(machines.plugged(lab.id()).len(), 1);
     machines.kill(lab.id()).await.unwrap();
     machines.forget(lab.id()).await.unwrap();
-    lab.has_nothing_left();
+    lab.has_nothing_left().await;
     other.interfaces.push(other.interfaces[0].clone());
     let error = machines.start(other.clone()).await.unwrap_err().to_string();
     assert!(error.contains("one network interface"), "{error}");
@@ -423,7 +421,7 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     other.volumes[0].id = id(7);
     let error = machines.start(other).await.unwrap_err().to_string();
     assert!(error.contains(&id::<VolumeId>(7).to_string()), "{error}");
-    lab.has_nothing_left();
+    lab.has_nothing_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -434,5 +432,5 @@ async fn a_disk_without_a_kernel_is_told_by_name() {
     let machines = lab.open();
     let error = machines.start(lab.spec.clone()).await.unwrap_err().to_string();
     assert!(error.contains("partition") || error.contains("boot"), "{error}");
-    lab.has_nothing_left();
+    lab.has_nothing_left().await;
 }
