@@ -187,7 +187,7 @@ impl Reconciler {
 fn unsettled(state: &State, note: &mut dyn FnMut(Subject)) {
     for (space, tables) in state.spaces() {
         tables.volumes.unsettled().for_each(|volume| note((space, Work::Volume(volume.id))));
-        let moments: BTreeSet<_> = tables.snapshots.unsettled().map(|snapshot| moment(snapshot)).collect();
+        let moments: BTreeSet<_> = tables.snapshots.unsettled().map(|snapshot| snapshot.moment()).collect();
         moments.into_iter().for_each(|moment| note((space, Work::Snapshots(moment))));
         tables.images.unsettled().for_each(|image| note((space, Work::Image(image.id))));
         tables.deleted_snapshots.unsettled().for_each(|it| note((space, Work::Deleted(it.id))));
@@ -255,7 +255,7 @@ fn volume_of(space: Space, volume: Option<&Arc<Volume>>, note: &mut dyn FnMut(Su
 
 fn snapshot_of(space: Space, snapshot: &Snapshot, note: &mut dyn FnMut(Subject)) {
     if !snapshot.is_settled() {
-        note((space, Work::Snapshots(moment(snapshot))));
+        note((space, Work::Snapshots(snapshot.moment())));
     }
 }
 
@@ -272,13 +272,5 @@ fn deleted(state: &State, id: Option<SnapshotId>, note: &mut dyn FnMut(Subject))
         if tables.deleted_snapshots.get(id).is_some() {
             note((space, Work::Deleted(id)));
         }
-    }
-}
-
-/// What those have in common that are of one moment. A copy is by itself.
-fn moment(snapshot: &Snapshot) -> SnapshotId {
-    match snapshot.source {
-        SnapshotSource::Volume { moment, .. } => moment,
-        SnapshotSource::Snapshot { .. } | SnapshotSource::Seed { .. } => snapshot.id,
     }
 }

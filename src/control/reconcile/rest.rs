@@ -69,9 +69,5 @@ fn is_free(tables: &Tables, snapshot: &Snapshot) -> bool {
 
 /// Those of one moment have one turn.
 fn turn(snapshot: &Snapshot) -> (Timestamp, SnapshotId) {
-    let moment = match snapshot.source {
-        SnapshotSource::Volume { moment, .. } => moment,
-        SnapshotSource::Snapshot { .. } | SnapshotSource::Seed { .. } => snapshot.id,
-    };
-    (snapshot.started, moment)
+    (snapshot.started, snapshot.moment())
 }

@@ -61,6 +61,16 @@ impl Sharing {
     }
 }
 
+impl Snapshot {
+    /// What those have in common that are of one moment. A copy is by itself.
+    pub fn moment(&self) -> SnapshotId {
+        match self.source {
+            SnapshotSource::Volume { moment, .. } => moment,
+            SnapshotSource::Snapshot { .. } | SnapshotSource::Seed { .. } => self.id,
+        }
+    }
+}
+
 impl Record for Snapshot {
     type Id = SnapshotId;
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use types::{ImageId, SnapshotId, VolumeId};
 
 use super::plan::{self, Around, Change, Effect, SnapshotStep, Step};
-use super::{Ask, Halt, Held, RETRY, Reconciler, moment};
+use super::{Ask, Halt, Held, RETRY, Reconciler};
 use crate::ledger::{AsOf, Stopped};
 use crate::ports::{DiskSpec, HostError, SnapshotCopySpec, SnapshotSpec};
 use crate::reconcile::rest;
@@ -297,7 +297,7 @@ fn around(tables: &Tables, volume: &Volume) -> Around {
 
 /// The snapshots of a moment that have work left, or the copy of that id.
 fn of_moment(tables: &Tables, wanted: SnapshotId) -> Vec<Arc<Snapshot>> {
-    tables.snapshots.unsettled().filter(|snapshot| moment(snapshot) == wanted).cloned().collect()
+    tables.snapshots.unsettled().filter(|snapshot| snapshot.moment() == wanted).cloned().collect()
 }
 
 fn next_of_image(tables: &Tables, image: &Image) -> Option<ImageState> {
