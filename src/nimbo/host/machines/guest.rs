@@ -371,8 +371,9 @@ impl Machines {
                 Ok(Err(error)) => tracing::error!(id = %guest.id, "nobody answers in its network: {error:#}"),
                 Err(panic) => tracing::error!(id = %guest.id, "nobody answers in its network: {panic}"),
             }
-            drop(turn);
             machines.serve_again(&guest).await;
+            // Who forgets it has nothing served to it afterwards.
+            drop(turn);
         });
         Ok(())
     }
