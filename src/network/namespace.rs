@@ -50,11 +50,16 @@ impl Namespace {
     /// # Errors
     /// When the caller may not make namespaces, or the kernel has none.
     pub fn bare() -> Result<Self, Error> {
-        let create = || -> io::Result<File> {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open(OWN)
-        };
-        let created = on_thread("namespace", create).and_then(|created| created);
+        on_thread("namespace", Self::enter_bare).map_err(Error::while_doing("create a network namespace"))?
+    }
+
+    /// As [`bare`](Self::bare); the calling thread is taken into it, for good.
+    ///
+    /// # Errors
+    /// As of [`bare`](Self::bare).
+    pub fn enter_bare() -> Result<Self, Error> {
+        let created =
+            unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from).and_then(|()| File::open(OWN));
         Ok(Self { file: created.map_err(Error::while_doing("create a network namespace"))? })
     }
 

@@ -21,13 +21,13 @@ Examples:
   nimbo account add 111122223333 --name ci
   eval \"$(nimbo env --profile 111122223333)\"";
 
-/// Accounts, and the access keys by which they are known
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Makes access keys for an account
     Add(AddArgs),
 }
 
-/// Makes access keys for an account
 #[derive(Debug, clap::Args)]
 #[command(after_help = ADD_EXAMPLES)]
 pub(crate) struct AddArgs {

@@ -13,7 +13,6 @@ Examples:
   nimbo completions zsh > ~/.zfunc/_nimbo
   nimbo completions fish > ~/.config/fish/completions/nimbo.fish";
 
-/// Prints completions of the command line, for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -26,7 +26,6 @@ Exit status:
 Examples:
   nimbo console i-0123456789abcdef0";
 
-/// Shows an instance's serial console, and types there
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -84,7 +83,8 @@ async fn show(console: ConsoleStream) -> anyhow::Result<()> {
     if raw_mode.is_some() {
         say("keys go to the guest; press Ctrl-] to leave");
     }
-    let console = Console::attach(console.stream, raw_mode.is_some())?;
+    let console = Console::attach(console.stream)?;
+    console.type_in(raw_mode.is_some())?;
     let is_left = tokio::select! {
         left = console.stay() => left?,
         () = signals.next() => true,

@@ -15,7 +15,6 @@ Examples:
   nimbo coverage --json | jq .EC2.served
   nimbo coverage --markdown > docs/aws-compat.md";
 
-/// Tells which operations of AWS are served
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -19,7 +19,6 @@ Examples:
   eval \"$(nimbo env)\"
   aws ec2 describe-vpcs";
 
-/// Prints what to export for the AWS CLI, boto3, Terraform and Ansible
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

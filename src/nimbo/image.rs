@@ -34,15 +34,17 @@ Examples:
   nimbo image convert debian-12-genericcloud-amd64.qcow2
   nimbo run --image \"$(nimbo image convert debian.qcow2)\"";
 
-/// Builds and imports disk images
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Builds an image from a recipe in images/ of nimbo's source, and prints its path
     Build(Build),
+    /// Converts a qcow2 image to a raw one, and prints its path
     Convert(Convert),
+    /// Makes an image (AMI) of a disk image, raw or qcow2, in the region of a server on this machine
     Import(import::Args),
 }
 
-/// Builds an image from a recipe in images/ of nimbo's source, and prints its path
 #[derive(Debug, clap::Args)]
 #[command(after_help = BUILD_EXAMPLES)]
 pub(crate) struct Build {
@@ -57,7 +59,6 @@ pub(crate) struct Build {
     refresh: bool,
 }
 
-/// Converts a qcow2 image to a raw one, and prints its path
 #[derive(Debug, clap::Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub(crate) struct Convert {

@@ -21,7 +21,6 @@ Examples:
   nimbo logs i-0123456789abcdef0
   nimbo logs i-0123456789abcdef0 | grep cloud-init";
 
-/// Prints what an instance wrote to its console
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

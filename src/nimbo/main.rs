@@ -76,25 +76,41 @@ struct Cli {
     command: Command,
 }
 
+// What a subcommand takes is described when it is the one: to describe all of them takes as long as to start a process.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Boots a disk image as a virtual machine, with its console on the terminal
     Run(Box<run::Args>),
+    /// Serves the API of AWS
     Serve(serve::Args),
+    /// Tells what a server is, and which instances and volumes there are
     Status(status::Args),
+    /// Shows an instance's serial console, and types there
     Console(console::Args),
+    /// Prints what an instance wrote to its console
     Logs(logs::Args),
+    /// Logs in to an instance
     Ssh(ssh::Args),
+    /// Tells which operations of AWS are served
     Coverage(coverage::Args),
+    /// Prints what to export for the AWS CLI, boto3, Terraform and Ansible
     Env(env::Args),
+    /// Accounts, and the access keys by which they are known
     #[command(subcommand)]
     Account(account::Command),
+    /// Checks whether this machine can run guests, and says how to mend what is missing
     Doctor(doctor::Args),
+    /// Builds and imports disk images
     #[command(subcommand)]
     Image(image::Command),
+    /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Availability zones that fail and recover
     #[command(subcommand)]
     Zone(zone::Command),
+    /// Prints completions of the command line, for a shell
     Completions(completions::Args),
 }
 
@@ -148,10 +164,35 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Options that commands share must have no documentation of their own: it would be told instead of the command's.
+    #[test]
+    fn a_subcommand_says_of_itself_what_is_said_of_it() {
+        fn abouts(command: &clap::Command) -> Vec<String> {
+            command.get_subcommands().map(|command| format!("{:?}", command.get_about())).collect()
+        }
+        let described: [clap::Command; 5] = [
+            Cli::command(),
+            account::Command::augment_subcommands(clap::Command::new("account")),
+            image::Command::augment_subcommands(clap::Command::new("image")),
+            volume::Command::augment_subcommands(clap::Command::new("volume")),
+            zone::Command::augment_subcommands(clap::Command::new("zone")),
+        ];
+        for mut command in described.map(|command| command.disable_help_subcommand(true)) {
+            let listed = abouts(&command);
+            command.build();
+            assert_eq!(abouts(&command), listed);
+        }
+    }
+
     #[test]
     fn every_subcommand_that_people_use_has_examples_and_exit_statuses() {
-        for command in Cli::command().get_subcommands_mut().filter(|command| !command.is_hide_set()) {
-            let mut commands: Vec<_> = command.get_subcommands().cloned().collect();
+        let mut cli = Cli::command();
+        cli.build();
+        // That which prints help is clap's.
+        let ours = |command: &clap::Command| !command.is_hide_set() && command.get_name() != "help";
+        for command in cli.get_subcommands_mut().filter(|command| ours(command)) {
+            let mut commands: Vec<_> =
+                command.get_subcommands().filter(|command| ours(command)).cloned().collect();
             if commands.is_empty() {
                 commands.push(command.clone());
             }

@@ -31,7 +31,6 @@ Examples:
   nimbo ssh i-0123456789abcdef0 --identity key.pem --user root -- uname -a
   nimbo ssh i-0123456789abcdef0 -- -L 8080:localhost:80";
 
-/// Logs in to an instance
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

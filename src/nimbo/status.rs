@@ -23,7 +23,6 @@ Examples:
   nimbo status
   nimbo status --json | jq '.instances[] | select(.state == \"running\").id'";
 
-/// Tells what a server is, and which instances and volumes there are
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

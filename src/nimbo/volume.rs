@@ -31,26 +31,44 @@ pub(crate) use failure::is_final;
 pub(crate) use served::{CONTROL, ServeOptions, ServedVolume, WhenFull, api, snapshot_status};
 pub(crate) use store::{Access, Location, Store};
 
-/// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Makes an empty volume
     Create(create::Args),
+    /// Makes a volume of a disk image, raw or qcow2
     Import(copy::ImportArgs),
+    /// Makes a disk image of a volume, raw or qcow2
     Export(copy::ExportArgs),
+    /// Serves volumes and snapshots to other programs as network block devices (NBD)
     Serve(serve::Args),
+    /// Prints how large a volume is, and what it takes
     Info(info::Args),
+    /// Makes a volume larger, or changes what it gives in a second, also while it is used
     Modify(modify::Args),
+    /// Verifies a volume that nobody uses
     Check(check::Args),
+    /// Makes keys that volumes can be encrypted with, and changes which one a volume needs
     Key(key::Args),
+    /// Makes a snapshot of a volume, also while it is used, or goes on with it
     Snapshot(snapshot::Args),
+    /// Prints which snapshots there are
     Snapshots(snapshots::ListArgs),
+    /// Makes a volume of a snapshot
     Restore(restore::RestoreArgs),
+    /// Fetches all that a volume lacks of the snapshot that it was made from
     Fill(restore::FillArgs),
+    /// Deletes a snapshot, and what no other one needs
     DeleteSnapshot(snapshots::DeleteArgs),
+    /// Copies a snapshot to another object store
     CopySnapshot(copy_snapshot::Args),
+    /// Prints which blocks of a snapshot hold something
     Blocks(blocks::BlocksArgs),
+    /// Prints which blocks differ between two snapshots
     Changed(blocks::ChangedArgs),
+    /// Writes a block of a snapshot to standard output
     ReadBlock(blocks::ReadArgs),
+    /// Makes a snapshot of blocks that standard input brings
     WriteSnapshot(write_snapshot::Args),
 }
 

@@ -19,9 +19,8 @@ Examples:
   nimbo zone fail us-east-1a
   nimbo zone recover us-east-1a";
 
-/// Availability zones that fail and recover
 #[derive(Debug, clap::Subcommand)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, defer = true)]
 pub(crate) enum Command {
     /// Has a zone fail, with all that runs in it
     #[command(after_help = EXAMPLES)]

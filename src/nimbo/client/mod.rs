@@ -61,7 +61,7 @@ pub(crate) struct Place {
     pub(crate) certificate_authority: Option<PathBuf>,
 }
 
-/// Which server is meant.
+// Which server is meant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The server [default: what AWS_ENDPOINT_URL says, or the one that runs with the state folder, or http://127.0.0.1:4566]

@@ -28,7 +28,6 @@ Examples:
   nimbo doctor kvm-speed || echo 'guests run in the lab'
   nimbo doctor --json | jq '.[] | select(.status != \"ok\")'";
 
-/// Checks whether this machine can run guests, and says how to mend what is missing
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -43,7 +43,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long it may take to make a volume.
 const MAKE_MAX: Duration = Duration::from_secs(60);
 
-/// Makes an image (AMI) of a disk image, raw or qcow2, in the region of a server on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

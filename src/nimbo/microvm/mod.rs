@@ -40,7 +40,7 @@ impl Nowhere {
     /// # Errors
     /// When there is no thread to be had.
     pub(crate) fn prepare() -> anyhow::Result<Self> {
-        let thread = thread::Builder::new().name("nowhere".to_owned()).spawn(Namespace::bare);
+        let thread = thread::Builder::new().name("nowhere".to_owned()).spawn(Namespace::enter_bare);
         thread.map(Self).context("cannot start a thread")
     }
 

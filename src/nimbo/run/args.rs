@@ -37,7 +37,6 @@ Examples:
   nimbo run --disk /srv/volumes/web --memory 512M
   nimbo run --kernel vmlinux --initrd initrd.img --no-network";
 
-/// Boots a disk image as a virtual machine, with its console on the terminal
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

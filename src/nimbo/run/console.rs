@@ -1,24 +1,21 @@
 //! The guest's console on this process's standard input and output.
 //!
 //! ```text
-//! stdin ──thread──▶ keys ──┬─▶ console stream ──▶ guest
+//! stdin ──thread──▶ keys ──┬──thread──▶ console stream ──▶ guest
 //!                          └─▶ escapes ──▶ the command
-//! stdout ◀──────────────────── console stream ◀── guest
+//! stdout ◀─────────────────────thread── console stream ◀── guest
 //! ```
 //!
-//! Standard input is read by a blocking thread, because a terminal that is set to non-blocking stays so for the shell
-//! that it is shared with. The thread ends with the process.
+//! Threads that block, because a terminal that is set to non-blocking stays so for the shell that it is shared with. They end
+//! with the process.
 
-use std::io::{self, Read as _};
-use std::os::unix::net;
+use std::io::{self, Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 
 /// Ctrl-], as telnet and others use it.
 const ESCAPE: u8 = 0x1d;
@@ -53,34 +50,42 @@ fn keys(input: &[u8], has_escape: bool) -> Vec<Keys<'_>> {
 /// The console, attached.
 #[derive(Debug)]
 pub(crate) struct Console {
-    output: JoinHandle<io::Result<()>>,
+    stream: UnixStream,
+    output: oneshot::Receiver<io::Result<()>>,
+    escape: mpsc::Sender<()>,
     escapes: mpsc::Receiver<()>,
 }
 
 impl Console {
-    /// Attaches standard input and output to the guest. `has_escape` when they are a terminal in raw mode.
+    /// Prints on standard output what the guest says from now on.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub(crate) fn attach(stream: net::UnixStream, has_escape: bool) -> anyhow::Result<Self> {
-        let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-        let (reader, writer) = stream.context("cannot set up the console's stream")?.into_split();
+    pub(crate) fn attach(stream: UnixStream) -> anyhow::Result<Self> {
+        let guest = stream.try_clone().context("cannot set up the console's stream")?;
+        let (ended, output) = oneshot::channel();
         let (escape, escapes) = mpsc::channel(WAITING_MAX);
-        let (text, typed) = mpsc::channel(WAITING_MAX);
-        thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || read_keys(has_escape, &text, &escape))
-            .context("cannot start a thread for the console")?;
-        tokio::spawn(carry_input(typed, writer));
-        Ok(Self { output: tokio::spawn(carry_output(reader)), escapes })
+        // Nobody is told who does not wait for it.
+        start("stdout", move || _ = ended.send(carry_output(guest)))?;
+        Ok(Self { stream, output, escape, escapes })
+    }
+
+    /// Passes standard input on to the guest from now on. `has_escape` when it is a terminal in raw mode.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(crate) fn type_in(&self, has_escape: bool) -> anyhow::Result<()> {
+        let guest = self.stream.try_clone().context("cannot set up the console's stream")?;
+        let (text, typed) = sync_channel(WAITING_MAX);
+        let escape = self.escape.clone();
+        start("keys", move || carry_input(&typed, guest))?;
+        start("stdin", move || read_keys(has_escape, &text, &escape))
     }
 
     /// Returns when the escape key was pressed.
     pub(crate) async fn escape(&mut self) {
-        if self.escapes.recv().await.is_none() {
-            // Input has ended: there will be no more keys.
-            std::future::pending().await
-        }
+        // There is always one more who could send: this.
+        self.escapes.recv().await;
     }
 
     /// Stays until the escape key is pressed, or the guest's side is closed and all is printed: says whether it was the key.
@@ -90,10 +95,7 @@ impl Console {
     pub(crate) async fn stay(mut self) -> anyhow::Result<bool> {
         tokio::select! {
             Some(()) = self.escapes.recv() => Ok(true),
-            printed = &mut self.output => {
-                printed.context("the console's output failed")?.context("cannot print the console's output")?;
-                Ok(false)
-            }
+            printed = &mut self.output => outcome(printed).map(|()| false),
         }
     }
 
@@ -103,11 +105,20 @@ impl Console {
     /// # Errors
     /// When standard output refuses.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
-        self.output.await.context("the console's output failed")?.context("cannot print the console's output")
+        outcome(self.output.await)
     }
 }
 
-fn read_keys(has_escape: bool, text: &mpsc::Sender<Vec<u8>>, escape: &mpsc::Sender<()>) {
+fn outcome(printed: Result<io::Result<()>, oneshot::error::RecvError>) -> anyhow::Result<()> {
+    printed.context("the console's output failed")?.context("cannot print the console's output")
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).context("cannot start a thread for the console")
+}
+
+fn read_keys(has_escape: bool, text: &SyncSender<Vec<u8>>, escape: &mpsc::Sender<()>) {
     let mut input = [0; CHUNK_BYTES];
     let mut stdin = io::stdin().lock();
     loop {
@@ -125,9 +136,9 @@ fn read_keys(has_escape: bool, text: &mpsc::Sender<Vec<u8>>, escape: &mpsc::Send
                 Keys::Escape => escape.blocking_send(()).is_ok(),
                 Keys::Text(bytes) if has_escape => {
                     // A guest that does not read must not keep the escape key from being seen.
-                    !matches!(text.try_send(bytes.to_vec()), Err(mpsc::error::TrySendError::Closed(_)))
+                    !matches!(text.try_send(bytes.to_vec()), Err(TrySendError::Disconnected(_)))
                 }
-                Keys::Text(bytes) => text.blocking_send(bytes.to_vec()).is_ok(),
+                Keys::Text(bytes) => text.send(bytes.to_vec()).is_ok(),
             };
             if !sent {
                 return;
@@ -137,29 +148,28 @@ fn read_keys(has_escape: bool, text: &mpsc::Sender<Vec<u8>>, escape: &mpsc::Send
 }
 
 /// Ends with the input, or with the guest.
-async fn carry_input(mut typed: mpsc::Receiver<Vec<u8>>, mut guest: OwnedWriteHalf) {
-    while let Some(bytes) = typed.recv().await {
-        if guest.write_all(&bytes).await.is_err() {
+fn carry_input(typed: &Receiver<Vec<u8>>, mut guest: UnixStream) {
+    for bytes in typed {
+        if guest.write_all(&bytes).is_err() {
             return;
         }
     }
-    // Dropping the half would say that the viewer leaves, and it still reads.
-    guest.forget();
 }
 
-async fn carry_output(mut guest: impl AsyncRead + Unpin) -> io::Result<()> {
-    let mut stdout = tokio::io::stdout();
+fn carry_output(mut guest: impl Read) -> io::Result<()> {
+    let mut stdout = io::stdout();
     let mut bytes = [0; CHUNK_BYTES];
     loop {
-        let length = match guest.read(&mut bytes).await {
+        let length = match guest.read(&mut bytes) {
             Ok(0) => return Ok(()),
             Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // The other process died with unread input: that is its end, too.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error),
         };
-        stdout.write_all(&bytes[..length]).await?;
-        stdout.flush().await?;
+        stdout.write_all(&bytes[..length])?;
+        stdout.flush()?;
     }
 }
 

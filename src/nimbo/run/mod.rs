@@ -23,7 +23,6 @@ pub(crate) mod terminal;
 mod vsock;
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -79,6 +78,7 @@ async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
     let instance = InstanceId::generate(&mut random)?;
     let mut network = if args.no_network { None } else { Some(Network::start(args, instance)?) };
     let (mut machine, console) = Machine::start(begun, args, image, instance, network.as_mut())?;
+    let console = Console::attach(console)?;
     // Until the guest runs, the terminal is the user's: errors are printed as usual, and Ctrl-C is a signal.
     let is_running = tokio::select! {
         started = machine.has_started() => started?,
@@ -98,10 +98,10 @@ async fn run(args: &Args, image: Option<&Path>) -> anyhow::Result<ExitCode> {
     Ok(report(&end))
 }
 
-/// Connects the console with the terminal, which a guest that runs is lent, and stays until the guest's end.
+/// Lends a guest that runs the terminal, and stays until its end.
 async fn accompany(
     machine: &mut Machine,
-    console: UnixStream,
+    mut console: Console,
     is_running: bool,
     signals: &mut StopSignals,
 ) -> anyhow::Result<End> {
@@ -112,7 +112,9 @@ async fn accompany(
     if raw_mode.is_some() {
         say("keys go to the guest; press Ctrl-] to power it off, twice to end it");
     }
-    let mut console = Console::attach(console, raw_mode.is_some())?;
+    if is_running {
+        console.type_in(raw_mode.is_some())?;
+    }
     let end = attend(machine, &mut console, signals).await?;
     match tokio::time::timeout(LAST_OUTPUT_TIME, console.finish()).await {
         Ok(printed) => printed?,

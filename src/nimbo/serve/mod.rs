@@ -63,7 +63,6 @@ Examples:
   nimbo serve --simulate --state ~/nimbo --listen 0.0.0.0:4566 --tls-self-signed
   aws --endpoint-url http://127.0.0.1:4566 ec2 describe-vpcs";
 
-/// Serves the API of AWS
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

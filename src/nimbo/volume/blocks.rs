@@ -23,7 +23,6 @@ Exit status:
 Examples:
   nimbo volume blocks 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 --json";
 
-/// Prints which blocks of a snapshot hold something
 #[derive(Debug, clap::Args)]
 #[command(after_help = BLOCKS_EXAMPLES)]
 pub(crate) struct BlocksArgs {
@@ -54,7 +53,6 @@ Examples:
   nimbo volume changed 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 \\
       0123456789abcdef0123456789abcdef-00112233445566778899aabbccddeeff";
 
-/// Prints which blocks differ between two snapshots
 #[derive(Debug, clap::Args)]
 #[command(after_help = CHANGED_EXAMPLES)]
 pub(crate) struct ChangedArgs {
@@ -87,7 +85,6 @@ Exit status:
 Examples:
   nimbo volume read-block 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 7 >block-7";
 
-/// Writes a block of a snapshot to standard output
 #[derive(Debug, clap::Args)]
 #[command(after_help = READ_EXAMPLES)]
 pub(crate) struct ReadArgs {

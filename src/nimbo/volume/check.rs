@@ -23,7 +23,6 @@ Examples:
   nimbo volume check /srv/volumes/data
   nimbo volume check /srv/volumes/data --repair";
 
-/// Verifies a volume that nobody uses
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

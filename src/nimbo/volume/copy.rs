@@ -27,7 +27,6 @@ Examples:
   nimbo volume import old-disk disk.raw
   nimbo volume import db disk.raw --encrypt-with web";
 
-/// Makes a volume of a disk image, raw or qcow2
 #[derive(Debug, clap::Args)]
 #[command(after_help = IMPORT_EXAMPLES)]
 pub(crate) struct ImportArgs {
@@ -77,7 +76,6 @@ Examples:
   nimbo volume serve /srv/volumes/web --read-only --nbd unix:/tmp/web.sock &
   qemu-img convert -p -O vmdk 'nbd+unix:///web?socket=/tmp/web.sock' web.vmdk";
 
-/// Makes a disk image of a volume, raw or qcow2
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXPORT_EXAMPLES)]
 pub(crate) struct ExportArgs {

@@ -21,7 +21,6 @@ Examples:
   nimbo volume copy-snapshot 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 \\
       --from /var/lib/nimbo/objects --to s3://backups/nimbo";
 
-/// Copies a snapshot to another object store
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

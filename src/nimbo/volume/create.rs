@@ -23,7 +23,6 @@ Examples:
   nimbo volume create /srv/volumes/web --size 10G --encrypt-with web
   nimbo volume serve /srv/volumes/data --nbd unix:/run/data.sock";
 
-/// Makes an empty volume
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -20,7 +20,6 @@ Examples:
   nimbo volume info /srv/volumes/data
   nimbo volume info /srv/volumes/data --json";
 
-/// Prints how large a volume is, and what it takes
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -24,7 +24,6 @@ Examples:
   nimbo volume create /srv/volumes/web --size 10G --encrypt-with web
   nimbo volume key change /srv/volumes/web web-2027";
 
-/// Makes keys that volumes can be encrypted with, and changes which one a volume needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -33,12 +32,14 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Adds a new key to the key file, which is made if there is none
     New(NewArgs),
+    /// Changes which key a volume needs; its data stay as they are, and its snapshots need the keys that they had
     Change(ChangeArgs),
 }
 
-/// Adds a new key to the key file, which is made if there is none
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct NewArgs {
@@ -49,7 +50,6 @@ struct NewArgs {
     keys: Keys,
 }
 
-/// Changes which key a volume needs; its data stay as they are, and its snapshots need the keys that they had
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct ChangeArgs {
@@ -63,7 +63,7 @@ struct ChangeArgs {
     keys: Keys,
 }
 
-/// Which key file.
+// Which key file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Keys {
     /// The key file [default: nimbo/keys in $XDG_CONFIG_HOME, or ~/.config]

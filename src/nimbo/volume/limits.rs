@@ -5,7 +5,7 @@ use types::VolumeKind;
 
 use super::served::api::LimitsSpec;
 
-/// What a volume gives in a second.
+// What a volume gives in a second.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Give no more operations and bytes a second than a volume of its type and size does, each volume by itself
@@ -15,7 +15,7 @@ pub(crate) struct LimitArgs {
     kind: KindArgs,
 }
 
-/// What a volume is provisioned as.
+// What a volume is provisioned as.
 #[derive(Debug, clap::Args)]
 pub(crate) struct KindArgs {
     /// The type: gp2, gp3, io1, io2, st1, sc1 or standard

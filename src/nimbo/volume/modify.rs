@@ -26,7 +26,6 @@ Examples:
   nimbo volume modify /srv/volumes/web --type gp3 --iops 6000
   nimbo volume modify /srv/volumes/web --no-limits";
 
-/// Makes a volume larger, or changes what it gives in a second, also while it is used
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, group = clap::ArgGroup::new("change").required(true).multiple(true).args(["size", "kind", "no_limits"]))]
 pub(crate) struct Args {

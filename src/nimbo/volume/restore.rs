@@ -26,7 +26,6 @@ Examples:
   nimbo volume restore 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 /srv/volumes/web
   nimbo volume restore 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210 web --size 100G --fill --limit 50M";
 
-/// Makes a volume of a snapshot
 #[derive(Debug, clap::Args)]
 #[command(after_help = RESTORE_EXAMPLES)]
 pub(crate) struct RestoreArgs {
@@ -73,7 +72,6 @@ Examples:
   nimbo volume fill /srv/volumes/web
   nimbo volume fill /srv/volumes/web --objects s3://backups/nimbo --limit 50M";
 
-/// Fetches all that a volume lacks of the snapshot that it was made from
 #[derive(Debug, clap::Args)]
 #[command(after_help = FILL_EXAMPLES)]
 pub(crate) struct FillArgs {

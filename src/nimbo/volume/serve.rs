@@ -49,7 +49,6 @@ Examples:
   nbd-client -unix /run/data.sock -N data /dev/nbd0
   nimbo volume serve friday=0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210";
 
-/// Serves volumes and snapshots to other programs as network block devices (NBD)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

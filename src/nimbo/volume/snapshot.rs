@@ -28,7 +28,6 @@ Examples:
   nimbo volume snapshot /srv/volumes/web --objects s3://backups/nimbo
   nimbo volume snapshot /srv/volumes/web --cancel";
 
-/// Makes a snapshot of a volume, also while it is used, or goes on with it
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

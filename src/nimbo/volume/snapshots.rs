@@ -24,7 +24,6 @@ Examples:
   nimbo volume snapshots
   nimbo volume snapshots --objects s3://backups/nimbo --json";
 
-/// Prints which snapshots there are
 #[derive(Debug, clap::Args)]
 #[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct ListArgs {
@@ -102,7 +101,6 @@ Exit status:
 Examples:
   nimbo volume delete-snapshot 0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210";
 
-/// Deletes a snapshot, and what no other one needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = DELETE_EXAMPLES)]
 pub(crate) struct DeleteArgs {

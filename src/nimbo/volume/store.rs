@@ -16,7 +16,7 @@ use super::key::Keys;
 /// Where snapshots are unless somebody says otherwise.
 const DEFAULT: &str = "/var/lib/nimbo/objects";
 
-/// For commands that know one store.
+// For commands that know one store.
 #[derive(Debug, clap::Args)]
 pub(super) struct StoreArgs {
     /// Where the snapshots are: a folder, or s3://BUCKET/PREFIX with AWS_... in the environment
@@ -86,7 +86,7 @@ impl StoreArgs {
     }
 }
 
-/// For commands that open volumes: what these may need.
+// For commands that open volumes: what these may need.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Access {
     #[command(flatten)]

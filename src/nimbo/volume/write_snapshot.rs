@@ -27,7 +27,6 @@ Examples:
   name=0123456789abcdef0123456789abcdef-fedcba9876543210fedcba9876543210
   { echo 7; nimbo volume read-block $name 7; } | nimbo volume write-snapshot --size 10G --objects /srv/copies";
 
-/// Makes a snapshot of blocks that standard input brings
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -3,6 +3,8 @@
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 
+use super::CpuError;
+
 /// Leaves that are changed.
 mod leaf {
     pub(super) const FEATURES: u32 = 0x1;
@@ -25,9 +27,13 @@ const LEVEL_CORE: u32 = 2 << 8;
 /// What the host's KVM can offer to any guest.
 ///
 /// # Errors
-/// What `KVM_GET_SUPPORTED_CPUID` says.
-pub(super) fn supported(kvm: &Kvm) -> Result<CpuId, kvm_ioctls::Error> {
-    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+/// [`CpuError`] when KVM refuses.
+pub fn supported(kvm: &Kvm) -> Result<CpuId, CpuError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|source| CpuError::Call {
+        index: 0,
+        call: "KVM_GET_SUPPORTED_CPUID",
+        source,
+    })
 }
 
 /// Makes `cpuid` that of CPU `index` of `count`: one socket, one thread a core.

@@ -4,6 +4,7 @@ mod cpuid;
 mod registers;
 mod thread;
 
+pub use cpuid::supported;
 pub use registers::Entry;
 pub use thread::{CpuCounts, CpuError, CpuEvent, CpuThreads, Teller};
 

@@ -18,7 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{self, Entry};
@@ -150,15 +151,16 @@ fn call_signal() -> libc::c_int {
 }
 
 impl CpuThreads {
-    /// Makes `count` CPUs of `vm`, held; the first begins at `entry`, the others wait for it to start them.
+    /// Makes `count` CPUs of `vm`, held, that can what is [`supported`](super::supported); the first begins at `entry`,
+    /// the others wait for it to start them.
     ///
     /// `enter` runs first on each thread: it is where the thread's system call filter is put on.
     ///
     /// # Errors
     /// [`CpuError`] when the count is out of range or KVM or the host refuses.
     pub fn new(
-        kvm: &Kvm,
         vm: &Arc<Vm>,
+        supported: &CpuId,
         count: u8,
         entry: Entry,
         platform: &Arc<Platform>,
@@ -175,11 +177,6 @@ impl CpuThreads {
             closed: true.into(),
         });
         let mut cpus = CpuThreads { gate, threads: Vec::new() };
-        let supported = cpuid::supported(kvm).map_err(|source| CpuError::Call {
-            index: 0,
-            call: "KVM_GET_SUPPORTED_CPUID",
-            source,
-        })?;
         for index in 0..count {
             let fd = create(vm, index, count, supported.clone(), (index == 0).then_some(entry))?;
             if index == 0 && vm.keep_writes(PCI_PORT).map_err(|source| CpuError::Kvm { index, source })? {

@@ -38,7 +38,7 @@ pub use crate::virtio::pci::DriverState;
 use crate::virtio::pci::{DeviceUnit, TransportError};
 use crate::virtio::worker::WorkerThread;
 use crate::virtio::{DeviceKind, DeviceParts, ReconnectError};
-use run::Run;
+use run::{Making, Run};
 
 /// So many events are carried out at a time: a guest that asks for ever does not keep its owner from others.
 const EVENTS_PER_TURN: usize = 64;
@@ -66,13 +66,15 @@ pub trait BootSource: Send {
 /// What threads do first, by what they are: where their system call filters are put on.
 #[derive(Clone, Copy)]
 pub struct ThreadEntry {
+    /// The one that has KVM make a machine.
+    pub maker: fn(),
     pub cpu: fn(),
     pub worker: fn(DeviceKind),
 }
 
 impl ThreadEntry {
     /// Threads without filters.
-    pub const OPEN: ThreadEntry = ThreadEntry { cpu: || {}, worker: |_| {} };
+    pub const OPEN: ThreadEntry = ThreadEntry { maker: || {}, cpu: || {}, worker: |_| {} };
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +164,9 @@ pub struct DeviceStatus {
 
 /// A microVM.
 pub struct Machine {
-    kvm: Kvm,
+    kvm: Arc<Kvm>,
+    /// For the first start: begun as soon as it could be.
+    making: Option<Making>,
     spec: MachineSpec,
     source: Box<dyn BootSource>,
     serial: Arc<SerialPort>,
@@ -190,11 +194,14 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let memory = memory::allocate(spec.memory_bytes, spec.backing)
             .map_err(|source| MachineError::Memory { source })?;
+        let kvm = Arc::new(kvm);
+        let making = Making::begin(&kvm, &memory, enter.maker)?;
         let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Events { source })?;
         let serial = SerialPort::new(console).map_err(|source| MachineError::Events { source })?;
         let (sender, events) = channel();
         Ok(Machine {
             kvm,
+            making: Some(making),
             spec,
             source,
             serial: Arc::new(serial),
@@ -289,11 +296,15 @@ impl Machine {
         if self.run.is_some() {
             return Err(MachineError::State { operation: "a start", state: self.state() });
         }
+        let making = match self.making.take() {
+            Some(making) => making,
+            None => Making::begin(&self.kvm, &self.memory, self.enter.maker)?,
+        };
         let image = self.source.image().map_err(|source| MachineError::Nothing { source })?;
         if !std::mem::take(&mut self.memory_is_fresh) {
             memory::clear(&self.memory).map_err(|source| MachineError::Clear { source })?;
         }
-        let run = Run::new(self, &image)?;
+        let run = Run::new(self, &image, making)?;
         drop(image);
         run.cpus.run();
         (self.run, self.is_held) = (Some(run), false);

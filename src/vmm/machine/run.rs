@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::Kvm;
 
 use super::{Machine, MachineError};
 use crate::boot::{self, BootImage};
-use crate::cpu::{CpuThreads, Entry, Teller};
+use crate::cpu::{self, CpuThreads, Entry, Teller};
 use crate::firmware;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::Memory;
@@ -25,27 +27,17 @@ pub(super) struct Run {
 
 impl Run {
     /// A machine that is ready for its first instruction, its CPUs held.
-    pub(super) fn new(machine: &Machine, image: &BootImage) -> Result<Self, MachineError> {
-        let (spec, memory, kvm) = (&machine.spec, &machine.memory, &machine.kvm);
-        // KVM takes its time for a machine, and so does the first touch of the memory that the kernel goes to.
-        let (vm, entry) = thread::scope(|scope| {
-            let vm = thread::Builder::new().spawn_scoped(scope, || Vm::new(kvm, memory));
-            let vm = vm.map_err(|source| MachineError::Thread { source })?;
-            let entry = fill(machine, image);
-            let vm = vm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok((vm.map_err(|source| MachineError::Kvm { source })?, entry?))
-        })?;
+    pub(super) fn new(machine: &Machine, image: &BootImage, making: Making) -> Result<Self, MachineError> {
+        let (spec, memory) = (&machine.spec, &machine.memory);
+        // The first touch of the memory that the kernel goes to takes its time, and so do KVM's questions to a processor that
+        // is itself a guest's.
+        let entry = fill(machine, image)?;
+        let supported = cpu::supported(&machine.kvm).map_err(|source| MachineError::Cpu { source })?;
+        let vm = making.wait()?;
         let platform = Arc::new(platform(&vm, &machine.serial)?);
-        let cpus = CpuThreads::new(
-            &machine.kvm,
-            &vm,
-            spec.cpus,
-            entry,
-            &platform,
-            &machine.teller,
-            machine.enter.cpu,
-        )
-        .map_err(|source| MachineError::Cpu { source })?;
+        let cpus =
+            CpuThreads::new(&vm, &supported, spec.cpus, entry, &platform, &machine.teller, machine.enter.cpu)
+                .map_err(|source| MachineError::Cpu { source })?;
         let mut run = Run { cpus, transports: BTreeMap::new(), platform, vm };
         for (id, device) in &machine.devices {
             run.plug(id, &device.unit, device.slot, memory, &machine.teller)?;
@@ -94,6 +86,26 @@ impl Run {
 
     pub(super) fn driver_state(&self, id: &str) -> DriverState {
         self.transports.get(id).map_or(DriverState::None, |transport| transport.state())
+    }
+}
+
+/// KVM's machine, which a thread makes meanwhile: it takes about as long as all else before the first instruction.
+pub(super) struct Making(JoinHandle<Result<Arc<Vm>, KvmError>>);
+
+impl Making {
+    pub(super) fn begin(kvm: &Arc<Kvm>, memory: &Memory, enter: fn()) -> Result<Self, MachineError> {
+        let (kvm, memory) = (kvm.clone(), memory.clone());
+        let make = move || {
+            enter();
+            Vm::new(&kvm, &memory)
+        };
+        let thread = thread::Builder::new().name("maker".to_owned()).spawn(make);
+        thread.map(Self).map_err(|source| MachineError::Thread { source })
+    }
+
+    fn wait(self) -> Result<Arc<Vm>, MachineError> {
+        let made = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        made.map_err(|source| MachineError::Kvm { source })
     }
 }
 

@@ -3,6 +3,7 @@
 //! | thread | beyond memory, locks, time and its own descriptors |
 //! | --- | --- |
 //! | main | all of the below, making threads and rings, making a virtual machine anew |
+//! | maker | making a virtual machine |
 //! | vCPU | `KVM_RUN`, a vCPU's state, connecting eventfds and interrupts |
 //! | block | an io_uring that was made for it, reading and writing open files, messages to who serves it elsewhere |
 //! | net | frames through a tap, its offloads and queues |
@@ -34,6 +35,8 @@ use program::{Instruction, Program};
 pub enum ThreadKind {
     /// The event loop.
     Main,
+    /// Has KVM make a virtual machine, and ends.
+    Maker,
     Vcpu,
     /// A worker of a device of this kind.
     Worker(DeviceKind),
@@ -84,6 +87,7 @@ pub(super) fn check() -> io::Result<()> {
 pub fn enter(kind: ThreadKind) -> io::Result<()> {
     let program = match kind {
         ThreadKind::Main => &rules::MAIN,
+        ThreadKind::Maker => &rules::MAKER,
         ThreadKind::Vcpu => &rules::VCPU,
         ThreadKind::Worker(DeviceKind::Block) => &rules::BLOCK_WORKER,
         ThreadKind::Worker(DeviceKind::Net) => &rules::NET_WORKER,

@@ -235,6 +235,7 @@ pub(super) static MAIN: Program = Program::new(&[
     ACCOUNTING,
     &[ioctl(&MAIN_REQUESTS)],
 ]);
+pub(super) static MAKER: Program = Program::new(&[COMMON, &[ioctl(&KVM_CREATE)]]);
 pub(super) static VCPU: Program = Program::new(&[COMMON, &[ioctl(&VCPU_REQUESTS)]]);
 pub(super) static BLOCK_WORKER: Program =
     Program::new(&[COMMON, RING_USE, FILES, MESSAGES, &[ioctl(&BLOCK_REQUESTS)]]);

@@ -13,8 +13,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::*;
 use crate::jail::testing::{Ended, in_child};
 
-const KINDS: [ThreadKind; 7] = [
+const KINDS: [ThreadKind; 8] = [
     ThreadKind::Main,
+    ThreadKind::Maker,
     ThreadKind::Vcpu,
     ThreadKind::Worker(DeviceKind::Block),
     ThreadKind::Worker(DeviceKind::Net),
@@ -142,11 +143,11 @@ fn what_no_thread_may_do_ends_the_process() {
 #[test]
 fn what_one_kind_may_do_the_others_may_not() {
     use DeviceKind::{Balloon, Block, Net, Vsock};
-    use ThreadKind::{Main, Vcpu, Worker};
+    use ThreadKind::{Main, Maker, Vcpu, Worker};
     let table: &[(&str, libc::c_long, [libc::c_long; 6], &[ThreadKind])] = &[
         ("KVM_RUN", libc::SYS_ioctl, [-1, 0xae80, 0, 0, 0, 0], &[Main, Vcpu]),
         ("KVM_IOEVENTFD", libc::SYS_ioctl, [-1, 0x4040_ae79, 0, 0, 0, 0], &[Main, Vcpu]),
-        ("KVM_CREATE_VM", libc::SYS_ioctl, [-1, 0xae01, 0, 0, 0, 0], &[Main]),
+        ("KVM_CREATE_VM", libc::SYS_ioctl, [-1, 0xae01, 0, 0, 0, 0], &[Main, Maker]),
         ("TUNSETOFFLOAD", libc::SYS_ioctl, [-1, 0x4004_54d0, 0, 0, 0, 0], &[Main, Worker(Net)]),
         ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6], &[Main]),
         ("io_uring_enter", libc::SYS_io_uring_enter, [-1, 0, 0, 0, 0, 0], &[Main, Worker(Block)]),
@@ -297,6 +298,7 @@ fn the_log_mode_lets_a_forbidden_call_pass() {
 fn filters_are_short() {
     for (name, program) in [
         ("main", &rules::MAIN),
+        ("maker", &rules::MAKER),
         ("vcpu", &rules::VCPU),
         ("block", &rules::BLOCK_WORKER),
         ("net", &rules::NET_WORKER),
