@@ -67,8 +67,7 @@ impl Pinned {
     fn make_in(vpc: Namespace, spec: &PinnedSpec) -> Result<Self, Error> {
         let (host, plan) = (Namespace::current()?, Plan::of(spec.vpc, spec.subnet));
         make_router(&vpc, &plan)?;
-        let uplink = Uplink::create(&host, &vpc, HostAccess::Denied)?;
-        uplink.lead_to(&vpc, spec.address)?;
+        let uplink = Uplink::create(&host, &vpc, HostAccess::Denied, Some(spec.address))?;
         let mtu = uplink.mtu();
         let tap = Tap::create(&vpc, TAP, spec.queue_pairs)?;
         tap::connect(&vpc, TAP, Port { address: spec.address, mac: spec.mac, router: plan.router(), mtu })?;

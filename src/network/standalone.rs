@@ -63,7 +63,7 @@ impl Standalone {
         let plan = Plan::choose(&routes.iter().map(|route| route.range).collect::<Vec<_>>())?;
         let vpc = Namespace::create()?;
         make_router(&vpc, &plan)?;
-        let uplink = spec.uplink.map(|access| Uplink::create(&host, &vpc, access)).transpose()?;
+        let uplink = spec.uplink.map(|access| Uplink::create(&host, &vpc, access, None)).transpose()?;
         let mtu = uplink.as_ref().map_or(MTU_DEFAULT, Uplink::mtu);
         let tap = Tap::create(&vpc, TAP, spec.queue_pairs)?;
         let address = plan.first_address();

@@ -64,7 +64,6 @@ pub enum HostAccess {
 pub struct Uplink {
     host: Namespace,
     name: String,
-    slot: u16,
     mtu: u16,
     obstacles: Vec<String>,
     /// Dropping it leaves it in place.
@@ -72,20 +71,31 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Connects `vpc`, which has no uplink, to the outside through `host`.
+    /// Connects `vpc`, which has no uplink, to the outside through `host`. If it is to lead to an address in `vpc`, this
+    /// machine has a route there and may open connections.
     ///
     /// # Errors
-    /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks masquerading.
-    pub fn create(host: &Namespace, vpc: &Namespace, access: HostAccess) -> Result<Self, Error> {
+    /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks masquerading; [`Error::AddressTaken`] when
+    /// the host has the address elsewhere.
+    pub fn create(
+        host: &Namespace,
+        vpc: &Namespace,
+        access: HostAccess,
+        leads_to: Option<Ipv4Addr>,
+    ) -> Result<Self, Error> {
         let held = host.try_clone()?;
         let turn = take_turn(host)?;
         let droppers = sweep(host)?.droppers;
         let survey = Survey::of(host)?;
+        let taken = leads_to.and_then(|address| Some((address, survey.network_with(address)?)));
+        if let Some((address, found)) = taken {
+            return Err(Error::AddressTaken { address, found });
+        }
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
         let obstacles = droppers.iter().map(rules::Dropper::advice).collect();
-        let uplink = Self { host: held, name: name(slot), slot, mtu, obstacles, is_kept: false };
-        let outcome = uplink.set_up(vpc, slot, access, &survey);
+        let uplink = Self { host: held, name: name(slot), mtu, obstacles, is_kept: false };
+        let outcome = uplink.set_up(vpc, transit(slot), access, leads_to, &survey);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
         outcome.map(|()| uplink)
@@ -104,26 +114,6 @@ impl Uplink {
     /// What in the host's firewall may keep the instance from the outside, in words for its owner.
     pub fn obstacles(&self) -> &[String] {
         &self.obstacles
-    }
-
-    /// Lets this machine open connections to `address` in `vpc`, the uplink's own, and routes them there.
-    ///
-    /// # Errors
-    /// [`Error::AddressTaken`] when the host has the address elsewhere.
-    pub fn lead_to(&self, vpc: &Namespace, address: Ipv4Addr) -> Result<(), Error> {
-        let survey = Survey::of(&self.host)?;
-        if let Some(found) = survey.network_with(address) {
-            return Err(Error::AddressTaken { address, found });
-        }
-        let (outer, inner) = transit(self.slot);
-        nft::apply(vpc, "vpc", &rules::admit_host(outer))?;
-        nft::apply(&self.host, &self.name, &rules::admit_answers(&self.name))?;
-        let is_added = self.host.netlink(async |netlink| {
-            let link = netlink.index(&self.name).await?;
-            netlink.add_route_by(Ipv4Net::from(address), inner, link, outer).await
-        })?;
-        let found = || "another instance of this host has it".to_owned();
-        is_added.then_some(()).ok_or_else(|| Error::AddressTaken { address, found: found() })
     }
 
     /// Leaves the uplink in place: it lasts as long as the VPC's namespace, or until [`Uplink::remove_of`].
@@ -156,18 +146,32 @@ impl Uplink {
         Ok(inside(vpc)?.map(|link| link.mtu))
     }
 
-    fn set_up(&self, vpc: &Namespace, slot: u16, access: HostAccess, survey: &Survey) -> Result<(), Error> {
-        let (outer, inner) = transit(slot);
+    fn set_up(
+        &self,
+        vpc: &Namespace,
+        ends: (Ipv4Addr, Ipv4Addr),
+        access: HostAccess,
+        leads_to: Option<Ipv4Addr>,
+        survey: &Survey,
+    ) -> Result<(), Error> {
+        let (outer, inner) = ends;
         self.number(vpc, outer, inner)?;
-        nft::apply(vpc, "vpc", &rules::vpc())?;
         let off = self.host.run(|| survey.not_forwarding())??;
-        let commands = [rules::add_uplink(&self.name, inner, access), rules::add_forwarding(&off)];
-        nft::apply(&self.host, &self.name, &commands.concat())?;
+        let mut inside = rules::vpc();
+        let mut outside = rules::add_uplink(&self.name, inner, access);
+        outside.extend(rules::add_forwarding(&off));
+        if leads_to.is_some() {
+            inside.extend(rules::admit_host(outer));
+            outside.extend(rules::admit_answers(&self.name));
+        }
+        nft::apply(vpc, "vpc", &inside)?;
+        nft::apply(&self.host, &self.name, &outside)?;
         // Only now that it is written down, with the fence in place.
         self.host.run(|| {
             let mut names = off.iter().chain([&self.name]);
             names.try_for_each(|name| sysctl::set(&forwarding(name), "1"))
-        })?
+        })??;
+        leads_to.map_or(Ok(()), |address| self.lead_to(address, outer, inner))
     }
 
     fn number(&self, vpc: &Namespace, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
@@ -183,6 +187,15 @@ impl Uplink {
             netlink.set_up(link).await?;
             netlink.add_default_route(outer).await
         })
+    }
+
+    fn lead_to(&self, address: Ipv4Addr, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
+        let is_added = self.host.netlink(async |netlink| {
+            let link = netlink.index(&self.name).await?;
+            netlink.add_route_by(Ipv4Net::from(address), inner, link, outer).await
+        })?;
+        let found = || "another instance of this host has it".to_owned();
+        is_added.then_some(()).ok_or_else(|| Error::AddressTaken { address, found: found() })
     }
 
     fn remove(&self) -> Result<(), Error> {

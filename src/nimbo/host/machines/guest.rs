@@ -186,6 +186,15 @@ impl Guest {
     }
 }
 
+/// A process that waits to be told what it is to be, and the network that it will be in.
+struct Prepared {
+    child: Child,
+    process: Arc<Process>,
+    socket: UnixStream,
+    nowhere: Nowhere,
+    network: Network,
+}
+
 /// A process that was told what it is to be.
 struct Begun {
     child: Child,
@@ -205,6 +214,38 @@ impl Machines {
         interface(spec).map_err(|error| failed(&error))?;
         let begun = guest.folder.begin(spec).context("cannot write down what the microVM is");
         begun.map_err(|error| failed(&error))?;
+        let prepared = self.aside(guest, spec, |machines, folder, spec| machines.prepare(folder, spec));
+        // Whatever becomes of one of them, what the other makes is there to be undone.
+        let (prepared, sockets) = tokio::join!(prepared, self.serve_volumes(guest, spec));
+        let (prepared, sockets) = (prepared?, sockets?);
+        let begin =
+            move |_: &Self, folder: &Folder, spec: &MachineSpec| begin(folder, spec, prepared, &sockets);
+        let begun = self.aside(guest, spec, begin).await?;
+        self.see_it_start(guest, begun).await.map_err(|error| failed(&error))
+    }
+
+    /// Does on a thread what may block.
+    async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        guest: &Guest,
+        spec: &MachineSpec,
+        work: impl FnOnce(&Self, &Folder, &MachineSpec) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let (machines, folder, spec) = (Arc::clone(self), guest.folder.clone(), spec.clone());
+        let handle = Handle::current();
+        let done = spawn_blocking(move || {
+            let _runtime = handle.enter();
+            work(&machines, &folder, &spec)
+        });
+        done.await.map_err(|panic| failed(&anyhow!(panic)))?.map_err(|error| failed(&error))
+    }
+
+    /// Has each volume served, and says where.
+    async fn serve_volumes(
+        &self,
+        guest: &Guest,
+        spec: &MachineSpec,
+    ) -> Result<Vec<(VolumeId, PathBuf)>, HostError> {
         let mut sockets = Vec::new();
         for volume in &spec.volumes {
             guest.volumes().insert(volume.id, None);
@@ -212,65 +253,16 @@ impl Machines {
             guest.volumes().insert(volume.id, Some(socket.clone()));
             sockets.push((volume.id, socket));
         }
-        let (machines, folder, owned) = (Arc::clone(self), guest.folder.clone(), spec.clone());
-        let handle = Handle::current();
-        let begun = spawn_blocking(move || {
-            let _runtime = handle.enter();
-            machines.begin(&folder, &owned, &sockets)
-        });
-        let begun = begun.await.map_err(|panic| failed(&anyhow!(panic)))?.map_err(|error| failed(&error))?;
-        self.see_it_start(guest, begun).await.map_err(|error| failed(&error))
+        Ok(sockets)
     }
 
-    /// Makes the network and the process, and tells that what to be.
-    fn begin(
-        &self,
-        folder: &Folder,
-        spec: &MachineSpec,
-        sockets: &[(VolumeId, PathBuf)],
-    ) -> anyhow::Result<Begun> {
+    /// Makes the process and the network.
+    fn prepare(&self, folder: &Folder, spec: &MachineSpec) -> anyhow::Result<Prepared> {
         let nowhere = Nowhere::prepare()?;
         let (child, process, socket) = self.spawn(folder)?;
         cgroup::put(spec.id, child.id().unwrap_or_default(), spec.vcpus, spec.memory);
-        let mut network = self.networks.make(spec)?;
-        let interface = interface(spec)?;
-        let mut handed = Handed::default();
-        // The path stays as long as the folder does.
-        let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
-        control.leave();
-        let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
-        let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
-        let disks =
-            sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
-        let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
-        let queues = network.pinned.take_queues().unwrap_or_default();
-        let process_spec = ProcessSpec {
-            cpus: spec.vcpus,
-            memory: spec.memory,
-            shares_memory: true,
-            instance: spec.id,
-            instance_type: spec.instance_type.clone(),
-            boot: BootSpec::Disk { command_line: None },
-            disks,
-            interface: Some(InterfaceSpec {
-                mac: interface.mac,
-                mtu: network.pinned.mtu(),
-                queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
-            }),
-            vsock: None,
-            network: nowhere.wait().map(|namespace| handed.hand(namespace)),
-            viewer: None,
-            console_log: Some(
-                handed.hand(folder.console_log().context("cannot make a file for the console")?),
-            ),
-            control: handed.hand(listener),
-            started: handed.hand(tell_started),
-            report: Some(handed.hand(folder.report().context("cannot make a file for the end")?)),
-            has_lifeline: false,
-        };
-        handover::tell(&socket, &process_spec, &handed)
-            .context("cannot tell the microVM's process what it is")?;
-        Ok(Begun { child, process, network, started })
+        let network = self.networks.make(spec)?;
+        Ok(Prepared { child, process, socket, nowhere, network })
     }
 
     /// Starts the process and writes down which it is, before it is told what to do: without that it ends.
@@ -415,6 +407,51 @@ impl Machines {
 fn find(name: &ProcessName) -> Option<Arc<Process>> {
     let process = Process::open(name.pid()).ok()?;
     (ProcessName::of(name.pid()).ok()? == *name).then(|| Arc::new(process))
+}
+
+/// Tells the process what it is to be.
+fn begin(
+    folder: &Folder,
+    spec: &MachineSpec,
+    prepared: Prepared,
+    sockets: &[(VolumeId, PathBuf)],
+) -> anyhow::Result<Begun> {
+    let Prepared { child, process, socket, nowhere, mut network } = prepared;
+    let interface = interface(spec)?;
+    let mut handed = Handed::default();
+    // The path stays as long as the folder does.
+    let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
+    control.leave();
+    let (started, tell_started) = io::pipe().context("cannot make a pipe")?;
+    let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
+    let disks = sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
+    let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
+    let queues = network.pinned.take_queues().unwrap_or_default();
+    let process_spec = ProcessSpec {
+        cpus: spec.vcpus,
+        memory: spec.memory,
+        shares_memory: true,
+        instance: spec.id,
+        instance_type: spec.instance_type.clone(),
+        boot: BootSpec::Disk { command_line: None },
+        disks,
+        interface: Some(InterfaceSpec {
+            mac: interface.mac,
+            mtu: network.pinned.mtu(),
+            queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
+        }),
+        vsock: None,
+        network: nowhere.wait().map(|namespace| handed.hand(namespace)),
+        viewer: None,
+        console_log: Some(handed.hand(folder.console_log().context("cannot make a file for the console")?)),
+        control: handed.hand(listener),
+        started: handed.hand(tell_started),
+        report: Some(handed.hand(folder.report().context("cannot make a file for the end")?)),
+        has_lifeline: false,
+    };
+    handover::tell(&socket, &process_spec, &handed)
+        .context("cannot tell the microVM's process what it is")?;
+    Ok(Begun { child, process, network, started })
 }
 
 /// Connects to who serves a volume.
