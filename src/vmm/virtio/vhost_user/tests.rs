@@ -303,6 +303,50 @@ fn a_disk_is_read_before_there_is_a_guest_and_between_two() {
     ended(reader.begin().map(drop).unwrap_err());
 }
 
+/// More at once than have a place in the reader's memory.
+#[test]
+fn a_disk_is_read_by_many_before_there_is_a_guest() {
+    const SECTORS: u8 = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let (served, stream) = Served::start(volume(folder.path()), 1);
+    let remote = RemoteDisk::connect(stream).unwrap();
+    let reader = BootReader::new(remote.clone()).unwrap();
+    let spec = VhostUserBlockSpec { name: "disk".into(), queues: 1, patience: Duration::ZERO };
+    let DeviceParts { device, mut workers } = remote.parts(spec).unwrap();
+    let drivers = vec![Driver::new(&shared_memory(), 0, 16)];
+    let running = Running::start(workers.remove(0), &[&drivers[0]], FEATURES);
+    let mut guest = Guest { device, running, drivers };
+    for sector in 0..SECTORS {
+        guest.write(0, sector.into(), sector);
+    }
+    guest.running.worker.stop();
+    let session = reader.begin().unwrap();
+    let read = |from: u8| {
+        for (first, count) in (from..SECTORS).zip([1, 2, 3, 5, 8].into_iter().cycle()) {
+            let count = usize::from(count.min(SECTORS - first));
+            let mut bytes = vec![0xff; count * 512];
+            session.read_at(u64::from(first) * 512, &mut bytes).unwrap();
+            for (sector, bytes) in (first..).zip(bytes.chunks(512)) {
+                assert!(bytes.iter().all(|byte| *byte == sector), "sector {sector} of {count} from {first}");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for reader in 0..9 {
+            scope.spawn(move || (0..20).for_each(|_| read(reader)));
+        }
+    });
+    served.end_in_order();
+    std::thread::scope(|scope| {
+        for _ in 0..9 {
+            scope.spawn(|| {
+                let error = session.read_at(0, &mut [0; 512]).unwrap_err();
+                assert!(error.to_string().contains("has ended"), "{error}");
+            });
+        }
+    });
+}
+
 #[test]
 fn a_broken_ring_is_found_by_the_backend_and_told_to_the_guest() {
     let folder = tempfile::tempdir().unwrap();
