@@ -27,10 +27,10 @@ use super::engine::Engine;
 use super::error::{VolumeError, io_error};
 use super::format::{BLOCK_BYTES, BlockState, MapPage, PAGE_LEN};
 use super::layer::Layer;
-use super::map::Location;
+use super::map::{LayerId, Location};
 use super::merge::page_of;
 use super::state::{Waiting, Waker};
-use super::storage::{Storage, StorageFile};
+use super::storage::{Storage, StorageFile, Way};
 use crate::backend::{Content, Extent};
 use crate::snapshot::format::CHUNK_BLOCKS;
 use crate::snapshot::{Progress, Snapshot, SnapshotError, SnapshotName, release};
@@ -302,6 +302,12 @@ impl<S: Storage> Engine<S> {
 
     pub(crate) fn has_base(&self) -> bool {
         self.base().is_some()
+    }
+
+    /// How queues go to a layer.
+    pub(crate) fn way_to(&self, layer: LayerId) -> Way {
+        let is_fetched = self.base().is_some_and(|base| base.layer.id == layer);
+        if is_fetched { Way::Cached } else { Way::Direct }
     }
 
     /// What stands at `offset` of the volume, and for how many of the next `len` bytes that is so.

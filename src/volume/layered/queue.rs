@@ -110,7 +110,8 @@ impl<S: Storage> Queue<S> {
         segment: usize,
         call: impl FnOnce(u32) -> Call,
     ) {
-        match self.files.slot(&mut self.ring, layer, segment) {
+        let way = self.engine.way_to(layer.id);
+        match self.files.slot(&mut self.ring, layer, segment, way) {
             Ok(slot) => {
                 let request = &mut self.requests[index as usize];
                 request.slots.push(slot);

@@ -55,13 +55,22 @@ pub(crate) trait StorageFile: Send + Sync + 'static {
 }
 
 /// One thread's way to move data: calls that are started, submitted together, and end in any order.
+/// How a ring goes to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Past the page cache, where the file system has that.
+    Direct,
+    /// Through the page cache, where what was written a moment ago still is: past it, it would have to be on the disk first.
+    Cached,
+}
+
 pub(crate) trait StorageRing: Send {
     type File: StorageFile;
 
     /// Readable when a call ended, as for [`BlockQueue`](crate::BlockQueue); whoever wants the ring's owner writes to it.
     fn event(&self) -> &Arc<EventFd>;
     /// Puts a file at a place of the ring's list, or nothing. No call may be on its way to what stood there.
-    fn set_file(&mut self, index: FileIndex, file: Option<&Self::File>) -> io::Result<()>;
+    fn set_file(&mut self, index: FileIndex, file: Option<(&Self::File, Way)>) -> io::Result<()>;
     fn start(&mut self, owner: u32, call: Call, buffers: &[IoBuffer]);
     fn submit(&mut self) -> io::Result<()>;
     /// A call that has ended, if any has; arms the event when there is none.

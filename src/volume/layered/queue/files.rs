@@ -10,12 +10,13 @@ use crate::layered::engine::{Engine, Stack};
 use crate::layered::layer::Layer;
 use crate::layered::map::{LayerId, Location};
 use crate::layered::storage::host::RING_FILES;
-use crate::layered::storage::{Storage, StorageRing};
+use crate::layered::storage::{Storage, StorageRing, Way};
 use crate::sys::FileIndex;
 
 struct Slot<F> {
     layer: LayerId,
     segment: usize,
+    way: Way,
     /// Kept open for as long as it stands here.
     _file: Arc<F>,
     users: u32,
@@ -68,20 +69,22 @@ impl<F> Files<F> {
         ring: &mut R,
         layer: &Layer<F>,
         segment: usize,
+        way: Way,
     ) -> io::Result<FileIndex>
     where
         F: super::StorageFile,
     {
         let is_it = |slot: &Option<Slot<F>>| {
-            slot.as_ref().is_some_and(|slot| slot.layer == layer.id && slot.segment == segment)
+            let is_it = |slot: &Slot<F>| (slot.layer, slot.segment, slot.way) == (layer.id, segment, way);
+            slot.as_ref().is_some_and(is_it)
         };
         let index = match self.slots.iter().position(is_it) {
             Some(index) => index,
             None => {
                 let index = self.free_slot()?;
                 let file = Arc::clone(layer.segment(segment));
-                ring.set_file(place(index), Some(&file))?;
-                self.slots[index] = Some(Slot { layer: layer.id, segment, _file: file, users: 0 });
+                ring.set_file(place(index), Some((&file, way)))?;
+                self.slots[index] = Some(Slot { layer: layer.id, segment, way, _file: file, users: 0 });
                 index
             }
         };

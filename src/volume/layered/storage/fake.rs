@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Storage, StorageFile, StorageRing};
+use super::{Storage, StorageFile, StorageRing, Way};
 use crate::backend::IoBuffer;
 use crate::sys::{Call, Ended, FileIndex};
 
@@ -466,7 +466,7 @@ impl StorageRing for FakeRing {
         &self.event
     }
 
-    fn set_file(&mut self, index: FileIndex, file: Option<&FakeFile>) -> io::Result<()> {
+    fn set_file(&mut self, index: FileIndex, file: Option<(&FakeFile, Way)>) -> io::Result<()> {
         let uses = |call: &FakeCall| match call.call {
             Call::Read { file, .. }
             | Call::Write { file, .. }
@@ -476,7 +476,7 @@ impl StorageRing for FakeRing {
         };
         assert!(!self.started.iter().chain(&self.submitted).any(uses), "a file went while it was used");
         match file {
-            Some(file) => self.files.insert(index, file.index),
+            Some((file, _)) => self.files.insert(index, file.index),
             None => self.files.remove(&index),
         };
         Ok(())

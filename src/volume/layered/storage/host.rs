@@ -1,7 +1,7 @@
 //! A folder of the host.
 //!
 //! Each file is open twice where its file system has direct I/O: queues go past the page cache, so that the host's memory is not filled with
-//! what guests keep in theirs, and the metadata go through it. The two never touch the same page at the same time: data and metadata are
+//! what guests keep in theirs, and the metadata go through it. So does what is being fetched, for as long as something is. The two never touch the same page at the same time: data and metadata are
 //! apart in the file, and what is copied from layer to layer is not being written. One sync is for both.
 
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::eventfd::EventFd;
 use nix::unistd::{Whence, lseek};
 
-use super::{Storage, StorageFile, StorageRing};
+use super::{Storage, StorageFile, StorageRing, Way};
 use crate::backend::{IoBuffer, SECTOR_BYTES};
 use crate::raw::read_to_end;
 use crate::sys::{
@@ -186,14 +186,14 @@ impl StorageRing for HostRing {
         self.0.shared_event()
     }
 
-    fn set_file(&mut self, index: FileIndex, file: Option<&HostFile>) -> io::Result<()> {
-        let file = file.map(|file| match &file.direct {
-            Some((direct, alignment)) => RingFile {
+    fn set_file(&mut self, index: FileIndex, file: Option<(&HostFile, Way)>) -> io::Result<()> {
+        let file = file.map(|(file, way)| match &file.direct {
+            Some((direct, alignment)) if way == Way::Direct => RingFile {
                 fd: direct.as_fd(),
                 direct_alignment: Some(*alignment),
                 in_place: InPlace::default(),
             },
-            None => RingFile { fd: file.file.as_fd(), direct_alignment: None, in_place: file.in_place },
+            _ => RingFile { fd: file.file.as_fd(), direct_alignment: None, in_place: file.in_place },
         });
         self.0.set_file(index, file)
     }
