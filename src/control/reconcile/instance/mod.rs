@@ -17,7 +17,7 @@ use types::InstanceId;
 pub use plan::{GRACE, REMEMBERED};
 
 use super::agenda::Agenda;
-use super::rest::{self, Awaited};
+use super::rest;
 use super::{CHANGES_MAX, sleep_until};
 use crate::ec2::instance::lifecycle;
 use crate::ec2::instance::machine::machine;
@@ -54,7 +54,7 @@ struct Seen {
     record: Arc<Instance>,
     /// Until it is started.
     volumes: Vec<Arc<Volume>>,
-    awaited: Awaited,
+    is_awaited: bool,
 }
 
 /// Where work on an instance came to a halt.
@@ -131,8 +131,8 @@ impl InstanceReconciler {
                         Former::Snapshot(id, before) => {
                             let now = tables.snapshots.get(*id);
                             let both = before.iter().chain(now).map(AsRef::as_ref);
-                            for awaiting in both.flat_map(|snapshot| rest::about(tables, snapshot)) {
-                                note(awaiting, |instance| !instance.is_settled());
+                            for awaited in both.filter_map(|snapshot| snapshot.awaits) {
+                                note(awaited, |instance| !instance.is_settled());
                             }
                         }
                         _ => {}
@@ -175,7 +175,7 @@ impl InstanceReconciler {
             let Some(seen) = found else { return Ok(halt(None)) };
             let machine = self.machines.observe(id);
             let asked = self.pressed().get(&id).copied();
-            let around = Around { volumes: readiness(&seen.volumes), awaited: seen.awaited, asked };
+            let around = Around { volumes: readiness(&seen.volumes), is_awaited: seen.is_awaited, asked };
             let step = plan(&seen.record, machine.as_ref(), &around, ledger.now());
             tracing::debug!(%id, ?step, "instance");
             let record = &seen.record;
@@ -276,17 +276,17 @@ impl InstanceReconciler {
         let before = &*seen.record;
         self.write(space, |tx| {
             let is_same = tx.get::<Instance>(before.id) == Some(before);
-            if is_same && rest::awaited(tx.tables(), before.id) == seen.awaited {
+            if is_same && rest::is_awaited(tx.tables(), before.id) == seen.is_awaited {
                 tx.update::<Instance>(before.id, |instance| instance.rest = next);
             }
         })
         .await
     }
 
-    /// It has booted again, as if by one more reboot. Snapshots that had to wait for others may have it rest again.
+    /// It has booted again, as if by one more reboot. Snapshots that have come meanwhile have it rest again.
     async fn woke(&self, space: Space, before: &Instance) -> Result<(), Stopped> {
         self.write(space, |tx| {
-            let is_awaited = rest::awaited(tx.tables(), before.id) != Awaited::Nothing;
+            let is_awaited = rest::is_awaited(tx.tables(), before.id);
             tx.update::<Instance>(before.id, |instance| {
                 if instance.rest == before.rest {
                     instance.rest = is_awaited.then_some(Rest::Wanted);
@@ -319,7 +319,7 @@ fn find(state: &State, space: Space, id: InstanceId) -> Option<Seen> {
         InstanceState::Pending => tables.volumes.linked_to(id).cloned().collect(),
         _ => Vec::new(),
     };
-    Some(Seen { record, volumes, awaited: rest::awaited(tables, id) })
+    Some(Seen { record, volumes, is_awaited: rest::is_awaited(tables, id) })
 }
 
 fn readiness(volumes: &[Arc<Volume>]) -> Volumes {

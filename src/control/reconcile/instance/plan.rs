@@ -3,7 +3,6 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ports::{End, Machine};
-use crate::reconcile::rest::Awaited;
 use crate::records::{Cause, Instance, InstanceState, Outage, Rest, ShutdownBehavior};
 
 /// How long a guest may take to power off when it is asked to.
@@ -33,7 +32,7 @@ pub enum Volumes {
 pub struct Around {
     pub volumes: Volumes,
     /// Snapshots of its volumes that begin when its guest has shut down.
-    pub awaited: Awaited,
+    pub is_awaited: bool,
     /// When its power button was last pressed.
     pub asked: Option<Timestamp>,
 }
@@ -78,7 +77,7 @@ pub fn plan(instance: &Instance, machine: Option<&Machine>, around: &Around, now
     }
     match (&instance.state, machine) {
         (InstanceState::Pending, None) => match &around.volumes {
-            Volumes::Ready if around.awaited == Awaited::Nothing => Step::Start,
+            Volumes::Ready if !around.is_awaited => Step::Start,
             // Each of them has a deadline of its own.
             Volumes::Ready | Volumes::Making => Step::Wait(None),
             Volumes::Failed(message) => Step::Enter(not_started(instance, failure(message.clone()), now)),
@@ -91,15 +90,8 @@ pub fn plan(instance: &Instance, machine: Option<&Machine>, around: &Around, now
         (InstanceState::Pending, Some(Machine::Ended(end))) => {
             Step::Enter(not_started(instance, cause(end), now))
         }
-        (InstanceState::Running, Some(Machine::Running))
-            if instance.rest.is_some() && around.awaited == Awaited::Now =>
-        {
-            Step::Rest(Some(Rest::ShuttingDown { since: now }))
-        }
-        (InstanceState::Running, Some(Machine::Running))
-            if instance.rest.is_some() && around.awaited == Awaited::Nothing =>
-        {
-            Step::Rest(None)
+        (InstanceState::Running, Some(Machine::Running)) if instance.rest.is_some() => {
+            Step::Rest(around.is_awaited.then_some(Rest::ShuttingDown { since: now }))
         }
         (InstanceState::Running, Some(Machine::Running))
             if instance.reboots_done != instance.reboots_wanted =>
@@ -165,7 +157,7 @@ fn at_rest(
         (Rest::Begun, Some(Machine::Running)) => Step::Kill,
         (_, Some(Machine::Ended(_))) => Step::Forget,
         (Rest::ShuttingDown { .. }, None) => Step::Rest(Some(Rest::Begun)),
-        (Rest::Begun, None) if around.awaited == Awaited::Now => Step::Wait(None),
+        (Rest::Begun, None) if around.is_awaited => Step::Wait(None),
         (Rest::Begun, None) => Step::Rest(Some(Rest::Over)),
     };
     Some(step)

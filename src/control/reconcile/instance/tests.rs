@@ -211,7 +211,7 @@ fn a_guest_is_asked_to_power_off_again_and_again_until_it_is_killed() {
     let next = |asked: Option<i64>, now: i64| {
         let after = |seconds| start + jiff::SignedDuration::from_secs(seconds);
         let asked = asked.map(after);
-        let around = Around { volumes: Volumes::Ready, awaited: Awaited::Nothing, asked };
+        let around = Around { volumes: Volumes::Ready, is_awaited: false, asked };
         plan(&instance, Some(&Machine::Running), &around, after(now))
     };
     let wait = |seconds| Step::Wait(Some(start + jiff::SignedDuration::from_secs(seconds)));
