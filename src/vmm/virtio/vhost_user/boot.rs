@@ -167,9 +167,10 @@ impl BootSession {
         turns.asked = turns.asked.wrapping_add(1);
         turns.slots[usize::from(slot)] = Slot::Asked;
         let asked = turns.asked.to_le();
-        ram.store(asked, GuestAddress(AVAILABLE + 2), Ordering::Release).map_err(io::Error::other)?;
-        self.reader.kick.write(1)?;
-        self.wait_for(slot, turns).inspect_err(|error| self.turns().failure = Some(error.to_string()))?;
+        let told = ram.store(asked, GuestAddress(AVAILABLE + 2), Ordering::Release);
+        let told = told.map_err(io::Error::other).and_then(|()| self.reader.kick.write(1));
+        told.and_then(|()| self.wait_for(slot, turns))
+            .inspect_err(|error| self.turns().failure = Some(error.to_string()))?;
         match ram.read_obj::<u8>(GuestAddress(status)).map_err(io::Error::other)? {
             0 => Ok(()),
             status => Err(io::Error::other(format!(
@@ -218,6 +219,7 @@ impl BootSession {
                 }
             }
             turns.answered = turns.answered.wrapping_add(1);
+            self.news.notify_all();
         }
         Ok(())
     }
