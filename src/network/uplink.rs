@@ -31,6 +31,7 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
+use std::thread;
 
 use ipnet::Ipv4Net;
 use nix::fcntl::{Flock, FlockArg};
@@ -164,8 +165,15 @@ impl Uplink {
             inside.extend(rules::admit_host(outer));
             outside.extend(rules::admit_answers(&self.name));
         }
-        nft::apply(vpc, "vpc", &inside)?;
-        nft::apply(&self.host, &self.name, &outside)?;
+        // The kernel takes its time for either.
+        thread::scope(|scope| {
+            let work = || nft::apply(vpc, "vpc", &inside);
+            let thread = thread::Builder::new().name("nft".to_owned()).spawn_scoped(scope, work);
+            let thread = thread.map_err(Error::while_doing("start a thread"))?;
+            let outside = nft::apply(&self.host, &self.name, &outside);
+            let inside = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            inside.and(outside)
+        })?;
         // Only now that it is written down, with the fence in place.
         self.host.run(|| {
             let mut names = off.iter().chain([&self.name]);
