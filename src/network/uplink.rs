@@ -86,15 +86,15 @@ impl Uplink {
     ) -> Result<Self, Error> {
         let held = host.try_clone()?;
         let turn = take_turn(host)?;
-        let droppers = sweep(host)?.droppers;
-        let survey = Survey::of(host)?;
+        let found = sweep(host)?;
+        let survey = Survey::of(host, found.shared)?;
         let taken = leads_to.and_then(|address| Some((address, survey.network_with(address)?)));
         if let Some((address, found)) = taken {
             return Err(Error::AddressTaken { address, found });
         }
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
-        let obstacles = droppers.iter().map(rules::Dropper::advice).collect();
+        let obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
         let uplink = Self { host: held, name: name(slot), mtu, obstacles, is_kept: false };
         let outcome = uplink.set_up(vpc, transit(slot), access, leads_to, &survey);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
@@ -160,7 +160,7 @@ impl Uplink {
         let off = self.host.run(|| survey.not_forwarding())??;
         let mut inside = rules::vpc();
         let mut outside = rules::add_uplink(&self.name, inner, access);
-        outside.extend(rules::add_forwarding(&off));
+        outside.extend(rules::add_forwarding(&off, survey.has_fence));
         if leads_to.is_some() {
             inside.extend(rules::admit_host(outer));
             outside.extend(rules::admit_answers(&self.name));
@@ -240,12 +240,14 @@ fn inside(vpc: &Namespace) -> Result<Option<Link>, Error> {
 struct Survey {
     links: Vec<Link>,
     routes: Vec<Route>,
+    /// The table of all uplinks is there.
+    has_fence: bool,
 }
 
 impl Survey {
-    fn of(host: &Namespace) -> Result<Self, Error> {
+    fn of(host: &Namespace, has_fence: bool) -> Result<Self, Error> {
         host.netlink(async |netlink| {
-            Ok(Self { links: netlink.links().await?, routes: netlink.routes().await? })
+            Ok(Self { links: netlink.links().await?, routes: netlink.routes().await?, has_fence })
         })
     }
 
@@ -302,7 +304,7 @@ fn take_turn(host: &Namespace) -> Result<Flock<File>, Error> {
 
 /// Removes what uplinks that are gone have left, and says what was found. Needs a turn.
 fn sweep(host: &Namespace) -> Result<Found, Error> {
-    let found = rules::read(&nft::ruleset(host)?);
+    let mut found = rules::read(&nft::ruleset(host)?);
     let links = host.netlink(async |netlink| netlink.links().await)?;
     let is_alive = |name: &str| links.iter().any(|link| link.name == name);
     let mut commands: Vec<_> =
@@ -314,6 +316,7 @@ fn sweep(host: &Namespace) -> Result<Found, Error> {
             present.into_iter().try_for_each(|name| sysctl::set(&forwarding(name), "0"))
         })??;
         commands.push(rules::delete(rules::PREFIX));
+        found.shared = false;
     }
     if !commands.is_empty() {
         nft::apply(host, rules::PREFIX, &commands)?;

@@ -139,26 +139,26 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess) -> Ve
     commands
 }
 
-/// Adds the table of all uplinks if there is none, and writes down that `interfaces` forward because of
+/// Adds the table of all uplinks unless there is one, and writes down that `interfaces` forward because of
 /// them. What arrives there and is not for an uplink is dropped, as it was before.
-pub(super) fn add_forwarding(interfaces: &[String]) -> Vec<Value> {
+///
+/// One that is there is left as it is: the kernel waits until nobody looks at rules that are replaced.
+pub(super) fn add_forwarding(interfaces: &[String], has_table: bool) -> Vec<Value> {
     let set = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "type": "ifname" });
-    let chain = json!({ "family": "ip", "table": PREFIX, "name": "forward" });
-    let mut commands = vec![
-        table(PREFIX),
-        json!({ "add": { "set": set } }),
-        base_chain(PREFIX, "forward", "filter", 0),
-        json!({ "flush": { "chain": chain } }),
-        rule(
-            PREFIX,
-            "forward",
-            vec![
-                meta("iifname", "==", &format!("@{FORWARDING}")),
-                meta("oifname", "!=", &format!("{PREFIX}*")),
-                drop(),
-            ],
-        ),
+    let fence = vec![
+        meta("iifname", "==", &format!("@{FORWARDING}")),
+        meta("oifname", "!=", &format!("{PREFIX}*")),
+        drop(),
     ];
+    let mut commands = match has_table {
+        true => Vec::new(),
+        false => vec![
+            table(PREFIX),
+            json!({ "add": { "set": set } }),
+            base_chain(PREFIX, "forward", "filter", 0),
+            rule(PREFIX, "forward", fence),
+        ],
+    };
     if !interfaces.is_empty() {
         let elements = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "elem": interfaces });
         commands.push(json!({ "add": { "element": elements } }));

@@ -36,6 +36,7 @@ fn the_mtu_is_that_of_the_way_out() {
             link(4, "nimbo0", 1500),
         ],
         routes: vec![route("127.0.0.0/8", 1), route("192.0.2.0/24", 2), route("169.254.128.0/31", 4)],
+        has_fence: false,
     };
     assert_eq!(survey.outward_mtu(), 1500);
     survey.routes.push(route("0.0.0.0/0", 3));
