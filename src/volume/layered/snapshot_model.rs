@@ -18,6 +18,7 @@ use super::folder::{self, Origin};
 use super::format::{BLOCKS_MAX, Manifest, Uuid};
 use super::layer::Geometry;
 use super::queue::Queue;
+use super::storage::Way;
 use super::storage::fake::{FakeStorage, Numbers, with_hook};
 use crate::backend::{BlockQueue, BlockRequest, Extent};
 use crate::crypt::OpenKeys;
@@ -448,8 +449,18 @@ proptest! {
         }
         world.upload(world.pending.len().saturating_sub(1), None);
         world.check();
+        // What was just fetched may not be on the disk yet: it alone is read from the page cache, until all is there.
+        let engine = world.engine();
+        let cached = || -> Vec<_> {
+            let layers = engine.stack();
+            layers.iter().map(|layer| layer.id).filter(|id| engine.way_to(*id) == Way::Cached).collect()
+        };
+        let fetched: Vec<_> = engine.base().map(|base| base.layer().id).into_iter().collect();
+        prop_assert_eq!(cached(), fetched);
         let filled = world.engine().fill(&|_| true).unwrap();
         prop_assert!(filled && !world.engine().has_base());
+        prop_assert_eq!(cached(), []);
+        drop(engine);
         world.open();
         world.check();
     }
