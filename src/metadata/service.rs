@@ -12,7 +12,7 @@
 //! meaning that it had then, and newer categories do not disturb it.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use types::Clock;
 
@@ -103,28 +103,45 @@ pub enum Answer {
 
 /// The metadata service of one instance.
 pub struct Service {
-    instance: InstanceMetadata,
-    meta_data: Tree,
-    dynamic: Tree,
+    known: RwLock<Arc<Known>>,
     key: TokenKey,
     clock: Arc<dyn Clock>,
 }
 
+/// What is known of the instance at a time.
+struct Known {
+    instance: InstanceMetadata,
+    meta_data: Tree,
+    dynamic: Tree,
+}
+
+impl Known {
+    fn of(instance: InstanceMetadata) -> Arc<Self> {
+        let (meta_data, dynamic) = (Tree::meta_data(&instance), Tree::dynamic(&instance));
+        Arc::new(Self { instance, meta_data, dynamic })
+    }
+}
+
 impl Service {
     pub fn new(instance: InstanceMetadata, key: TokenKey, clock: Arc<dyn Clock>) -> Self {
-        let (meta_data, dynamic) = (Tree::meta_data(&instance), Tree::dynamic(&instance));
-        Self { instance, meta_data, dynamic, key, clock }
+        Self { known: RwLock::new(Known::of(instance)), key, clock }
+    }
+
+    /// From now on, this is known. Tokens stay good.
+    pub fn update(&self, instance: InstanceMetadata) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::of(instance);
     }
 
     pub fn answer(&self, request: Request<'_>) -> Answer {
+        let known = Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner));
         match request.method {
-            Method::Put => self.put(request),
-            Method::Get => self.get(request),
+            Method::Put => self.put(&known, request),
+            Method::Get => self.get(&known, request),
             Method::Other => Answer::MethodNotAllowed,
         }
     }
 
-    fn put(&self, request: Request<'_>) -> Answer {
+    fn put(&self, known: &Known, request: Request<'_>) -> Answer {
         if segments(request.path).as_deref() != Some(&["latest".into(), "api".into(), "token".into()]) {
             return Answer::MethodNotAllowed;
         }
@@ -135,17 +152,19 @@ impl Service {
         ttl.map_or(Answer::BadRequest, |ttl| Answer::Token {
             token: self.key.issue(self.clock.now(), ttl),
             ttl,
-            hop_limit: self.instance.options.put_response_hop_limit,
+            hop_limit: known.instance.options.put_response_hop_limit,
         })
     }
 
-    fn get(&self, request: Request<'_>) -> Answer {
+    fn get(&self, known: &Known, request: Request<'_>) -> Answer {
         let token_ttl = match request.token {
             Some(token) => match self.key.check(token, self.clock.now()) {
                 Some(ttl) => Some(ttl),
                 None => return Answer::Unauthorized,
             },
-            None if self.instance.options.http_tokens == HttpTokens::Required => return Answer::Unauthorized,
+            None if known.instance.options.http_tokens == HttpTokens::Required => {
+                return Answer::Unauthorized;
+            }
             None => None,
         };
         let Some(path) = segments(request.path) else { return Answer::BadRequest };
@@ -154,13 +173,13 @@ impl Service {
         if !VERSIONS.contains(&version.as_ref()) {
             return Answer::NotFound;
         }
-        let Some((category, path)) = path.split_first() else { return text(self.categories()) };
-        let tree = match (category.as_ref(), &self.instance.user_data) {
+        let Some((category, path)) = path.split_first() else { return text(known.categories()) };
+        let tree = match (category.as_ref(), &known.instance.user_data) {
             ("user-data", Some(body)) if path.is_empty() => {
                 return Answer::UserData { body: body.clone(), token_ttl };
             }
-            ("meta-data", _) => &self.meta_data,
-            ("dynamic", _) => &self.dynamic,
+            ("meta-data", _) => &known.meta_data,
+            ("dynamic", _) => &known.dynamic,
             _ => return Answer::NotFound,
         };
         match tree.find(path.iter().map(Cow::as_ref)) {
@@ -169,7 +188,9 @@ impl Service {
             None => Answer::NotFound,
         }
     }
+}
 
+impl Known {
     fn categories(&self) -> String {
         let user_data = self.instance.user_data.as_ref().map(|_| "user-data");
         ["dynamic", "meta-data"].into_iter().chain(user_data).collect::<Vec<_>>().join("\n")
