@@ -22,6 +22,7 @@ class Region:
         self.folder = folder
         self.state = folder / "state"
         self.start()
+        self.let_in(22)
 
     def start(self) -> None:
         self.server = Server("--state", str(self.state), "--run", str(self.folder / "run"))
@@ -44,6 +45,17 @@ class Region:
         for process in [*self.processes().values(), *self.volume_servers()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+    def group(self) -> str:
+        """The default group of the default VPC."""
+        named = [{"Name": "group-name", "Values": ["default"]}]
+        return self.ec2.describe_security_groups(Filters=named)["SecurityGroups"][0]["GroupId"]
+
+    def let_in(self, port: int) -> None:
+        """Has the default group let connections in from everywhere."""
+        self.ec2.authorize_security_group_ingress(
+            GroupId=self.group(), IpProtocol="tcp", FromPort=port, ToPort=port, CidrIp="0.0.0.0/0"
+        )
 
     def wait(self, waiter: str, **arguments: Any) -> None:
         self.ec2.get_waiter(waiter).wait(WaiterConfig=DELAY, **arguments)
@@ -72,7 +84,7 @@ class Region:
 
 
 class Instance:
-    """An instance that is logged in to at its private address."""
+    """An instance that is logged in to at its public address."""
 
     def __init__(self, region: Region, identity: str, key: Path) -> None:
         self.region, self.id, self.key = region, identity, key
@@ -87,13 +99,13 @@ class Instance:
     def host_key(self) -> str:
         """The key that the guest's SSH server shows."""
         found = subprocess.run(
-            ["ssh-keyscan", "-t", "ed25519", self.seen()["PrivateIpAddress"]], capture_output=True, text=True, timeout=PATIENCE_S
+            ["ssh-keyscan", "-t", "ed25519", self.seen()["PublicIpAddress"]], capture_output=True, text=True, timeout=PATIENCE_S
         )
         return found.stdout.split(maxsplit=1)[1]
 
     def try_to_run(self, command: str) -> subprocess.CompletedProcess[str]:
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5", "-o", "BatchMode=yes"]
-        address = self.seen()["PrivateIpAddress"]
+        address = self.seen()["PublicIpAddress"]
         return subprocess.run(["ssh", "-i", str(self.key), *options, f"root@{address}", command], capture_output=True, text=True, timeout=PATIENCE_S)
 
     def run(self, command: str) -> str:

@@ -1,5 +1,7 @@
 //! What the control plane needs of the world: traits that a host implements, and [a simulation](crate::simulation).
 
+mod network;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::pin::Pin;
@@ -16,6 +18,7 @@ use types::{
 
 use crate::capacity::Capacity;
 pub use crate::records::MetadataOptions;
+pub use network::{Networks, PortSpec, SubnetSpec, VpcSpec};
 
 /// What the methods of a trait object return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

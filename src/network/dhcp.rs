@@ -26,11 +26,14 @@ mod tests;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, HType, Message, MessageType, NodeType, Opcode, OptionCode};
 use ipnet::Ipv4Net;
 use types::MacAddress;
 
 pub use server::{Server, handle};
+
+/// For how long AWS gives an address.
+pub const LEASE_TIME: Duration = Duration::from_secs(3600);
 
 /// What a guest is told about its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,14 +44,47 @@ pub struct Lease {
     pub subnet: Ipv4Net,
     /// The way out, and the name under which this server is known.
     pub router: Ipv4Addr,
+    /// None, if there are none to be told of.
     pub resolvers: Vec<Ipv4Addr>,
     /// Without the domain.
     pub host_name: String,
+    /// Empty: none is told.
     pub domain: String,
+    pub ntp_servers: Vec<Ipv4Addr>,
+    pub netbios_name_servers: Vec<Ipv4Addr>,
+    pub netbios_node_type: Option<u8>,
     pub mtu: u16,
     pub duration: Duration,
     /// Further ranges and their gateways; the unspecified address as a gateway means on the link.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+}
+
+impl Lease {
+    /// One that tells of nothing that a guest could do without. `host_name` is without the domain.
+    pub fn new(
+        mac: MacAddress,
+        address: Ipv4Addr,
+        subnet: Ipv4Net,
+        router: Ipv4Addr,
+        host_name: String,
+        mtu: u16,
+    ) -> Self {
+        Self {
+            mac,
+            address,
+            subnet,
+            router,
+            resolvers: Vec::new(),
+            host_name,
+            domain: String::new(),
+            ntp_servers: Vec::new(),
+            netbios_name_servers: Vec::new(),
+            netbios_node_type: None,
+            mtu,
+            duration: LEASE_TIME,
+            routes: Vec::new(),
+        }
+    }
 }
 
 /// What to answer to `request`, which arrived on the interface that `lease` is for.
@@ -139,10 +175,22 @@ fn configure(lease: &Lease, message: &mut Message) {
     options.insert(DhcpOption::SubnetMask(lease.subnet.netmask()));
     options.insert(DhcpOption::BroadcastAddr(lease.subnet.broadcast()));
     options.insert(DhcpOption::Router(vec![lease.router]));
-    options.insert(DhcpOption::DomainNameServer(lease.resolvers.clone()));
     options.insert(DhcpOption::Hostname(lease.host_name.clone()));
-    options.insert(DhcpOption::DomainName(lease.domain.clone()));
     options.insert(DhcpOption::InterfaceMtu(lease.mtu));
+    let mut servers = |servers: &Vec<Ipv4Addr>, option: fn(Vec<Ipv4Addr>) -> DhcpOption| {
+        if !servers.is_empty() {
+            options.insert(option(servers.clone()));
+        }
+    };
+    servers(&lease.resolvers, DhcpOption::DomainNameServer);
+    servers(&lease.ntp_servers, DhcpOption::NtpServers);
+    servers(&lease.netbios_name_servers, DhcpOption::NetBiosNameServers);
+    if let Some(kind) = lease.netbios_node_type {
+        options.insert(DhcpOption::NetBiosNodeType(NodeType::from(kind)));
+    }
+    if !lease.domain.is_empty() {
+        options.insert(DhcpOption::DomainName(lease.domain.clone()));
+    }
     if !lease.routes.is_empty() {
         // RFC 3442: a client that knows this option does not look at the router's.
         let default = (Ipv4Net::default(), lease.router);

@@ -13,5 +13,5 @@ mod server;
 mod tests;
 mod zone;
 
-pub use server::Server;
+pub use server::{Names, Server};
 pub use zone::{NameError, Verdict, Zone};

@@ -1,7 +1,6 @@
 use std::fmt::Display;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 
 /// What can go wrong while a network is made.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +34,6 @@ pub enum Error {
 
     #[error("all {slots} uplinks of this host are in use; end an instance first")]
     NoFreeUplink { slots: u16 },
-
-    #[error(
-        "this host cannot have an instance at {address}: {found}; give the VPC a range that nothing else on this host uses"
-    )]
-    AddressTaken { address: Ipv4Addr, found: String },
-
-    #[error("no network namespace is kept at {}", .path.display())]
-    NotPinned { path: PathBuf },
 
     #[error(transparent)]
     Name(#[from] crate::dns::NameError),

@@ -82,13 +82,8 @@ impl Fabric {
     /// # Errors
     /// When the caller lacks the privilege.
     pub fn open(pin: &Path) -> Result<Self, Error> {
-        if let Some(namespace) = Namespace::pinned(pin)? {
-            namespace.run(make_router)??;
-            return Ok(Self { namespace, pin: pin.to_owned(), applied: None });
-        }
-        let namespace = Namespace::create()?;
+        let namespace = Namespace::open_pinned(pin)?;
         namespace.run(make_router)??;
-        pin_again(&namespace, pin)?;
         Ok(Self { namespace, pin: pin.to_owned(), applied: None })
     }
 
@@ -130,13 +125,7 @@ impl Fabric {
     /// # Errors
     /// As those of [`Self::apply`].
     pub fn repair(&mut self) -> Result<Report, Error> {
-        let mut changed = 0;
-        let is_pinned =
-            Namespace::pinned(&self.pin)?.map(|found| found.is_same(&self.namespace)).transpose()?;
-        if is_pinned != Some(true) {
-            pin_again(&self.namespace, &self.pin)?;
-            changed += 1;
-        }
+        let changed = usize::from(self.namespace.pin_again(&self.pin)?);
         let Some(before) = self.applied.take() else { return Ok(Report { changed, ..Report::default() }) };
         self.namespace.run(make_router)??;
         let (transactions, enforced) = self.enforce(&before.ruleset, Some(&before))?;
@@ -166,28 +155,11 @@ impl Fabric {
     }
 }
 
-/// Whatever is at the path pins something else, or nothing.
-fn pin_again(namespace: &Namespace, pin: &Path) -> Result<(), Error> {
-    Namespace::unpin(pin)?;
-    namespace.pin(pin)
-}
-
 /// Settings of the namespace. Devices that come later begin with those under `default`.
 fn make_router() -> Result<(), Error> {
-    // Before anything is forwarded: who may send as whom is the rules' to say, which know more than the routes.
-    for (name, value) in [
-        ("ipv4/conf/all/rp_filter", "0"),
-        ("ipv4/conf/default/rp_filter", "0"),
-        ("ipv4/conf/all/accept_local", "1"),
-        ("ipv4/conf/all/proxy_arp", "1"),
-        ("ipv4/conf/all/send_redirects", "0"),
-        ("ipv4/conf/default/send_redirects", "0"),
-        ("ipv4/ip_forward", "1"),
-    ] {
-        sysctl::set(name, value)?;
-    }
-    sysctl::set_if_present("ipv6/conf/default/disable_ipv6", "1")?;
-    sysctl::set_if_present("ipv6/conf/all/disable_ipv6", "1")?;
+    sysctl::set("ipv4/conf/all/accept_local", "1")?;
+    sysctl::set("ipv4/conf/all/proxy_arp", "1")?;
+    sysctl::forward_by_rules()?;
     // A flow is known by its addresses and ports. Where in its window a packet lies is its ends' matter, who may have sent it
     // past an interface that changes packets.
     sysctl::set_if_present("netfilter/nf_conntrack_tcp_be_liberal", "1")

@@ -13,10 +13,11 @@
 //! There is no bridge: every interface has a route of its own, the router answers ARP for all
 //! others, and so every packet passes the forward hook, also one between two neighbours.
 //!
-//! [`Standalone`] puts the parts together for one instance without a cloud, [`Pinned`] for one of a region. The parts are
-//! [`Namespace`], [`Tap`], [`Uplink`], and the services [`dhcp`], [`dns`] and [`publish`].
+//! [`Standalone`] puts the parts together for one instance without a cloud. The parts are [`Namespace`], [`Tap`], [`Uplink`], and the
+//! services [`dhcp`], [`dns`] and [`publish`].
 //!
-//! A VPC of many interfaces is a [`Fabric`], which enforces a [`policy`]: groups, ACLs and route tables.
+//! A VPC of many interfaces is a [`Fabric`], which enforces a [`policy`]: groups, ACLs and route tables. An [`InternetGateway`] gives it public
+//! addresses, a [`NatGateway`] lends its own.
 //!
 //! Invariants:
 //! - The calling process stays in its own namespace. What must happen in another one happens on a
@@ -30,14 +31,17 @@
 //! It deliberately does not: carry IPv6, or edit a firewall that is not its own.
 #![deny(unsafe_code)]
 
+mod bound;
 pub mod dhcp;
 pub mod dns;
 mod error;
 pub mod fabric;
+mod internet_gateway;
 mod namespace;
+mod nat_gateway;
 mod netlink;
 mod nft;
-mod pinned;
+mod pair;
 mod plan;
 pub mod policy;
 pub mod publish;
@@ -48,13 +52,16 @@ mod sysctl;
 pub mod tap;
 pub mod uplink;
 
+pub use bound::metadata_listener;
 pub use error::Error;
 pub use fabric::Fabric;
+pub use internet_gateway::{InternetGateway, STAND_IN, Translation};
 pub use ipnet::Ipv4Net;
 pub use namespace::{Namespace, Worker};
-pub use pinned::{Pinned, PinnedSpec};
+pub use nat_gateway::{NatGateway, NatGatewaySpec};
+pub use pair::NEXT_HOP;
 pub use plan::{METADATA, Plan, RESOLVER};
 pub use publish::Publish;
 pub use standalone::{Standalone, StandaloneSpec};
 pub use tap::Tap;
-pub use uplink::{HostAccess, Uplink};
+pub use uplink::{Exposure, HostAccess, Uplink};

@@ -89,6 +89,33 @@ impl Namespace {
             .map_err(Error::while_doing(&operation))
     }
 
+    /// The namespace that a file pins; a new one, if none does yet.
+    ///
+    /// # Errors
+    /// As those of [`Self::create`] and [`Self::pin`].
+    pub(crate) fn open_pinned(path: &Path) -> Result<Self, Error> {
+        if let Some(namespace) = Self::pinned(path)? {
+            return Ok(namespace);
+        }
+        let namespace = Self::create()?;
+        namespace.pin_again(path)?;
+        Ok(namespace)
+    }
+
+    /// Has the file pin it, whatever has become of that. Says whether it did not.
+    ///
+    /// # Errors
+    /// As those of [`Self::pin`].
+    pub(crate) fn pin_again(&self, path: &Path) -> Result<bool, Error> {
+        let is_pinned = Self::pinned(path)?.map(|found| found.is_same(self)).transpose()?;
+        if is_pinned == Some(true) {
+            return Ok(false);
+        }
+        Self::unpin(path)?;
+        self.pin(path)?;
+        Ok(true)
+    }
+
     /// Ends what [`Self::pin`] began. A file that is not there is no error.
     ///
     /// # Errors
@@ -128,7 +155,7 @@ impl Namespace {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn is_same(&self, other: &Self) -> Result<bool, Error> {
+    fn is_same(&self, other: &Self) -> Result<bool, Error> {
         let place = |namespace: &Self| namespace.file.metadata().map(|found| (found.dev(), found.ino()));
         let both = place(self).and_then(|one| Ok(one == place(other)?));
         both.map_err(Error::while_doing("compare network namespaces"))

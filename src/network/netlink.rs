@@ -91,6 +91,15 @@ impl Netlink {
         request.execute().await.map_err(failed(format_args!("set the MTU of interface {} to {mtu}", link.0)))
     }
 
+    pub(crate) async fn set_mac(&self, link: Index, mac: MacAddress) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(link.0).address(mac.octets().to_vec()).build();
+        let request = self.handle.link().set(message);
+        request
+            .execute()
+            .await
+            .map_err(failed(format_args!("set the address of interface {} to {mac}", link.0)))
+    }
+
     /// Makes a pair of linked interfaces, `name` here and `peer` in `elsewhere`. `false` if an interface
     /// of that name exists at either end.
     pub(crate) async fn add_veth(
@@ -139,28 +148,6 @@ impl Netlink {
             .pref_source(source)
             .scope(RouteScope::Link);
         self.add_route(route.build(), range).await
-    }
-
-    /// Routes `range` to a neighbour, using `source` for packets of the router itself. `false` if it is routed already.
-    pub(crate) async fn add_route_by(
-        &self,
-        range: Ipv4Net,
-        gateway: Ipv4Addr,
-        link: Index,
-        source: Ipv4Addr,
-    ) -> Result<bool, Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range.network(), range.prefix_len())
-            .gateway(gateway)
-            .output_interface(link.0)
-            .pref_source(source);
-        match self.handle.route().add(route.build()).execute().await {
-            Ok(()) => Ok(true),
-            Err(error) => match into_io(error) {
-                error if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-                error => Err(Error::io(format_args!("add a route to {range}"), error)),
-            },
-        }
     }
 
     pub(crate) async fn add_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {

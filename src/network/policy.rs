@@ -36,8 +36,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use types::{
-    InternetGatewayId, MacAddress, NatGatewayId, NetworkAclId, NetworkInterfaceId, RouteTableId,
-    SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcPeeringConnectionId,
+    InternetGatewayId, MacAddress, NetworkAclId, NetworkInterfaceId, RouteTableId, SecurityGroupId,
+    SecurityGroupRuleId, SubnetId, VpcPeeringConnectionId,
 };
 
 use crate::plan::{METADATA, Plan, RESOLVER};
@@ -86,7 +86,7 @@ pub struct Interface {
     pub addresses: Vec<Ipv4Addr>,
     /// At most five.
     pub groups: Vec<SecurityGroupId>,
-    /// Packets that are neither from nor to its addresses are dropped.
+    /// Packets that are neither from nor to its addresses are dropped. Not so where it routes for others, as a NAT gateway does.
     pub checks_source_and_destination: bool,
     pub port: Port,
 }
@@ -187,7 +187,6 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gateway {
     Internet(InternetGatewayId),
-    Nat(NatGatewayId),
     Peering(VpcPeeringConnectionId),
 }
 
@@ -286,7 +285,6 @@ impl Gateway {
     pub fn device_name(self) -> String {
         match self {
             Gateway::Internet(id) => short_name("igw", &id),
-            Gateway::Nat(id) => short_name("nat", &id),
             Gateway::Peering(id) => short_name("pcx", &id),
         }
     }

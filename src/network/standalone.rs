@@ -1,27 +1,26 @@
 //! The network of one instance without a cloud: all parts put together, up until it is dropped.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use tokio::sync::watch;
 use types::MacAddress;
 
+use crate::bound::metadata_listener;
+use crate::dns::Names;
 use crate::error::Error;
 use crate::namespace::{Namespace, Worker};
 use crate::plan::{METADATA, Plan, RESOLVER, host_name};
 use crate::publish::{Forwarder, Publish};
 use crate::tap::{self, Port, Tap};
-use crate::uplink::{HostAccess, Uplink};
+use crate::uplink::{Exposure, HostAccess, Uplink};
 use crate::{dhcp, dns, sysctl};
 
-pub(crate) const TAP: &str = "tap0";
-/// AWS's own duration.
-const LEASE_TIME: Duration = Duration::from_secs(3600);
+const TAP: &str = "tap0";
 /// Ethernet's own, where there is no uplink to say otherwise.
-pub(crate) const MTU_DEFAULT: u16 = 1500;
-const METADATA_PORT: u16 = 80;
+const MTU_DEFAULT: u16 = 1500;
 
 /// What an instance's network is to be.
 #[derive(Debug, Clone)]
@@ -63,7 +62,8 @@ impl Standalone {
         let plan = Plan::choose(&routes.iter().map(|route| route.range).collect::<Vec<_>>())?;
         let vpc = Namespace::create()?;
         make_router(&vpc, &plan)?;
-        let uplink = spec.uplink.map(|access| Uplink::create(&host, &vpc, access, None)).transpose()?;
+        let uplink =
+            spec.uplink.map(|access| Uplink::create(&host, &vpc, access, Exposure::Hidden)).transpose()?;
         let mtu = uplink.as_ref().map_or(MTU_DEFAULT, Uplink::mtu);
         let tap = Tap::create(&vpc, TAP, spec.queue_pairs)?;
         let address = plan.first_address();
@@ -73,10 +73,11 @@ impl Standalone {
         let dns = dns::Server::bind(
             &vpc,
             &[plan.resolver(), RESOLVER],
-            zone(&plan, address, &spec.domain)?,
+            Names::new(zone(&plan, address, &spec.domain)?),
             spec.resolv_conf,
         )?;
-        let dhcp = dhcp::Server::bind(&vpc, TAP, lease(&plan, address, spec.mac, &spec.domain, mtu))?;
+        let lease = lease(&plan, address, spec.mac, &spec.domain, mtu);
+        let dhcp = dhcp::Server::bind(&vpc, TAP, watch::channel(lease).1)?;
         let forwarders = spec.publish.iter().map(|publish| Forwarder::bind(&host, *publish, address));
         let forwarders = forwarders.collect::<Result<Vec<_>, _>>()?;
         let published = forwarders.iter().map(Forwarder::publish).collect();
@@ -138,18 +139,12 @@ impl Standalone {
     /// # Errors
     /// When it was taken before.
     pub fn metadata_listener(&self) -> Result<TcpListener, Error> {
-        metadata_listener(&self.vpc)
+        metadata_listener(&self.vpc, TAP)
     }
 }
 
-pub(crate) fn metadata_listener(vpc: &Namespace) -> Result<TcpListener, Error> {
-    let at = SocketAddr::from((METADATA, METADATA_PORT));
-    let listen = || TcpListener::bind(at).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    vpc.run(listen)?.map_err(Error::while_doing(format_args!("listen on {at} in the VPC")))
-}
-
 /// Makes a namespace forward, and gives it the addresses that all instances of a VPC know.
-pub(crate) fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
+fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
     vpc.run(|| sysctl::set("ipv4/ip_forward", "1"))??;
     vpc.netlink(async |netlink| {
         let lo = netlink.index("lo").await?;
@@ -164,24 +159,17 @@ pub(crate) fn make_router(vpc: &Namespace, plan: &Plan) -> Result<(), Error> {
 }
 
 /// The names of a VPC with one instance.
-pub(crate) fn zone(plan: &Plan, address: Ipv4Addr, domain: &str) -> Result<dns::Zone, Error> {
-    let mut zone = dns::Zone::new(domain, plan.vpc())?;
+fn zone(plan: &Plan, address: Ipv4Addr, domain: &str) -> Result<dns::Zone, Error> {
+    let mut zone = dns::Zone::new(domain, &[plan.vpc()])?;
     zone.add(&host_name(address), address)?;
     Ok(zone)
 }
 
-pub(crate) fn lease(plan: &Plan, address: Ipv4Addr, mac: MacAddress, domain: &str, mtu: u16) -> dhcp::Lease {
+fn lease(plan: &Plan, address: Ipv4Addr, mac: MacAddress, domain: &str, mtu: u16) -> dhcp::Lease {
     dhcp::Lease {
-        mac,
-        address,
-        subnet: plan.subnet(),
-        router: plan.router(),
         resolvers: vec![plan.resolver()],
-        host_name: host_name(address),
         domain: domain.to_owned(),
-        mtu,
-        duration: LEASE_TIME,
-        routes: Vec::new(),
+        ..dhcp::Lease::new(mac, address, plan.subnet(), plan.router(), host_name(address), mtu)
     }
 }
 

@@ -32,3 +32,19 @@ pub(crate) fn is_on(name: &str) -> Result<bool, Error> {
         Err(error) => Err(Error::io(format_args!("read net/{name}"), error)),
     }
 }
+
+/// Has the namespace of the calling thread send on what it gets. Who may send as whom is its rules' to say, which know more than
+/// routes do. Devices that come later begin so too.
+pub(crate) fn forward_by_rules() -> Result<(), Error> {
+    for (name, value) in [
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+        ("ipv4/ip_forward", "1"),
+    ] {
+        set(name, value)?;
+    }
+    set_if_present("ipv6/conf/default/disable_ipv6", "1")?;
+    set_if_present("ipv6/conf/all/disable_ipv6", "1")
+}

@@ -3,11 +3,12 @@
 //! ```text
 //! VPC                                   host
 //! uplink 169.254.128.1/31 ───────────── nimbo0 169.254.128.0/31 ──▶ by the host's own routes
-//! uplink 169.254.128.1/31               (another VPC: nimbo1, 169.254.128.2/31)
+//! uplink 169.254.128.3/31               (another VPC: nimbo1, 169.254.128.2/31)
 //! ```
 //!
-//! The VPC masquerades what leaves it, so its own range is never seen in the host, and any number of
-//! VPCs can use the same one. The host masquerades again, for the one address of each uplink.
+//! What leaves a [hidden](Exposure::Hidden) VPC is masqueraded in it, so its own range is never seen in the host, and any number of
+//! VPCs can use the same one. A [public](Exposure::Public) one's packets have public addresses already, to which the host has
+//! routes ([`Uplink::publish`]). The host masquerades again what leaves it, for the addresses of each uplink.
 //!
 //! What an uplink changes in the host, and how it is undone:
 //! - The interface `nimboN` with its addresses and routes. Its name reserves the number: the kernel
@@ -28,6 +29,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
@@ -38,8 +40,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 use crate::namespace::Namespace;
+use crate::netlink::tables::{TABLE_MAIN, Way};
 use crate::netlink::{Link, Route};
-use crate::plan::{NETWORK_PREFIX_MIN, overlap};
+use crate::plan::overlap;
 use crate::{nft, sysctl};
 use rules::{Found, INSIDE};
 
@@ -60,11 +63,21 @@ pub enum HostAccess {
     Allowed,
 }
 
+/// How a VPC is seen from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposure {
+    /// As one address, that of the uplink, which nobody can open connections to.
+    Hidden,
+    /// At its public addresses, which the host and the VPCs behind other uplinks reach.
+    Public,
+}
+
 /// An uplink, in place until it is dropped.
 #[derive(Debug)]
 pub struct Uplink {
     host: Namespace,
     name: String,
+    slot: u16,
     mtu: u16,
     obstacles: Vec<String>,
     /// Dropping it leaves it in place.
@@ -72,34 +85,77 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Connects `vpc`, which has no uplink, to the outside through `host`. If it is to lead to an address in `vpc`, this
-    /// machine has a route there and may open connections.
+    /// Connects `vpc`, which has no uplink, to the outside through `host`.
     ///
     /// # Errors
-    /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks masquerading; [`Error::AddressTaken`] when
-    /// the host has the address elsewhere.
+    /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks masquerading.
     pub fn create(
         host: &Namespace,
         vpc: &Namespace,
         access: HostAccess,
-        leads_to: Option<Ipv4Addr>,
+        exposure: Exposure,
     ) -> Result<Self, Error> {
         let held = host.try_clone()?;
         let turn = take_turn(host)?;
         let found = sweep(host)?;
         let survey = Survey::of(host, found.shared)?;
-        let taken = leads_to.and_then(|address| Some((address, survey.network_with(address)?)));
-        if let Some((address, found)) = taken {
-            return Err(Error::AddressTaken { address, found });
-        }
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
         let obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
-        let uplink = Self { host: held, name: name(slot), mtu, obstacles, is_kept: false };
-        let outcome = uplink.set_up(vpc, transit(slot), access, leads_to, &survey);
+        let uplink = Self { host: held, name: name(slot), slot, mtu, obstacles, is_kept: false };
+        let outcome = uplink.set_up(vpc, access, exposure, &survey);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
         outcome.map(|()| uplink)
+    }
+
+    /// The uplink that `vpc` has, if it has one. It is kept: dropping it leaves it in place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of(host: &Namespace, vpc: &Namespace) -> Result<Option<Self>, Error> {
+        let links = vpc.netlink(async |netlink| netlink.links().await)?;
+        let Some(inner) = links.into_iter().find(|link| link.name == INSIDE) else { return Ok(None) };
+        let links = host.netlink(async |netlink| netlink.links().await)?;
+        let outer = links.into_iter().find(|link| Some(link.index) == inner.peer);
+        let slot = outer.as_ref().and_then(|link| link.name.strip_prefix(rules::PREFIX)?.parse().ok());
+        let uplink = |slot| {
+            let obstacles = Vec::new();
+            Ok(Self {
+                host: host.try_clone()?,
+                name: name(slot),
+                slot,
+                mtu: inner.mtu,
+                obstacles,
+                is_kept: true,
+            })
+        };
+        slot.map(uplink).transpose()
+    }
+
+    /// Has the host send what is for `addresses`, and for no others, to the VPC, and take what comes from them.
+    ///
+    /// # Errors
+    /// What the kernel or `nft` says.
+    pub fn publish(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let (_, inner) = transit(self.slot);
+        let known: Vec<_> = addresses.iter().copied().chain([inner]).collect();
+        nft::apply(&self.host, &self.name, &rules::set_addresses(&self.name, &known))?;
+        self.host.netlink(async |netlink| {
+            let link = netlink.index(&self.name).await?;
+            let way = Way::Via { link, gateway: inner };
+            let mut wanted = addresses.clone();
+            for ((table, range, found), message) in netlink.table_routes().await? {
+                let is_ours = table == TABLE_MAIN && found == way;
+                if is_ours && !wanted.remove(&range.addr()) {
+                    netlink.delete_route(message).await?;
+                }
+            }
+            for address in wanted {
+                netlink.put_route(TABLE_MAIN, Ipv4Net::from(address), way).await?;
+            }
+            Ok(())
+        })
     }
 
     /// The name of the interface in the host.
@@ -117,54 +173,39 @@ impl Uplink {
         &self.obstacles
     }
 
-    /// Leaves the uplink in place: it lasts as long as the VPC's namespace, or until [`Uplink::remove_of`].
-    pub fn keep(mut self) {
+    /// It stays in place when it is dropped: as long as the VPC's namespace lasts, or until it is [removed](Uplink::remove).
+    #[must_use]
+    pub fn kept(mut self) -> Self {
         self.is_kept = true;
+        self
     }
 
-    /// Removes the uplink of `vpc`, if it has one.
+    /// Ends it, kept or not.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn remove_of(host: &Namespace, vpc: &Namespace) -> Result<(), Error> {
-        let _turn = take_turn(host)?;
-        let peer = inside(vpc)?.and_then(|link| link.peer);
-        host.netlink(async |netlink| {
-            let links = netlink.links().await?;
-            match links.iter().find(|link| Some(link.index) == peer && rules::is_uplink(&link.name)) {
-                Some(link) => netlink.delete_link(link.index).await,
-                None => Ok(()),
-            }
-        })?;
-        sweep(host).map(drop)
-    }
-
-    /// The MTU of the uplink that `vpc` has.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub(crate) fn mtu_of(vpc: &Namespace) -> Result<Option<u16>, Error> {
-        Ok(inside(vpc)?.map(|link| link.mtu))
+    /// What the kernel says. It can be removed again: what is gone is no error.
+    pub fn remove(mut self) -> Result<(), Error> {
+        self.is_kept = true;
+        let _turn = take_turn(&self.host)?;
+        self.take_down()
     }
 
     fn set_up(
         &self,
         vpc: &Namespace,
-        ends: (Ipv4Addr, Ipv4Addr),
         access: HostAccess,
-        leads_to: Option<Ipv4Addr>,
+        exposure: Exposure,
         survey: &Survey,
     ) -> Result<(), Error> {
-        let (outer, inner) = ends;
+        let (outer, inner) = transit(self.slot);
         self.number(vpc, outer, inner)?;
         let off = self.host.run(|| survey.not_forwarding())??;
-        let mut inside = rules::vpc();
-        let mut outside = rules::add_uplink(&self.name, inner, access);
+        let mut outside = rules::add_uplink(&self.name, inner, access, exposure);
         outside.extend(rules::add_forwarding(&off, survey.has_fence));
-        if leads_to.is_some() {
-            inside.extend(rules::admit_host(outer));
-            outside.extend(rules::admit_answers(&self.name));
-        }
+        let inside = match exposure {
+            Exposure::Hidden => rules::hidden(),
+            Exposure::Public => Vec::new(),
+        };
         // The kernel takes its time for either.
         thread::scope(|scope| {
             let work = || nft::apply(vpc, "vpc", &inside);
@@ -178,8 +219,7 @@ impl Uplink {
         self.host.run(|| {
             let mut names = off.iter().chain([&self.name]);
             names.try_for_each(|name| sysctl::set(&forwarding(name), "1"))
-        })??;
-        leads_to.map_or(Ok(()), |address| self.lead_to(address, outer, inner))
+        })?
     }
 
     fn number(&self, vpc: &Namespace, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
@@ -197,16 +237,7 @@ impl Uplink {
         })
     }
 
-    fn lead_to(&self, address: Ipv4Addr, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
-        let is_added = self.host.netlink(async |netlink| {
-            let link = netlink.index(&self.name).await?;
-            netlink.add_route_by(Ipv4Net::from(address), inner, link, outer).await
-        })?;
-        let found = || "another instance of this host has it".to_owned();
-        is_added.then_some(()).ok_or_else(|| Error::AddressTaken { address, found: found() })
-    }
-
-    fn remove(&self) -> Result<(), Error> {
+    fn take_down(&self) -> Result<(), Error> {
         self.host.netlink(async |netlink| {
             let links = netlink.links().await?;
             match links.iter().find(|link| link.name == self.name) {
@@ -223,17 +254,11 @@ impl Drop for Uplink {
         if self.is_kept {
             return;
         }
-        if let Err(error) = take_turn(&self.host).and_then(|_turn| self.remove()) {
+        if let Err(error) = take_turn(&self.host).and_then(|_turn| self.take_down()) {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(uplink = self.name, error, "cannot remove an uplink");
         }
     }
-}
-
-/// The uplink at its end in a VPC.
-fn inside(vpc: &Namespace) -> Result<Option<Link>, Error> {
-    let links = vpc.netlink(async |netlink| netlink.links().await)?;
-    Ok(links.into_iter().find(|link| link.name == INSIDE))
 }
 
 /// The host's interfaces and routes before an uplink is added.
@@ -256,20 +281,6 @@ impl Survey {
             self.routes.iter().find(|route| route.range.prefix_len() == 0).and_then(|route| route.device);
         let link = self.links.iter().find(|link| Some(link.index) == out);
         link.map_or(MTU_DEFAULT, |link| link.mtu)
-    }
-
-    /// What of the host has an address, or a network that it is of, in words.
-    fn network_with(&self, address: Ipv4Addr) -> Option<String> {
-        let networks = self.routes.iter().filter(|route| route.range.prefix_len() >= NETWORK_PREFIX_MIN);
-        let route = networks
-            .filter(|route| route.range.contains(&address))
-            .max_by_key(|route| route.range.prefix_len())?;
-        let device = self.links.iter().find(|link| Some(link.index) == route.device);
-        Some(match device.map(|link| link.name.as_str()) {
-            Some(name) if rules::is_uplink(name) => "another instance of this host has it".to_owned(),
-            Some(name) => format!("the host's own network {} at {name} has it", route.range),
-            None => format!("the host routes {}", route.range),
-        })
     }
 
     /// The interfaces that packets of an instance may leave by.

@@ -1,12 +1,9 @@
 //! `nimbo ssh`: a shell in a guest.
 
 use std::ffi::OsString;
-use std::io::Read as _;
-use std::net::{IpAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use types::InstanceId;
@@ -14,13 +11,9 @@ use types::InstanceId;
 use crate::client::instance::ShownInstance;
 use crate::client::{self, Client, Which};
 
-const PORT: u16 = 22;
-/// For an address to answer, or not.
-const REACH_TIME: Duration = Duration::from_secs(1);
-
 const EXAMPLES: &str = "\
-It becomes ssh, which is told the instance's public address, or the private one if nothing answers there, and to know the guest by the
-instance's id: addresses are given to others later. Who logs in follows from the image's name, if --user does not say.
+It becomes ssh, which is told the instance's public address, and to know the guest by the instance's id: addresses are given to
+others later. The instance's security groups must let port 22 in. Who logs in follows from the image's name, if --user does not say.
 
 Exit status:
   1  there is no server or no such instance, or it does not run; a message tells why
@@ -64,28 +57,16 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if instance.state != "running" {
         bail!("{} is {}: start it first (aws ec2 start-instances)", args.id, instance.state);
     }
-    let addresses = [&instance.public_address, &instance.private_address].into_iter().flatten();
-    let addresses = addresses.map(|address| address.parse()).collect::<Result<Vec<IpAddr>, _>>();
-    let address =
-        reached(&addresses.with_context(|| format!("{} has an address that is none", args.id))?, PORT);
-    let address = address.with_context(|| format!("{} has no address", args.id))?;
-    let error = ssh(args, &user, &address.to_string()).exec();
+    let address = instance.public_address.as_ref().with_context(|| {
+        format!(
+            "{id} has no public address: give it an Elastic one (aws ec2 associate-address), or log in to an instance of its VPC that has one \
+             and from there to {private}",
+            id = args.id,
+            private = instance.private_address.as_deref().unwrap_or("its private address"),
+        )
+    })?;
+    let error = ssh(args, &user, address).exec();
     Err(anyhow!(error).context("cannot start ssh: is the package openssh-client installed?"))
-}
-
-/// The first of these addresses at which an SSH server answers; the last one if there is none, for ssh to say what is wrong.
-fn reached(addresses: &[IpAddr], port: u16) -> Option<IpAddr> {
-    let answers = |address: &IpAddr| {
-        let mut name = [0; 4];
-        let read = TcpStream::connect_timeout(&(*address, port).into(), REACH_TIME).and_then(|mut stream| {
-            stream.set_read_timeout(Some(REACH_TIME))?;
-            stream.read_exact(&mut name)
-        });
-        // It names itself first (RFC 4253, section 4.2).
-        read.is_ok() && &name == b"SSH-"
-    };
-    let (last, others) = addresses.split_last()?;
-    Some(others.iter().copied().find(answers).unwrap_or(*last))
 }
 
 fn ssh(args: &Args, user: &str, address: &str) -> Command {
@@ -143,10 +124,6 @@ fn user_of(image: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::net::TcpListener;
-    use std::thread;
-
     use clap::Parser as _;
 
     use super::*;
@@ -171,22 +148,6 @@ mod tests {
         assert!(all.contains(&"HostKeyAlias=i-0123456789abcdef0".to_owned()));
         let all = told(&["--", "-L", "80:localhost:80"]);
         assert_eq!(all[all.len() - 3..], ["-L", "80:localhost:80", "10.0.0.4"]);
-    }
-
-    #[test]
-    fn an_address_is_reached_where_ssh_answers() {
-        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let server = TcpListener::bind((one, 0)).unwrap();
-        let port = server.local_addr().unwrap().port();
-        let said = thread::spawn(move || {
-            for name in ["SSH-2.0-test\r\n", "HTTP/1.1 400\r\n"] {
-                server.accept().unwrap().0.write_all(name.as_bytes()).unwrap();
-            }
-        });
-        assert_eq!(reached(&[other, one, other], port), Some(one));
-        assert_eq!(reached(&[one, other], port), Some(other), "what answers is something else");
-        said.join().unwrap();
-        assert_eq!((reached(&[one], port), reached(&[], port)), (Some(one), None));
     }
 
     #[test]

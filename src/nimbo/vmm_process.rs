@@ -67,7 +67,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) boot: BootSpec,
     /// In the order in which the guest sees them.
     pub(crate) disks: Vec<NamedDisk>,
-    pub(crate) interface: Option<InterfaceSpec>,
+    /// In the order in which the guest sees them.
+    pub(crate) interfaces: Vec<InterfaceSpec>,
     pub(crate) vsock: Option<VsockSpec>,
     /// A network namespace for the process itself, in which there is nothing; it makes one if none is given.
     pub(crate) network: Option<Place>,
@@ -239,11 +240,11 @@ fn open(spec: ProcessSpec, given: &mut Given) -> anyhow::Result<vmm::process::Pr
             .map(|(id, opened, is_removable)| disk(&id, opened, is_removable))
             .collect::<Result<_, _>>()?,
         interfaces: spec
-            .interface
-            .map(|interface| open_interface(interface, given))
-            .transpose()?
+            .interfaces
             .into_iter()
-            .collect(),
+            .enumerate()
+            .map(|(place, interface)| open_interface(place, interface, given))
+            .collect::<anyhow::Result<_>>()?,
         console: ConsoleSpec {
             log_file: spec.console_log.map(|place| open_log(place, given)).transpose()?,
             ..ConsoleSpec::default()
@@ -326,9 +327,9 @@ fn open_log(place: Place, given: &mut Given) -> anyhow::Result<LogFileSpec> {
     Ok(LogFileSpec { file: given.take_file(place)?, bytes_max: CONSOLE_LOG_BYTES_MAX })
 }
 
-fn open_interface(spec: InterfaceSpec, given: &mut Given) -> anyhow::Result<Interface> {
+fn open_interface(place: usize, spec: InterfaceSpec, given: &mut Given) -> anyhow::Result<Interface> {
     let taps = spec.queues.into_iter().map(|place| given.take(place)).collect::<anyhow::Result<_>>()?;
-    Ok(Interface { id: "net0".parse()?, mac: spec.mac, mtu: spec.mtu, taps })
+    Ok(Interface { id: format!("net{place}").parse()?, mac: spec.mac, mtu: spec.mtu, taps })
 }
 
 fn open_vsock(spec: VsockSpec, given: &mut Given) -> anyhow::Result<vsock::VsockSpec> {

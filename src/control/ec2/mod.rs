@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use aws::Table;
 pub use storage::{SeedImage, default_seed, seed_images};
+pub(crate) use vpc::fabric;
 
 use crate::plane::Plane;
 use crate::state::Transaction;

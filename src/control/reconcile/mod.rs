@@ -10,6 +10,7 @@ pub mod disk;
 pub mod health;
 pub mod instance;
 pub mod nat_gateway;
+pub mod network;
 pub mod peering;
 pub mod rest;
 pub mod unhosted;
@@ -22,13 +23,13 @@ use tokio::time::Instant;
 
 use crate::ledger::{Stopped, WriteError};
 use crate::plane::Plane;
-use crate::ports::{Disks, Machines};
+use crate::ports::{Disks, Machines, Networks};
 use crate::state::{Space, Transaction};
 
 /// So many changes are looked at together.
 const CHANGES_MAX: usize = 1024;
 
-/// Makes true of a host what all records say, until the ledger takes no more changes.
+/// Makes true of a host what all records say, until the ledger takes no more changes. A host may have no networks.
 ///
 /// # Errors
 /// Always, in the end: why it takes none.
@@ -36,10 +37,19 @@ pub async fn run(
     plane: Arc<Plane>,
     machines: Arc<dyn Machines>,
     disks: Arc<dyn Disks>,
+    networks: Option<Arc<dyn Networks>>,
 ) -> Result<(), Stopped> {
     let instances = instance::InstanceReconciler::new(Arc::clone(&plane), Arc::clone(&machines)).run();
+    let with_networks = Arc::clone(&plane);
+    let networks = async {
+        match networks {
+            Some(networks) => network::run(with_networks, networks).await,
+            None => Ok(()),
+        }
+    };
     tokio::try_join!(
         instances,
+        networks,
         credits::run(Arc::clone(&plane), Arc::clone(&machines)),
         disk::run(Arc::clone(&plane), disks),
         health::run(Arc::clone(&plane), machines),

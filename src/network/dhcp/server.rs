@@ -1,19 +1,17 @@
 //! The socket of a DHCP server, on one interface.
 
-use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use dhcproto::v4::{Decodable, Decoder, Encodable, Encoder, Message, MessageType, OptionCode};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, sendmsg, setsockopt,
-    socket, sockopt,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockType, SockaddrIn, bind, sendmsg, setsockopt, sockopt};
 use tokio::io::Interest;
+use tokio::sync::watch;
 
 use super::{Lease, reply};
+use crate::bound;
 use crate::error::Error;
 use crate::namespace::Namespace;
 
@@ -38,15 +36,15 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Server {
     socket: UdpSocket,
-    lease: Lease,
+    lease: watch::Receiver<Lease>,
 }
 
 impl Server {
-    /// Listens on `device` in `namespace`. Nothing is answered before [`Server::serve`].
+    /// Listens on `device` in `namespace`. Nothing is answered before [`Server::serve`], and then by what `lease` is at the time.
     ///
     /// # Errors
     /// When there is no such interface, or it has a DHCP server.
-    pub fn bind(namespace: &Namespace, device: &str, lease: Lease) -> Result<Self, Error> {
+    pub fn bind(namespace: &Namespace, device: &str, lease: watch::Receiver<Lease>) -> Result<Self, Error> {
         let socket = namespace
             .run(|| listen(device))?
             .map_err(Error::while_doing(format_args!("answer DHCP on {device}")))?;
@@ -62,13 +60,14 @@ impl Server {
         let mut packet = [0; 1500];
         loop {
             let received = socket.recv(&mut packet).await;
-            let outcome = match received.map(|length| handle(&self.lease, &packet[..length])) {
-                Ok(Some((message, to))) => send(&socket, self.lease.router, &message, to).await,
+            let lease = self.lease.borrow().clone();
+            let outcome = match received.map(|length| handle(&lease, &packet[..length])) {
+                Ok(Some((message, to))) => send(&socket, lease.router, &message, to).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                tracing::warn!(%error, address = %self.lease.address, "DHCP failed");
+                tracing::warn!(%error, address = %lease.address, "DHCP failed");
                 tokio::time::sleep(ERROR_PAUSE).await;
             }
         }
@@ -134,9 +133,7 @@ fn destination(request: &Message, answer: &Message) -> Ipv4Addr {
 }
 
 fn listen(device: &str) -> io::Result<UdpSocket> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
-    setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
+    let socket = bound::socket(device, SockType::Datagram)?;
     setsockopt(&socket, sockopt::Broadcast, &true)?;
     bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, SERVER_PORT))?;
     Ok(UdpSocket::from(socket))

@@ -10,17 +10,11 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 7);
 const UNSET: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 fn lease() -> Lease {
+    let (mac, subnet) = (MacAddress::new([6, 0, 0, 0, 0, 4]), "10.0.0.0/20".parse().unwrap());
     Lease {
-        mac: MacAddress::new([6, 0, 0, 0, 0, 4]),
-        address: ADDRESS,
-        subnet: "10.0.0.0/20".parse().unwrap(),
-        router: ROUTER,
         resolvers: vec![Ipv4Addr::new(10, 0, 0, 2)],
-        host_name: "ip-10-0-0-4".into(),
         domain: "ec2.internal".into(),
-        mtu: 1500,
-        duration: Duration::from_secs(3600),
-        routes: Vec::new(),
+        ..Lease::new(mac, ADDRESS, subnet, ROUTER, "ip-10-0-0-4".into(), 1500)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -35,8 +35,28 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Shared {
-    zone: Zone,
+    names: Names,
     resolv_conf: PathBuf,
+}
+
+/// The names that a server knows: others can take their place while it answers.
+#[derive(Debug, Clone)]
+pub struct Names(Arc<RwLock<Arc<Zone>>>);
+
+impl Names {
+    pub fn new(zone: Zone) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(zone))))
+    }
+
+    /// From now on, these and no others.
+    pub fn replace(&self, zone: Zone) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(zone);
+    }
+
+    pub(super) fn answer(&self, query: &[u8]) -> Verdict {
+        let zone = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        zone.answer(query)
+    }
 }
 
 impl Server {
@@ -47,7 +67,7 @@ impl Server {
     pub fn bind(
         namespace: &Namespace,
         addresses: &[Ipv4Addr],
-        zone: Zone,
+        names: Names,
         resolv_conf: PathBuf,
     ) -> Result<Self, Error> {
         let listen = |address: &Ipv4Addr| {
@@ -61,7 +81,7 @@ impl Server {
             sockets().map_err(Error::while_doing(format_args!("answer DNS at {at}")))
         };
         let sockets = namespace.run(|| addresses.iter().map(listen).collect::<Result<Vec<_>, _>>())??;
-        Ok(Self { sockets, shared: Arc::new(Shared { zone, resolv_conf }) })
+        Ok(Self { sockets, shared: Arc::new(Shared { names, resolv_conf }) })
     }
 
     /// Answers until it is dropped.
@@ -107,7 +127,7 @@ async fn answer_udp(
     client: SocketAddr,
     _permit: OwnedSemaphorePermit,
 ) {
-    let answer = match shared.zone.answer(&query) {
+    let answer = match shared.names.answer(&query) {
         Verdict::Answer(answer) => Some(answer),
         Verdict::Ignore => None,
         Verdict::Forward => {
@@ -145,7 +165,7 @@ async fn serve_tcp(listener: tokio::net::TcpListener, shared: Arc<Shared>, permi
 
 async fn answer_tcp(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     while let Some(query) = timeout(IDLE_MAX, forward::read_message(&mut stream)).await?? {
-        let answer = match shared.zone.answer(&query) {
+        let answer = match shared.names.answer(&query) {
             Verdict::Answer(answer) => Some(answer),
             Verdict::Ignore => return Ok(()),
             Verdict::Forward => {

@@ -9,7 +9,7 @@ use super::*;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
 
 fn zone() -> Zone {
-    let mut zone = Zone::new("ec2.internal", "10.0.0.0/16".parse().unwrap()).unwrap();
+    let mut zone = Zone::new("ec2.internal", &["10.0.0.0/16".parse().unwrap()]).unwrap();
     zone.add("ip-10-0-0-4", ADDRESS).unwrap();
     zone
 }
@@ -53,6 +53,24 @@ fn a_name_without_such_a_record_is_not_an_absent_name() {
     assert_eq!(answer("ip-10-0-0-5.ec2.internal.", RecordType::A), ResponseCode::NXDomain);
     assert_eq!(answer("a.ip-10-0-0-4.ec2.internal.", RecordType::A), ResponseCode::NXDomain);
     assert_eq!(answer("5.0.0.10.in-addr.arpa.", RecordType::PTR), ResponseCode::NXDomain);
+}
+
+#[test]
+fn a_name_of_another_domain_leads_where_it_is_said_to() {
+    let mut zone = zone();
+    zone.add_other("ec2-198-18-0-5.compute-1.amazonaws.com", ADDRESS).unwrap();
+    let names = super::Names::new(zone);
+    let ask = |name, kind| match names.answer(&query(name, kind).to_vec().unwrap()) {
+        Verdict::Answer(bytes) => Some(Message::from_vec(&bytes).unwrap().answers),
+        _ => None,
+    };
+    let found = ask("ec2-198-18-0-5.compute-1.amazonaws.com.", RecordType::A).unwrap();
+    assert_eq!(found[0].data, RData::A(ADDRESS.into()));
+    // Its other records are not said to be anywhere else; its neighbours are somebody else's.
+    assert_eq!(ask("ec2-198-18-0-5.compute-1.amazonaws.com.", RecordType::AAAA), Some(Vec::new()));
+    assert_eq!(ask("ec2-198-18-0-6.compute-1.amazonaws.com.", RecordType::A), None);
+    names.replace(self::zone());
+    assert_eq!(ask("ec2-198-18-0-5.compute-1.amazonaws.com.", RecordType::A), None);
 }
 
 #[test]
@@ -111,7 +129,7 @@ fn resolvers_are_read_as_the_c_library_reads_them() {
 
 #[test]
 fn what_cannot_be_a_name_is_refused() {
-    assert!(Zone::new("bad..name", "10.0.0.0/16".parse().unwrap()).is_err());
+    assert!(Zone::new("bad..name", &["10.0.0.0/16".parse().unwrap()]).is_err());
     assert!(zone().add(&"x".repeat(64), ADDRESS).is_err());
 }
 

@@ -11,11 +11,11 @@ const TTL_S: u32 = 60;
 /// The largest datagram that passes every network in one piece (RFC 9715, 3.1).
 const UDP_BYTES_MAX: u16 = 1232;
 
-/// The names of one VPC: those below its domain, and the reverse of its range.
+/// The names of one VPC: those below its domain, and the reverse of its ranges.
 #[derive(Debug, Clone)]
 pub struct Zone {
     domain: Name,
-    range: Ipv4Net,
+    ranges: Vec<Ipv4Net>,
     addresses: HashMap<Name, Ipv4Addr>,
     names: HashMap<Ipv4Addr, Name>,
 }
@@ -43,8 +43,9 @@ impl Zone {
     ///
     /// # Errors
     /// When `domain` is not a domain name.
-    pub fn new(domain: &str, range: Ipv4Net) -> Result<Self, NameError> {
-        Ok(Self { domain: parse(domain)?, range, addresses: HashMap::new(), names: HashMap::new() })
+    pub fn new(domain: &str, ranges: &[Ipv4Net]) -> Result<Self, NameError> {
+        let (domain, ranges) = (parse(domain)?, ranges.to_vec());
+        Ok(Self { domain, ranges, addresses: HashMap::new(), names: HashMap::new() })
     }
 
     /// Adds a host below the domain.
@@ -56,6 +57,15 @@ impl Zone {
         let name = self.domain.prepend_label(host).map_err(|_| error())?;
         self.addresses.insert(name.clone(), address);
         self.names.insert(address, name);
+        Ok(())
+    }
+
+    /// Adds a name of another domain, which leads to `address` here whatever it does elsewhere.
+    ///
+    /// # Errors
+    /// When it is not a domain name.
+    pub fn add_other(&mut self, name: &str, address: Ipv4Addr) -> Result<(), NameError> {
+        self.addresses.insert(parse(name)?, address);
         Ok(())
     }
 
@@ -85,8 +95,9 @@ impl Zone {
 
     /// `None` for a name that is not ours; otherwise whether it exists, and its record of the type asked for.
     fn find(&self, name: &Name, kind: RecordType) -> Option<(ResponseCode, Option<RData>)> {
-        if self.domain.zone_of(name) {
-            return Some(match self.addresses.get(name) {
+        let found = self.addresses.get(name);
+        if found.is_some() || self.domain.zone_of(name) {
+            return Some(match found {
                 Some(address) if matches!(kind, RecordType::A | RecordType::ANY) => {
                     (ResponseCode::NoError, Some(RData::A(A(*address))))
                 }
@@ -95,7 +106,8 @@ impl Zone {
                 None => (ResponseCode::NXDomain, None),
             });
         }
-        let address = reversed(name).filter(|address| self.range.contains(address))?;
+        let address = reversed(name)?;
+        self.ranges.iter().find(|range| range.contains(&address))?;
         Some(match self.names.get(&address) {
             Some(name) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
                 (ResponseCode::NoError, Some(RData::PTR(PTR(name.clone()))))

@@ -1,16 +1,16 @@
 //! The nftables rules of an uplink, and reading back what is there. Nothing here runs `nft`.
 //!
 //! ```text
-//! host     table ip nimboN   the uplink's own: masquerade, who may pass, who may reach the host
+//! host     table ip nimboN   the uplink's own: its addresses, masquerade, who may pass, who may reach the host
 //!          table ip nimbo    all uplinks': the interfaces made to forward, and the fence around them
-//! VPC      table ip vpc      masquerade, and nothing in that was not asked for
+//! VPC      table ip vpc      of a hidden one: masquerade, and nothing in that was not asked for
 //! ```
 
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::HostAccess;
+use super::{Exposure, HostAccess};
 
 /// What the names of all uplinks, and of their tables, begin with. The table of all of them has this name.
 pub(super) const PREFIX: &str = "nimbo";
@@ -18,6 +18,10 @@ pub(super) const PREFIX: &str = "nimbo";
 pub(super) const INSIDE: &str = "uplink";
 /// The set, in the table of all uplinks, of interfaces whose forwarding is on because of them.
 const FORWARDING: &str = "forwarding";
+/// The set, in the table of an uplink, of addresses that packets come from and go to.
+const ADDRESSES: &str = "addresses";
+/// Every uplink, in a match.
+const ANY: &str = "nimbo*";
 
 /// What the host's ruleset says that matters to uplinks.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -107,7 +111,7 @@ fn dropper(chain: &Value, ruleset: &[Value]) -> Option<Dropper> {
 }
 
 /// Adds the table of uplink `name`, whose inner end has `inside`.
-pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess) -> Vec<Value> {
+pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess, exposure: Exposure) -> Vec<Value> {
     let from_uplink = || meta("iifname", "==", name);
     let to_uplink = || meta("oifname", "==", name);
     let clamp = json!({ "mangle": {
@@ -117,26 +121,40 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess) -> Ve
     let syn = json!({ "match": {
         "op": "in", "left": { "payload": { "protocol": "tcp", "field": "flags" } }, "right": "syn",
     }});
+    let addresses = json!({
+        "family": "ip", "table": name, "name": ADDRESSES, "type": "ipv4_addr", "elem": [inside],
+    });
+    let outward = vec![source("==", ADDRESSES), meta("oifname", "!=", ANY), json!({ "masquerade": null })];
     let mut commands = vec![
         table(name),
+        json!({ "add": { "set": addresses } }),
         base_chain(name, "postrouting", "nat", 100),
         base_chain(name, "forward", "filter", 0),
-        rule(
-            name,
-            "postrouting",
-            vec![source("==", inside), meta("oifname", "!=", name), json!({ "masquerade": null })],
-        ),
-        rule(name, "forward", vec![from_uplink(), source("!=", inside), drop()]),
+        rule(name, "postrouting", outward),
+        rule(name, "forward", vec![from_uplink(), source("!=", ADDRESSES), drop()]),
         rule(name, "forward", vec![from_uplink(), syn.clone(), clamp.clone()]),
         rule(name, "forward", vec![to_uplink(), syn, clamp]),
         rule(name, "forward", vec![to_uplink(), answers(), accept()]),
-        rule(name, "forward", vec![to_uplink(), drop()]),
     ];
+    if exposure == Exposure::Public {
+        commands.push(rule(name, "forward", vec![to_uplink(), meta("iifname", "==", ANY), accept()]));
+    }
+    commands.push(rule(name, "forward", vec![to_uplink(), drop()]));
+    commands.push(base_chain(name, "input", "filter", 0));
+    if exposure == Exposure::Public {
+        commands.push(rule(name, "input", vec![from_uplink(), answers(), accept()]));
+    }
     if access == HostAccess::Denied {
-        commands.push(base_chain(name, "input", "filter", 0));
         commands.push(rule(name, "input", vec![from_uplink(), drop()]));
     }
     commands
+}
+
+/// Has the packets of uplink `name` come from and go to `addresses`, and no others.
+pub(super) fn set_addresses(name: &str, addresses: &[Ipv4Addr]) -> Vec<Value> {
+    let set = json!({ "family": "ip", "table": name, "name": ADDRESSES });
+    let elements = json!({ "family": "ip", "table": name, "name": ADDRESSES, "elem": addresses });
+    vec![json!({ "flush": { "set": set } }), json!({ "add": { "element": elements } })]
 }
 
 /// Adds the table of all uplinks unless there is one, and writes down that `interfaces` forward because of
@@ -145,11 +163,7 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess) -> Ve
 /// One that is there is left as it is: the kernel waits until nobody looks at rules that are replaced.
 pub(super) fn add_forwarding(interfaces: &[String], has_table: bool) -> Vec<Value> {
     let set = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "type": "ifname" });
-    let fence = vec![
-        meta("iifname", "==", &format!("@{FORWARDING}")),
-        meta("oifname", "!=", &format!("{PREFIX}*")),
-        drop(),
-    ];
+    let fence = vec![meta("iifname", "==", &format!("@{FORWARDING}")), meta("oifname", "!=", ANY), drop()];
     let mut commands = match has_table {
         true => Vec::new(),
         false => vec![
@@ -170,8 +184,8 @@ pub(super) fn delete(name: &str) -> Value {
     json!({ "delete": { "table": { "family": "ip", "name": name } } })
 }
 
-/// The VPC's own rules, by which all its instances leave under the uplink's inner address.
-pub(super) fn vpc() -> Vec<Value> {
+/// In the VPC of a hidden uplink: all its instances leave under the uplink's inner address.
+pub(super) fn hidden() -> Vec<Value> {
     const TABLE: &str = "vpc";
     vec![
         table(TABLE),
@@ -181,24 +195,6 @@ pub(super) fn vpc() -> Vec<Value> {
         rule(TABLE, "forward", vec![meta("iifname", "==", INSIDE), answers(), accept()]),
         rule(TABLE, "forward", vec![meta("iifname", "==", INSIDE), drop()]),
     ]
-}
-
-/// In the VPC: who has `outside`, the host, may open connections.
-pub(super) fn admit_host(outside: Ipv4Addr) -> Vec<Value> {
-    vec![first_rule("vpc", "forward", vec![meta("iifname", "==", INSIDE), source("==", outside), accept()])]
-}
-
-/// In the host: what answers such connections is let in.
-pub(super) fn admit_answers(name: &str) -> Vec<Value> {
-    vec![
-        base_chain(name, "input", "filter", 0),
-        first_rule(name, "input", vec![meta("iifname", "==", name), answers(), accept()]),
-    ]
-}
-
-/// Before all that are there.
-fn first_rule(table: &str, chain: &str, statements: Vec<Value>) -> Value {
-    json!({ "insert": { "rule": { "family": "ip", "table": table, "chain": chain, "expr": statements } } })
 }
 
 fn table(name: &str) -> Value {
@@ -221,9 +217,10 @@ fn meta(key: &str, op: &str, right: &str) -> Value {
     json!({ "match": { "op": op, "left": { "meta": { "key": key } }, "right": right } })
 }
 
-fn source(op: &str, address: Ipv4Addr) -> Value {
+/// Whether it comes from one of a set.
+fn source(op: &str, set: &str) -> Value {
     let left = json!({ "payload": { "protocol": "ip", "field": "saddr" } });
-    json!({ "match": { "op": op, "left": left, "right": address } })
+    json!({ "match": { "op": op, "left": left, "right": format!("@{set}") } })
 }
 
 fn answers() -> Value {

@@ -6,7 +6,7 @@ mod capacity;
 mod cgroup;
 pub(crate) mod disks;
 pub(crate) mod machines;
-mod network;
+mod networks;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use types::{InstanceId, VolumeId};
 
 use disks::{HostDisks, Plugs, Volumes};
 use machines::{Machines, Storage};
+use networks::Networks;
 
 use crate::microvm::PROGRAM;
 use crate::volume::Location;
@@ -27,6 +28,7 @@ use crate::volume::Location;
 pub(crate) struct Host {
     machines: Arc<Machines>,
     disks: Arc<HostDisks>,
+    networks: Arc<Networks>,
 }
 
 impl Host {
@@ -59,12 +61,18 @@ impl Host {
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
         let disks = Arc::new(HostDisks::new(volumes, machines.clone()));
-        Ok(Arc::new(Self { machines, disks }))
+        let networks = machines.networks();
+        Ok(Arc::new(Self { machines, disks, networks }))
     }
 
     /// Its volumes and snapshots.
     pub(crate) fn disks(&self) -> Arc<HostDisks> {
         Arc::clone(&self.disks)
+    }
+
+    /// The networks of its instances.
+    pub(crate) fn networks(&self) -> Arc<Networks> {
+        Arc::clone(&self.networks)
     }
 }
 

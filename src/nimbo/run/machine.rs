@@ -124,11 +124,14 @@ impl Machine {
             instance_type: INSTANCE_TYPE.to_owned(),
             boot: boot(args, &mut hand)?,
             disks,
-            interface: network.map(|network| InterfaceSpec {
-                mac: network.mac,
-                mtu: network.mtu(),
-                queues: network.take_queues().into_iter().map(&mut hand).collect(),
-            }),
+            interfaces: network
+                .map(|network| InterfaceSpec {
+                    mac: network.mac,
+                    mtu: network.mtu(),
+                    queues: network.take_queues().into_iter().map(&mut hand).collect(),
+                })
+                .into_iter()
+                .collect(),
             vsock: vsock_spec,
             network: nowhere.wait().map(|namespace| hand(namespace.into())),
             viewer: Some(hand(viewer.into())),

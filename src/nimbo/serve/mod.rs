@@ -21,7 +21,7 @@ use aws::sigv4::{Credentials, Verifier};
 use control::SeedImage;
 use control::ledger::Ledger;
 use control::plane::Plane;
-use control::ports::{Disks, Machines};
+use control::ports::{Disks, Machines, Networks};
 use control::simulation::{Delays, Simulation};
 use control::store::{Memory, Store};
 use tokio::net::TcpListener;
@@ -162,7 +162,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         None => Arc::new(Memory::new()),
     };
     let ledger = Ledger::open(store, clock.clone(), Box::new(Kernel::open()?)).await?;
-    let (machines, disks, simulation) = host(args, folder)?;
+    let Hosts { machines, disks, networks, simulation } = host(args, folder)?;
     let plane = Plane::new(ledger, Arc::clone(&machines), args.room.overcommit());
     let seeds = match &args.seed_images {
         Some(path) => read_seeds(path)?,
@@ -175,7 +175,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         let ((), as_of) = plane.ledger.read(|state| simulation.adopt(state));
         plane.ledger.settled(as_of).await?;
     }
-    let work = control::reconcile::run(Arc::clone(&plane), machines, disks);
+    let work = control::reconcile::run(Arc::clone(&plane), machines, disks, networks);
     let verifier = Verifier::new(keys(args, folder)?, clock);
     let front = Arc::new(Front {
         api: Api { table: control::table(), verifier, context: Arc::clone(&plane) },
@@ -201,16 +201,23 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
 }
 
 /// Who does what is decided: this machine, or nobody.
-type Hosts = (Arc<dyn Machines>, Arc<dyn Disks>, Option<Arc<Simulation>>);
+struct Hosts {
+    machines: Arc<dyn Machines>,
+    disks: Arc<dyn Disks>,
+    /// None: what is not there needs no network.
+    networks: Option<Arc<dyn Networks>>,
+    simulation: Option<Arc<Simulation>>,
+}
 
 fn host(args: &Args, folder: Option<&StateFolder>) -> anyhow::Result<Hosts> {
     if let Some(folder) = folder.filter(|_| !args.simulate) {
         let host = Host::open(folder.path(), &args.run, args.enforce_limits, args.objects.as_ref())?;
-        return Ok((host.clone(), host.disks(), None));
+        let (disks, networks) = (host.disks(), host.networks());
+        return Ok(Hosts { machines: host, disks, networks: Some(networks), simulation: None });
     }
     let delays = args.delays.map_or(Delays::default(), Delays::like_aws);
     let host = Arc::new(Simulation::with(delays).limited_to(args.room.capacity()));
-    Ok((host.clone(), host.clone(), Some(host)))
+    Ok(Hosts { machines: host.clone(), disks: host.clone(), networks: None, simulation: Some(host) })
 }
 
 /// Whose signatures are known.

@@ -1,7 +1,6 @@
 //! A packet of the guest to the DHCP server.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use network::dhcp::{Lease, handle};
 use types::MacAddress;
@@ -12,17 +11,16 @@ const BOOT_REPLY: u8 = 2;
 const XID: std::ops::Range<usize> = 4..8;
 
 fn lease() -> Lease {
+    let [address, router, resolver] = [4, 1, 2].map(|last| Ipv4Addr::new(10, 0, 0, last));
+    let range = |text: &str| text.parse().expect("a range");
     Lease {
-        mac: MacAddress::new(MAC),
-        address: Ipv4Addr::new(10, 0, 0, 4),
-        subnet: "10.0.0.0/20".parse().expect("a range"),
-        router: Ipv4Addr::new(10, 0, 0, 1),
-        resolvers: vec![Ipv4Addr::new(10, 0, 0, 2)],
-        host_name: "ip-10-0-0-4".into(),
+        resolvers: vec![resolver],
         domain: "ec2.internal".into(),
-        mtu: 1500,
-        duration: Duration::from_secs(3600),
-        routes: vec![("10.1.0.0/16".parse().expect("a range"), Ipv4Addr::UNSPECIFIED)],
+        ntp_servers: vec![resolver],
+        netbios_name_servers: vec![resolver],
+        netbios_node_type: Some(2),
+        routes: vec![(range("10.1.0.0/16"), Ipv4Addr::UNSPECIFIED)],
+        ..Lease::new(MacAddress::new(MAC), address, range("10.0.0.0/20"), router, "ip-10-0-0-4".into(), 1500)
     }
 }
 

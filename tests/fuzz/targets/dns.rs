@@ -8,7 +8,7 @@ const RESPONSE: u8 = 0x80;
 
 fn zone() -> Zone {
     let range = "10.0.0.0/16".parse().expect("a range");
-    let mut zone = Zone::new("ec2.internal", range).expect("a domain");
+    let mut zone = Zone::new("ec2.internal", &[range]).expect("a domain");
     zone.add("ip-10-0-0-4", Ipv4Addr::new(10, 0, 0, 4)).expect("a label");
     zone
 }

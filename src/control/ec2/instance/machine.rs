@@ -50,7 +50,11 @@ fn stays(attachment: &VolumeAttachment) -> bool {
     !matches!(attachment.state, AttachmentState::Detaching { .. })
 }
 
-fn interface(view: View<'_>, found: &NetworkInterface) -> Result<InterfaceSpec, HostError> {
+/// What is known of an interface.
+///
+/// # Errors
+/// When it is in nothing.
+pub(crate) fn interface(view: View<'_>, found: &NetworkInterface) -> Result<InterfaceSpec, HostError> {
     let lacks = |what: &str| HostError::Failed(format!("the interface {} has no {what}", found.id));
     let subnet = view.get::<Subnet>(found.subnet).ok_or_else(|| lacks("subnet"))?;
     let vpc = view.get::<Vpc>(found.vpc).ok_or_else(|| lacks("VPC"))?;

@@ -15,9 +15,14 @@ const FIRST_REGION: &str = "us-east-1";
 /// `ip-10-0-0-5.ec2.internal`.
 pub(in crate::ec2) fn private(region: Region, address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
+    format!("ip-{a}-{b}-{c}-{d}.{}", domain(region))
+}
+
+/// `ec2.internal`.
+pub(in crate::ec2) fn domain(region: Region) -> String {
     match region.name() {
-        FIRST_REGION => format!("ip-{a}-{b}-{c}-{d}.ec2.internal"),
-        region => format!("ip-{a}-{b}-{c}-{d}.{region}.compute.internal"),
+        FIRST_REGION => "ec2.internal".to_owned(),
+        region => format!("{region}.compute.internal"),
     }
 }
 

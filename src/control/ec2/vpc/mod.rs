@@ -1,6 +1,7 @@
 //! VPCs and what is in them.
 
 mod dhcp_options;
+mod fabric;
 mod internet_gateway;
 mod make;
 mod nat_gateway;
@@ -22,6 +23,7 @@ use super::errors::invalid_value;
 use crate::plane::{Plane, Serve as _};
 use crate::state::Transaction;
 
+pub(crate) use fabric::fabric;
 pub(super) use make::allow_all_out;
 pub(super) use subnet::usable_addresses;
 

@@ -5,6 +5,7 @@
 
 mod agree;
 mod frame;
+mod internet;
 mod lab;
 mod policy;
 mod repair;

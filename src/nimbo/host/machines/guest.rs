@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use control::ports::{HostError, Machine, MachineSpec};
+use network::fabric;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt as _;
@@ -26,7 +27,6 @@ use vmm::control::client::{Client, ClientError};
 use super::folder::{Folder, ProcessName};
 use super::{Machines, ended, failed};
 use crate::host::cgroup;
-use crate::host::network::{Network, interface};
 use crate::microvm::handover::{self, Handed};
 use crate::microvm::{self, Exit, Nowhere, reconnect};
 use crate::socket::SocketPath;
@@ -42,7 +42,6 @@ pub(super) struct Guest {
     /// What is observed: nothing, while it is started.
     state: watch::Sender<Option<Machine>>,
     process: Mutex<Option<Arc<Process>>>,
-    network: Mutex<Option<Network>>,
     /// What it has, and where each is served, once that is known.
     volumes: Mutex<BTreeMap<VolumeId, Option<PathBuf>>>,
 }
@@ -71,15 +70,7 @@ impl Process {
 impl Guest {
     pub(super) fn new(id: InstanceId, folder: Folder) -> Self {
         let (state, _) = watch::channel(None);
-        Self {
-            id,
-            folder,
-            turn: Arc::default(),
-            state,
-            process: Mutex::default(),
-            network: Mutex::default(),
-            volumes: Mutex::default(),
-        }
+        Self { id, folder, turn: Arc::default(), state, process: Mutex::default(), volumes: Mutex::default() }
     }
 
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
@@ -166,19 +157,8 @@ impl Guest {
         })
     }
 
-    /// Nobody answers in its network any more.
-    pub(super) async fn stop_network(&self) {
-        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Its threads are waited for.
-        let _ = spawn_blocking(move || drop(network)).await;
-    }
-
     fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_network(&self, network: Network) {
-        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
     }
 
     fn set_process(&self, process: Arc<Process>) {
@@ -186,20 +166,20 @@ impl Guest {
     }
 }
 
-/// A process that waits to be told what it is to be, and the network that it will be in.
+/// A process that waits to be told what it is to be, and the devices of its interfaces.
 struct Prepared {
     child: Child,
     process: Arc<Process>,
     socket: UnixStream,
     nowhere: Nowhere,
-    network: Network,
+    /// Of each interface.
+    queues: Vec<Vec<OwnedFd>>,
 }
 
 /// A process that was told what it is to be.
 struct Begun {
     child: Child,
     process: Arc<Process>,
-    network: Network,
     /// Has a byte when the guest runs, or ends without one.
     started: pipe::Receiver,
 }
@@ -211,10 +191,14 @@ impl Machines {
         guest: &Arc<Guest>,
         spec: &MachineSpec,
     ) -> Result<(), HostError> {
-        interface(spec).map_err(|error| failed(&error))?;
         let begun = guest.folder.begin(spec).context("cannot write down what the microVM is");
         begun.map_err(|error| failed(&error))?;
-        let prepared = self.aside(guest, spec, |machines, folder, spec| machines.prepare(folder, spec));
+        let prepared = async {
+            let prepare =
+                |machines: &Self, folder: &Folder, spec: &MachineSpec| machines.prepare(folder, spec);
+            let prepared = self.aside(guest, spec, prepare).await?;
+            self.networks.in_force(spec).await.map(|()| prepared)
+        };
         // Whatever becomes of one of them, what the other makes is there to be undone.
         let (prepared, sockets) = tokio::join!(prepared, self.serve_volumes(guest, spec));
         let (prepared, sockets) = (prepared?, sockets?);
@@ -256,13 +240,13 @@ impl Machines {
         Ok(sockets)
     }
 
-    /// Makes the process and the network.
+    /// Makes the process and the devices of its interfaces.
     fn prepare(&self, folder: &Folder, spec: &MachineSpec) -> anyhow::Result<Prepared> {
         let nowhere = Nowhere::prepare()?;
         let (child, process, socket) = self.spawn(folder)?;
         cgroup::put(spec.id, child.id().unwrap_or_default(), spec.vcpus, spec.memory);
-        let network = self.networks.make(spec)?;
-        Ok(Prepared { child, process, socket, nowhere, network })
+        let queues = self.networks.plug(spec)?;
+        Ok(Prepared { child, process, socket, nowhere, queues })
     }
 
     /// Starts the process and writes down which it is, before it is told what to do: without that it ends.
@@ -282,8 +266,7 @@ impl Machines {
     }
 
     async fn see_it_start(self: &Arc<Self>, guest: &Arc<Guest>, begun: Begun) -> anyhow::Result<()> {
-        let Begun { mut child, process, network, mut started } = begun;
-        guest.set_network(network);
+        let Begun { mut child, process, mut started } = begun;
         guest.set_process(Arc::clone(&process));
         let is_running = started.read(&mut [0]).await.context("cannot wait for the guest's start")? > 0;
         if !is_running {
@@ -357,9 +340,9 @@ impl Machines {
         self.live(&guest, process, None);
         let machines = Arc::clone(self);
         tokio::spawn(async move {
-            let networks = machines.networks.clone();
+            let networks = machines.networks();
             match spawn_blocking(move || networks.take_up(&spec)).await {
-                Ok(Ok(network)) => guest.set_network(network),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(id = %guest.id, "nobody answers in its network: {error:#}"),
                 Err(panic) => tracing::error!(id = %guest.id, "nobody answers in its network: {panic}"),
             }
@@ -416,8 +399,7 @@ fn begin(
     prepared: Prepared,
     sockets: &[(VolumeId, PathBuf)],
 ) -> anyhow::Result<Begun> {
-    let Prepared { child, process, socket, nowhere, mut network } = prepared;
-    let interface = interface(spec)?;
+    let Prepared { child, process, socket, nowhere, queues } = prepared;
     let mut handed = Handed::default();
     // The path stays as long as the folder does.
     let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
@@ -426,7 +408,12 @@ fn begin(
     let started = pipe::Receiver::from_owned_fd(started.into()).context("cannot watch a pipe")?;
     let disks = sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
     let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
-    let queues = network.pinned.take_queues().unwrap_or_default();
+    let interfaces = spec.interfaces.iter().zip(queues).map(|(interface, queues)| InterfaceSpec {
+        mac: interface.mac,
+        mtu: fabric::MTU,
+        queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
+    });
+    let interfaces = interfaces.collect();
     let process_spec = ProcessSpec {
         cpus: spec.vcpus,
         memory: spec.memory,
@@ -435,11 +422,7 @@ fn begin(
         instance_type: spec.instance_type.clone(),
         boot: BootSpec::Disk { command_line: None },
         disks,
-        interface: Some(InterfaceSpec {
-            mac: interface.mac,
-            mtu: network.pinned.mtu(),
-            queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
-        }),
+        interfaces,
         vsock: None,
         network: nowhere.wait().map(|namespace| handed.hand(namespace)),
         viewer: None,
@@ -451,7 +434,7 @@ fn begin(
     };
     handover::tell(&socket, &process_spec, &handed)
         .context("cannot tell the microVM's process what it is")?;
-    Ok(Begun { child, process, network, started })
+    Ok(Begun { child, process, started })
 }
 
 /// Connects to who serves a volume.

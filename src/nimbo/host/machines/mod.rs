@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use types::{InstanceId, VolumeId};
 
 use super::cgroup;
-use super::network::Networks;
+use super::networks::Networks;
 use folder::Folder;
 use guest::Guest;
 
@@ -50,7 +50,7 @@ pub(crate) struct Machines {
     program: PathBuf,
     run: PathBuf,
     storage: Arc<dyn Storage>,
-    networks: Networks,
+    networks: Arc<Networks>,
     guests: Mutex<BTreeMap<InstanceId, Arc<Guest>>>,
     /// Called when a microVM has ended or begun to run, and when it got or lost a volume.
     calls: Mutex<Vec<Call>>,
@@ -80,6 +80,10 @@ impl Machines {
             machines.adopt(id)?;
         }
         Ok(machines)
+    }
+
+    pub(super) fn networks(&self) -> Arc<Networks> {
+        Arc::clone(&self.networks)
     }
 
     pub(crate) fn observe(&self, id: InstanceId) -> Option<Machine> {
@@ -197,13 +201,11 @@ impl Machines {
         let id = guest.id;
         let failed =
             |error: &dyn std::fmt::Display| HostError::Failed(format!("cannot forget {id}: {error}"));
-        guest.stop_network().await;
         for volume in guest.all_volumes(spec).map_err(|error| failed(&format_args!("{error:#}")))? {
             self.storage.release(volume, id).await;
         }
-        let networks = self.networks.clone();
-        let removed = tokio::task::spawn_blocking(move || networks.remove(id)).await;
-        removed.map_err(|error| failed(&error))?.map_err(|error| failed(&format_args!("{error:#}")))?;
+        let networks = self.networks();
+        tokio::task::spawn_blocking(move || networks.unplug(id)).await.map_err(|error| failed(&error))?;
         cgroup::remove(id);
         guest.folder.remove().map_err(|error| failed(&error))
     }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use control::ports::{
     Disk, DiskSpec, Disks as _, End, GuestSpec, InterfaceSpec, LoginKey, MachineVolume, MetadataOptions,
+    Networks as _, PortSpec, SubnetSpec, VpcSpec,
 };
+use control::records::InterfaceOwner;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payload::{Instruction, build};
@@ -81,8 +83,8 @@ impl Lab {
         self.path("state/volumes").join(self.spec.volumes[0].id.to_string())
     }
 
-    fn open(&self) -> Arc<Machines> {
-        open(self.folder.path(), false)
+    async fn open(&self) -> Arc<Machines> {
+        open(self.folder.path(), false, &self.spec).await
     }
 
     fn own(&self) -> Folder {
@@ -114,8 +116,13 @@ impl Lab {
         elsewhere
     }
 
+    async fn has_a_network(&self, machines: &Machines) {
+        machines.networks().apply(vpc(&self.spec)).await.unwrap();
+    }
+
     /// Who serves its volumes leaves by and by.
-    async fn has_nothing_left(&self) {
+    async fn has_nothing_left(&self, machines: &Machines) {
+        machines.networks().remove(self.spec.interfaces[0].vpc).await.unwrap();
         let left = |folder| self.path(folder).read_dir().unwrap().map(Result::unwrap).collect::<Vec<_>>();
         assert!(left("run/instances").is_empty() && left("run/netns").is_empty());
         let is_socket = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|it| it == "sock");
@@ -135,7 +142,8 @@ impl Drop for Lab {
         {
             let _ = kill(process.pid(), Signal::SIGKILL);
         }
-        let _ = ::network::Pinned::remove(&self.path("run/netns").join(self.id().to_string()));
+        let pin = self.path("run/netns").join(self.spec.interfaces[0].vpc.to_string());
+        let _ = ::network::Fabric::remove(&pin);
         if let Ok(Some(pid)) = crate::host::disks::listener(&self.volume().join("control")) {
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -167,15 +175,43 @@ impl Storage for Hanging {
     }
 }
 
-fn open(folder: &Path, hangs: bool) -> Arc<Machines> {
+/// A host that is told of the VPC of an instance.
+async fn open(folder: &Path, hangs: bool, spec: &MachineSpec) -> Arc<Machines> {
     let (state, run) = (folder.join("state"), folder.join("run"));
-    if hangs {
-        return Machines::open_with(&program(), &run, Arc::new(Hanging)).unwrap();
-    }
-    let volumes = Volumes::open_with(&program(), &state, &run, false, None).unwrap();
-    let machines = Machines::open_with(&program(), &run, Arc::new(volumes.clone())).unwrap();
-    volumes.go_on();
+    let machines = if hangs {
+        Machines::open_with(&program(), &run, Arc::new(Hanging)).unwrap()
+    } else {
+        let volumes = Volumes::open_with(&program(), &state, &run, false, None).unwrap();
+        let machines = Machines::open_with(&program(), &run, Arc::new(volumes.clone())).unwrap();
+        volumes.go_on();
+        machines
+    };
+    machines.networks().apply(vpc(spec)).await.unwrap();
     machines
+}
+
+/// The VPC of an instance, in which nothing passes.
+fn vpc(spec: &MachineSpec) -> VpcSpec {
+    let first = &spec.interfaces[0];
+    let port = |interface: &InterfaceSpec| PortSpec {
+        interface: interface.clone(),
+        checks_source_and_destination: true,
+        owner: InterfaceOwner::User,
+    };
+    let subnet = SubnetSpec { id: first.subnet, range: first.subnet_range, acl: id(1), route_table: id(1) };
+    VpcSpec {
+        id: first.vpc,
+        domain: "ec2.internal".to_owned(),
+        ranges: first.vpc_ranges.clone(),
+        has_resolver: true,
+        dhcp_options: None,
+        subnets: vec![subnet],
+        groups: Vec::new(),
+        acls: Vec::new(),
+        route_tables: Vec::new(),
+        internet_gateway: None,
+        interfaces: spec.interfaces.iter().map(port).collect(),
+    }
 }
 
 fn id<Id: RandomId>(number: u8) -> Id {
@@ -266,8 +302,8 @@ const WAITS: [Instruction; 3] =
 #[ignore = "it is run by other tests"]
 async fn a_process_that_is_to_be_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
-    let machines = open(&folder, std::env::var_os(HANGS).is_some());
-    let spec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
+    let spec: MachineSpec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
+    let machines = open(&folder, std::env::var_os(HANGS).is_some(), &spec).await;
     machines.start(spec).await.unwrap();
     println!("it got there");
     std::future::pending().await
@@ -276,7 +312,7 @@ async fn a_process_that_is_to_be_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_microvm_starts_and_powers_off_and_is_forgotten() {
     let lab = Lab::new(1, &WAITS).await;
-    let (machines, id) = (lab.open(), lab.id());
+    let (machines, id) = (lab.open().await, lab.id());
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     machines.on_change(Arc::new(move |id| tell.send(id).unwrap_or_default()));
     machines.start(lab.spec.clone()).await.unwrap();
@@ -296,12 +332,13 @@ async fn a_microvm_starts_and_powers_off_and_is_forgotten() {
     machines.forget(id).await.unwrap();
     machines.forget(id).await.unwrap();
     assert_eq!((machines.observe(id), machines.ids()), (None, vec![]));
-    lab.has_nothing_left().await;
+    lab.has_nothing_left(&machines).await;
     // Its last words stay until it is discarded.
     assert!(!machines.console(id).unwrap().is_empty());
     machines.discard(id).unwrap();
     assert!(machines.console(id).unwrap().is_empty());
     // It can be started again.
+    lab.has_a_network(&machines).await;
     machines.start(lab.spec.clone()).await.unwrap();
     machines.kill(id).await.unwrap();
     assert_eq!(machines.observe(id), ended(End::Killed));
@@ -315,7 +352,7 @@ async fn a_microvm_whose_starter_was_killed_is_found_and_its_end_noticed() {
     lab.start_elsewhere(false).kill();
     let id = lab.id();
     for powers_off in [true, false] {
-        let machines = lab.open();
+        let machines = lab.open().await;
         if machines.observe(id).is_none() {
             machines.start(lab.spec.clone()).await.unwrap();
         }
@@ -340,7 +377,7 @@ async fn a_microvm_whose_starter_was_killed_is_found_and_its_end_noticed() {
             assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
         }
         machines.forget(id).await.unwrap();
-        lab.has_nothing_left().await;
+        lab.has_nothing_left(&machines).await;
     }
 }
 
@@ -360,14 +397,14 @@ async fn an_end_that_nobody_saw_is_told() {
             assert!(Instant::now() < deadline, "it does not end");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let machines = lab.open();
+        let machines = lab.open().await;
         match end(&machines, lab.id()).await {
             End::PoweredOff => assert!(powers_off),
             End::Failed(_) => assert!(!powers_off),
             End::Killed => panic!("nobody killed it by Machines::kill"),
         }
         machines.forget(lab.id()).await.unwrap();
-        lab.has_nothing_left().await;
+        lab.has_nothing_left(&machines).await;
     }
 }
 
@@ -381,47 +418,49 @@ async fn a_start_that_was_not_finished_is_undone_and_done_again() {
     let lab = Lab::new(4, &WAITS).await;
     lab.start_elsewhere(true).kill();
     assert!(lab.own().spec().unwrap().is_some(), "it is known from before the first effect");
-    let machines = lab.open();
+    let machines = lab.open().await;
     assert_eq!(machines.observe(lab.id()), None);
     machines.start(lab.spec.clone()).await.unwrap();
     assert_eq!(machines.observe(lab.id()), Some(Machine::Running));
     machines.kill(lab.id()).await.unwrap();
     machines.forget(lab.id()).await.unwrap();
+    lab.has_nothing_left(&machines).await;
     // As if the process had died before it could write down that the guest runs.
     lab.start_elsewhere(false).kill();
     fs::remove_file(lab.path("run/instances").join(lab.id().to_string()).join("started")).unwrap();
     let process = lab.process();
-    let next = lab.open();
+    let next = lab.open().await;
     next.start(lab.spec.clone()).await.unwrap();
     assert_ne!(lab.process(), process);
     next.kill(lab.id()).await.unwrap();
     next.forget(lab.id()).await.unwrap();
-    lab.has_nothing_left().await;
+    lab.has_nothing_left(&next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     let lab = Lab::new(5, &WAITS).await;
-    let machines = lab.open();
+    let machines = lab.open().await;
     machines.start(lab.spec.clone()).await.unwrap();
     let mut other = MachineSpec { id: id(6), ..lab.spec.clone() };
-    // The volume could be shared; the address cannot.
+    // The volume could be shared; the interface cannot.
     let error = machines.start(other.clone()).await.unwrap_err().to_string();
-    assert!(error.contains("10.213.5.5") && error.contains("another instance"), "{error}");
+    assert!(error.contains(&lab.spec.interfaces[0].id.to_string()), "{error}");
     assert_eq!((machines.observe(other.id), machines.ids()), (None, vec![lab.id()]));
     assert_eq!(machines.observe(lab.id()), Some(Machine::Running));
     assert_eq!(machines.plugged(lab.id()).len(), 1);
     machines.kill(lab.id()).await.unwrap();
     machines.forget(lab.id()).await.unwrap();
-    lab.has_nothing_left().await;
-    other.interfaces.push(other.interfaces[0].clone());
+    lab.has_nothing_left(&machines).await;
+    other.interfaces.push(InterfaceSpec { vpc: id(9), ..other.interfaces[0].clone() });
     let error = machines.start(other.clone()).await.unwrap_err().to_string();
-    assert!(error.contains("one network interface"), "{error}");
+    assert!(error.contains("in one VPC"), "{error}");
     other.interfaces.pop();
+    lab.has_a_network(&machines).await;
     other.volumes[0].id = id(7);
     let error = machines.start(other).await.unwrap_err().to_string();
     assert!(error.contains(&id::<VolumeId>(7).to_string()), "{error}");
-    lab.has_nothing_left().await;
+    lab.has_nothing_left(&machines).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -429,8 +468,8 @@ async fn a_disk_without_a_kernel_is_told_by_name() {
     let lab = Lab::new(8, &WAITS).await;
     fs::remove_dir_all(lab.volume()).unwrap();
     volume::Volume::create(&lab.volume(), 64 << 20).unwrap();
-    let machines = lab.open();
+    let machines = lab.open().await;
     let error = machines.start(lab.spec.clone()).await.unwrap_err().to_string();
     assert!(error.contains("partition") || error.contains("boot"), "{error}");
-    lab.has_nothing_left().await;
+    lab.has_nothing_left(&machines).await;
 }

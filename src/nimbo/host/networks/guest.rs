@@ -1,128 +1,62 @@
-//! The network of an instance on this host, and what its guest is told about itself.
-//!
-//! Until there are VPCs each instance has a network of its own ([`network::Pinned`]), with its own private address. It is kept by a file in
-//! RUN/netns, so that it is there as long as the instance runs, whoever answers in it.
+//! What a guest is told about itself and about its network.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, bail};
-use control::ports::{InterfaceSpec, MachineSpec, MetadataOptions};
-use metadata::{
-    BlockDevice, HttpTokens, InstanceMetadata, NetworkInterface, Placement, PublicKey, Service, TokenKey,
-};
-use network::{Pinned, PinnedSpec, Worker};
-use types::{InstanceId, SystemClock};
+use control::ports::{InterfaceSpec, MachineSpec, MetadataOptions, VpcSpec};
+use control::records::NameServer;
+use metadata::{BlockDevice, HttpTokens, InstanceMetadata, NetworkInterface, Placement, PublicKey};
+use network::dhcp::Lease;
+use network::{Plan, dns, fabric};
 
-use crate::microvm;
-
-/// A network, and who answers in it.
-pub(super) struct Network {
-    // What answers goes before what it answers on.
-    _metadata: Option<Worker>,
-    pub(super) pinned: Pinned,
-}
-
-/// Where the networks of this host are kept.
-#[derive(Debug, Clone)]
-pub(super) struct Networks(PathBuf);
-
-impl Networks {
-    /// # Errors
-    /// When the folder cannot be made.
-    pub(super) fn open(run: &Path) -> anyhow::Result<Self> {
-        let folder = run.join("netns");
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-
-    /// Makes an instance's network and answers in it.
-    ///
-    /// # Errors
-    /// When the host cannot have it; then nothing is left of it.
-    pub(super) fn make(&self, spec: &MachineSpec) -> anyhow::Result<Network> {
-        // Of a start that was not finished.
-        self.remove(spec.id)?;
-        let network = Pinned::make(&pinned(spec)?, &self.pin(spec.id)).context("cannot make its network")?;
-        answer(network, spec).inspect_err(|_| {
-            if let Err(error) = self.remove(spec.id) {
-                tracing::warn!(id = %spec.id, "{error:#}");
-            }
-        })
-    }
-
-    /// Answers in the network of an instance that runs.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub(super) fn take_up(&self, spec: &MachineSpec) -> anyhow::Result<Network> {
-        answer(Pinned::take_up(&pinned(spec)?, &self.pin(spec.id))?, spec)
-    }
-
-    /// Removes what is left of an instance's network, in which nobody answers any more.
-    ///
-    /// # Errors
-    /// When the kernel does not let go of it.
-    pub(super) fn remove(&self, id: InstanceId) -> anyhow::Result<()> {
-        Pinned::remove(&self.pin(id)).with_context(|| format!("cannot remove the network of {id}"))
-    }
-
-    fn pin(&self, id: InstanceId) -> PathBuf {
-        self.0.join(id.to_string())
-    }
-}
-
-/// The only interface that an instance can have here for now.
-///
-/// # Errors
-/// When there are others.
-pub(super) fn interface(spec: &MachineSpec) -> anyhow::Result<&InterfaceSpec> {
-    match &*spec.interfaces {
-        [interface] => Ok(interface),
-        others => {
-            bail!("this host gives an instance one network interface, and {} has {}", spec.id, others.len())
-        }
-    }
-}
-
-fn pinned(spec: &MachineSpec) -> anyhow::Result<PinnedSpec> {
-    let interface = interface(spec)?;
-    let (address, _) = interface.addresses.first().context("its interface has no address")?;
-    let vpc = interface.vpc_ranges.first().context("its VPC has no range")?;
-    let (_, domain) = interface.host_name.split_once('.').context("its name has no domain")?;
-    Ok(PinnedSpec {
-        address: *address,
-        mac: interface.mac,
-        queue_pairs: microvm::queue_pairs(spec.vcpus),
-        subnet: interface.subnet_range,
-        vpc: *vpc,
-        domain: domain.to_owned(),
-        resolv_conf: "/etc/resolv.conf".into(),
+/// What DHCP tells on an interface of a VPC. None: it has no address.
+pub(super) fn lease(vpc: &VpcSpec, interface: &InterfaceSpec) -> Option<Lease> {
+    let (address, _) = interface.addresses.first()?;
+    let plan = Plan::of(*vpc.ranges.first()?, interface.subnet_range);
+    let host_name = interface.host_name.split('.').next().unwrap_or_default().to_owned();
+    let plain = Lease::new(interface.mac, *address, plan.subnet(), plan.router(), host_name, fabric::MTU);
+    let Some(options) = &vpc.dhcp_options else { return Some(plain) };
+    let server = |server: &NameServer| match server {
+        NameServer::Provided => plan.resolver(),
+        NameServer::At(address) => *address,
+    };
+    Some(Lease {
+        resolvers: options.domain_name_servers.iter().map(server).collect(),
+        domain: options.domain_name.clone().unwrap_or_default(),
+        ntp_servers: options.ntp_servers.clone(),
+        netbios_name_servers: options.netbios_name_servers.clone(),
+        netbios_node_type: options.netbios_node_type,
+        ..plain
     })
 }
 
-fn answer(pinned: Pinned, spec: &MachineSpec) -> anyhow::Result<Network> {
-    let metadata = spec.guest.metadata_options.is_enabled.then(|| serve(&pinned, spec)).transpose()?;
-    Ok(Network { _metadata: metadata, pinned })
+/// The names that are resolved in a VPC.
+///
+/// # Errors
+/// When one of them is none.
+pub(super) fn names(vpc: &VpcSpec) -> Result<dns::Zone, dns::NameError> {
+    let mut zone = dns::Zone::new(&vpc.domain, &vpc.ranges)?;
+    for port in &vpc.interfaces {
+        let interface = &port.interface;
+        let Some((address, _)) = interface.addresses.first() else { continue };
+        if let Some(host) = interface.host_name.strip_suffix(&format!(".{}", vpc.domain)) {
+            zone.add(host, *address)?;
+        }
+        // From within, a public name leads to the private address.
+        if let Some(name) = &interface.public_host_name {
+            zone.add_other(name, *address)?;
+        }
+    }
+    Ok(zone)
 }
 
-fn serve(pinned: &Pinned, spec: &MachineSpec) -> anyhow::Result<Worker> {
-    let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
-    let key = TokenKey::generate(&mut random).context("cannot draw a key")?;
-    let service = Service::new(known(spec), key, Arc::new(SystemClock));
-    let listener = pinned.metadata_listener().context("cannot serve metadata")?;
-    let serve = async move || {
-        if let Err(error) = metadata::serve(listener, Arc::new(service)).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the guest gets no metadata");
-        }
-    };
-    pinned.vpc().spawn("metadata", serve).context("cannot serve metadata")
+/// Where names are resolved in a VPC.
+pub(super) fn resolvers(vpc: &VpcSpec) -> Vec<Ipv4Addr> {
+    let own = vpc.ranges.first().map(|range| Plan::of(*range, *range).resolver());
+    own.into_iter().chain([network::RESOLVER]).collect()
 }
 
 /// All that the guest can ask about itself.
-fn known(spec: &MachineSpec) -> InstanceMetadata {
+pub(super) fn known(spec: &MachineSpec) -> InstanceMetadata {
     let guest = &spec.guest;
     let public_key = |key: &control::ports::LoginKey| PublicKey {
         name: key.name.clone(),

@@ -1,0 +1,63 @@
+//! Networks, as a host has them.
+
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use types::{InternetGatewayId, NetworkAclId, RouteTableId, SubnetId, VpcId};
+
+use super::{BoxFuture, HostError, InterfaceSpec};
+use crate::records::{DhcpOptions, InterfaceOwner, NetworkAcl, RouteTable, SecurityGroup};
+
+/// Who keeps the networks of VPCs: what may pass in them, where it goes, and what guests are told there. It keeps them when the
+/// control plane is gone, and knows them when it is back.
+///
+/// All methods can be called again for what is done already: then they do nothing, and succeed.
+pub trait Networks: Send + Sync {
+    /// The VPCs that there is anything of.
+    fn vpcs(&self) -> Vec<VpcId>;
+
+    /// Has a VPC be so. When it returns, nothing passes by what was said before.
+    fn apply(&self, spec: VpcSpec) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Removes what there is of a VPC in which nothing runs; while something does, it does nothing.
+    fn remove(&self, id: VpcId) -> BoxFuture<'_, Result<(), HostError>>;
+}
+
+/// A VPC, with what of it matters to a host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VpcSpec {
+    pub id: VpcId,
+    /// What the names of its instances end in, such as `ec2.internal`.
+    pub domain: String,
+    /// The first is the one it was made with.
+    pub ranges: Vec<Ipv4Net>,
+    /// Names are resolved in it.
+    pub has_resolver: bool,
+    /// None: guests are told no name servers and no domain.
+    pub dhcp_options: Option<Arc<DhcpOptions>>,
+    pub subnets: Vec<SubnetSpec>,
+    pub groups: Vec<Arc<SecurityGroup>>,
+    pub acls: Vec<Arc<NetworkAcl>>,
+    pub route_tables: Vec<Arc<RouteTable>>,
+    pub internet_gateway: Option<InternetGatewayId>,
+    /// Those of instances that are on a host, and of services.
+    pub interfaces: Vec<PortSpec>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubnetSpec {
+    pub id: SubnetId,
+    pub range: Ipv4Net,
+    pub acl: NetworkAclId,
+    /// Its own, or the VPC's main one.
+    pub route_table: RouteTableId,
+}
+
+/// An interface in a VPC, and what the VPC must know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    pub interface: InterfaceSpec,
+    /// Packets that are neither from nor to its addresses are dropped.
+    pub checks_source_and_destination: bool,
+    pub owner: InterfaceOwner,
+}

@@ -1,0 +1,182 @@
+//! On a network that is not there, which keeps what it was told last.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+
+use types::{AddressAssociationId, AllocationId, AttachmentId, MacAddress, SecurityGroupId, SubnetId};
+
+use super::*;
+use crate::ports::{BoxFuture, HostError, VpcSpec};
+use crate::records::{
+    AddressAssociation, Attachment, Cause, InstanceState, InterfaceOwner, NetworkInterface, PrivateAddress,
+    SecurityGroup, Stored, Vpc,
+};
+use crate::state::Transaction;
+use crate::store::Memory;
+use crate::testing::{plane, space};
+
+#[derive(Default)]
+struct Told {
+    vpcs: Mutex<BTreeMap<VpcId, Option<VpcSpec>>>,
+    refuses: Mutex<bool>,
+}
+
+impl Told {
+    fn vpcs(&self) -> std::sync::MutexGuard<'_, BTreeMap<VpcId, Option<VpcSpec>>> {
+        self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What of it was told last; none: it is not to be there.
+    fn last(&self, id: VpcId) -> Option<VpcSpec> {
+        self.vpcs().get(&id).cloned().flatten()
+    }
+}
+
+impl Networks for Told {
+    fn vpcs(&self) -> Vec<VpcId> {
+        self.vpcs().keys().copied().collect()
+    }
+
+    fn apply(&self, spec: VpcSpec) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(async move {
+            if *self.refuses.lock().unwrap() {
+                return Err(HostError::Unavailable("not now".to_owned()));
+            }
+            self.vpcs().insert(spec.id, Some(spec));
+            Ok(())
+        })
+    }
+
+    fn remove(&self, id: VpcId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.vpcs().remove(&id);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn id<Id: types::RandomId>(number: u8) -> Id {
+    Id::from_random([number; 16])
+}
+
+const PRIVATE: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 9);
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
+
+/// An instance with an interface in the default VPC.
+fn launch(tx: &mut Transaction<'_>) {
+    let vpc = default_vpc(tx.tables());
+    let subnet: SubnetId = tx.tables().subnets.linked_to(vpc).next().unwrap().id;
+    let group: SecurityGroupId = tx.tables().security_groups.linked_to(vpc).next().unwrap().id;
+    tx.put(crate::testing::instance(id(1), InstanceState::Pending, tx.now()));
+    tx.put(NetworkInterface {
+        id: id(1),
+        vpc,
+        subnet,
+        mac: MacAddress::new([6, 0, 0, 0, 0, 1]),
+        addresses: vec![PrivateAddress { ip: PRIVATE, public_ip: None }],
+        groups: vec![group],
+        description: String::new(),
+        checks_source_and_destination: true,
+        attachment: Some(Attachment {
+            id: id::<AttachmentId>(1),
+            instance: id(1),
+            device_index: 0,
+            attached: tx.now(),
+            delete_on_termination: true,
+        }),
+        owner: InterfaceOwner::User,
+        wants_public_address: false,
+    });
+}
+
+fn default_vpc(tables: &Tables) -> VpcId {
+    tables.vpcs.iter().next().unwrap().id
+}
+
+struct Lab {
+    plane: Arc<Plane>,
+    told: Arc<Told>,
+    vpc: VpcId,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let plane = plane(Arc::new(Memory::new()), 1).await;
+        plane.begin(space()).await.unwrap();
+        let (vpc, _) = plane.ledger.read(|state| default_vpc(state.space(space()).unwrap()));
+        let told = Arc::new(Told::default());
+        // Of a VPC that was deleted while nobody looked.
+        told.vpcs().insert(id(99), None);
+        tokio::spawn(run(Arc::clone(&plane), told.clone()));
+        Self { plane, told, vpc }
+    }
+
+    async fn write(&self, change: impl FnOnce(&mut Transaction<'_>)) {
+        super::super::write(&self.plane, space(), change).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    async fn update<R: Stored>(&self, id: R::Id, change: impl FnOnce(&mut R)) {
+        self.write(|tx| assert!(tx.update(id, change))).await;
+    }
+
+    fn last(&self) -> Option<VpcSpec> {
+        self.told.last(self.vpc)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vpc_is_there_while_something_runs_in_it() {
+    let lab = Lab::new().await;
+    lab.write(|_| {}).await;
+    assert!(lab.told.vpcs().is_empty(), "{:?}", lab.told.vpcs());
+    lab.write(launch).await;
+    let spec = lab.last().unwrap();
+    assert_eq!((spec.domain.as_str(), spec.has_resolver, spec.interfaces.len()), ("ec2.internal", true, 1));
+    let port = &spec.interfaces[0];
+    assert_eq!(port.interface.addresses, [(PRIVATE, None)]);
+    assert_eq!(port.interface.host_name, "ip-172-31-0-9.ec2.internal");
+    // Each subnet has its ACL and a route table, which the spec has too.
+    assert!(spec.internet_gateway.is_some() && spec.dhcp_options.is_some() && !spec.subnets.is_empty());
+    for subnet in &spec.subnets {
+        assert!(spec.acls.iter().any(|acl| acl.id == subnet.acl));
+        assert!(spec.route_tables.iter().any(|table| table.id == subnet.route_table));
+    }
+    let stopped = InstanceState::Stopped { cause: Cause::User, since: jiff::Timestamp::UNIX_EPOCH };
+    lab.update::<Instance>(id(1), |it| it.state = stopped).await;
+    assert_eq!(lab.last(), None);
+    lab.update::<Instance>(id(1), |it| it.state = InstanceState::Pending).await;
+    assert_eq!(lab.last(), Some(spec));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_in_a_vpc_is_told() {
+    let lab = Lab::new().await;
+    lab.write(launch).await;
+    let group: SecurityGroupId = lab.last().unwrap().groups[0].id;
+    lab.update::<SecurityGroup>(group, |group| group.rules.clear()).await;
+    assert!(lab.last().unwrap().groups[0].rules.is_empty());
+    let association =
+        AddressAssociation { id: id::<AddressAssociationId>(1), interface: id(1), private_ip: PRIVATE };
+    let allocation: AllocationId = id(1);
+    lab.write(|tx| tx.put(Address { id: allocation, public_ip: PUBLIC, association: Some(association) }))
+        .await;
+    let public = |lab: &Lab| lab.last().unwrap().interfaces[0].interface.addresses[0].1;
+    assert_eq!(public(&lab), Some(PUBLIC));
+    lab.update::<Address>(allocation, |address| address.association = None).await;
+    assert_eq!(public(&lab), None);
+    lab.update::<Vpc>(lab.vpc, |vpc| vpc.dns_support = false).await;
+    assert!(!lab.last().unwrap().has_resolver);
+    lab.update::<NetworkInterface>(id(1), |it| it.checks_source_and_destination = false).await;
+    assert!(!lab.last().unwrap().interfaces[0].checks_source_and_destination);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_host_cannot_do_now_is_asked_of_it_again() {
+    let lab = Lab::new().await;
+    *lab.told.refuses.lock().unwrap() = true;
+    lab.write(launch).await;
+    assert_eq!(lab.last(), None);
+    *lab.told.refuses.lock().unwrap() = false;
+    tokio::time::sleep(RETRY * 2).await;
+    assert!(lab.last().is_some());
+}

@@ -1,0 +1,49 @@
+//! A pair of devices by which two namespaces route to each other.
+//!
+//! ```text
+//! one namespace                                        another
+//! 10.0.0.0/16 via NEXT_HOP ─── near ═══ far ─── default via NEXT_HOP
+//! ```
+//!
+//! Neither end has an address. [`NEXT_HOP`] stands for the other end, whichever namespace one is in: its hardware address is written down for
+//! good, and nobody is asked for it.
+
+use std::net::Ipv4Addr;
+
+use types::MacAddress;
+
+use crate::error::Error;
+use crate::namespace::Namespace;
+
+/// Who takes packets at the other end of a pair. Nobody has this address.
+pub const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(169, 254, 64, 1);
+
+const NEAR: MacAddress = MacAddress::new([0x0a, 0, 0, 0, 0, 1]);
+const FAR: MacAddress = MacAddress::new([0x0a, 0, 0, 0, 0, 2]);
+
+/// A device, by its name in a namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) device: &'a str,
+}
+
+/// Has `near` and `far` be the ends of a pair, which are up. If there are devices of these names, they are.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn join(near: End<'_>, far: End<'_>, mtu: u16) -> Result<(), Error> {
+    near.namespace.netlink(async |netlink| {
+        netlink.add_veth(near.device, far.device, far.namespace, mtu).await.map(drop)
+    })?;
+    for (end, own, other) in [(near, NEAR, FAR), (far, FAR, NEAR)] {
+        end.namespace.netlink(async |netlink| {
+            let link = netlink.index(end.device).await?;
+            netlink.set_mac(link, own).await?;
+            netlink.set_mtu(link, mtu).await?;
+            netlink.set_up(link).await?;
+            netlink.put_neighbour(link, NEXT_HOP, other).await
+        })?;
+    }
+    Ok(())
+}

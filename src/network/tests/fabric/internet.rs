@@ -1,0 +1,260 @@
+//! Public addresses, by which the host, other VPCs and an outside reach guests, and guests an outside.
+//!
+//! ```text
+//! outside                          host                       gateway        VPC              guests
+//! wan 198.51.100.1/24 ────────── eth0 198.51.100.2/24   nimboN ── uplink  vpc ── igw…   tap… ── eth0
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use network::policy::{Gateway, Interface, Target, Traffic, device_name};
+use network::{InternetGateway, NEXT_HOP, Namespace, NatGateway, NatGatewaySpec, STAND_IN, Translation};
+
+use crate::lab::{
+    Guest, Lab, PATIENCE, PING, SILENCE, Talk, attempt, everywhere, id, ip, letting_in, net, run, vpc,
+};
+
+const OUTSIDE: &str = "198.51.100.1";
+const PUBLIC: [&str; 3] = ["198.18.0.7", "198.18.0.8", "198.18.0.9"];
+
+/// A host with a way to an outside.
+struct World {
+    host: Guest,
+    outside: Guest,
+}
+
+impl World {
+    fn new() -> Self {
+        let [host, outside] = [(); 2].map(|()| Guest { namespace: Namespace::create().unwrap() });
+        crate::lab::join(&host.namespace, "eth0", &outside.namespace, "wan");
+        for (at, address, device) in [(&host, "198.51.100.2", "eth0"), (&outside, OUTSIDE, "wan")] {
+            run(&at.namespace, &format!("ip addr add {address}/24 dev {device}"));
+            run(&at.namespace, &format!("ip link set {device} up"));
+        }
+        run(&host.namespace, &format!("ip route add default via {OUTSIDE}"));
+        Self { host, outside }
+    }
+
+    /// A VPC with a gateway and a way to it, whose groups let everything pass.
+    fn vpc(&self) -> Public {
+        let mut made = vpc();
+        made.groups = [(id(1), letting_in(&[(Traffic::All, everywhere())]))].into();
+        let internet = Gateway::Internet(id(1));
+        made.gateways.insert(internet, NEXT_HOP);
+        for table in made.route_tables.values_mut() {
+            table.routes.insert(net("0.0.0.0/0"), Target::Gateway(internet));
+        }
+        let lab = Lab::new(made);
+        let gateway = self.open(&lab);
+        let ranges = lab.vpc.ranges.clone();
+        let mut public =
+            Public { lab, gateway, translation: Translation { ranges, public: BTreeMap::new() } };
+        public.lab.apply();
+        public
+    }
+
+    fn open(&self, lab: &Lab) -> InternetGateway {
+        let device = Gateway::Internet(id(1)).device_name();
+        InternetGateway::open(&pin(lab), &self.host.namespace, lab.fabric.namespace(), &device).unwrap()
+    }
+
+    fn traces(&self) -> String {
+        let links = run(&self.host.namespace, "ip -br link");
+        let links: Vec<_> = links.lines().filter(|line| line.starts_with("nimbo")).collect();
+        let routes = run(&self.host.namespace, "ip route show");
+        let tables = run(&self.host.namespace, "nft list tables");
+        format!("{}; {}; {}", links.len(), routes.contains("198.18."), tables.trim())
+    }
+}
+
+fn pin(lab: &Lab) -> std::path::PathBuf {
+    lab.pin().with_extension("gateway")
+}
+
+struct Public {
+    lab: Lab,
+    gateway: InternetGateway,
+    translation: Translation,
+}
+
+impl Public {
+    /// Which addresses are public, and as what.
+    fn publish(&mut self, pairs: &[(&str, &str)]) {
+        self.translation.public = pairs.iter().map(|(private, public)| (ip(private), ip(public))).collect();
+        self.gateway.apply(&self.translation).unwrap();
+    }
+
+    fn close(self, world: &World) {
+        InternetGateway::remove(&pin(&self.lab), &world.host.namespace).unwrap();
+    }
+}
+
+/// Who is at the other end of a new connection.
+fn peer_of(client: &Guest, server: &Guest, to: &str) -> Ipv4Addr {
+    let listener = server.listen(80);
+    client.connect(to, 80, PATIENCE).unwrap();
+    match listener.accept().unwrap().1 {
+        SocketAddr::V4(peer) => *peer.ip(),
+        SocketAddr::V6(peer) => panic!("{peer}"),
+    }
+}
+
+#[test]
+fn a_public_address_leads_in_and_out() {
+    let world = World::new();
+    let before = world.traces();
+    let mut public = world.vpc();
+    let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    let two = public.lab.guest(2, &["10.0.2.4"], &[1]);
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    // The host has an address for guests that is none of their own networks'.
+    assert!(world.host.pings(PUBLIC[0]));
+    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), STAND_IN);
+    // Outwards, as the host.
+    assert_eq!(peer_of(&one, &world.outside, OUTSIDE), ip("198.51.100.2"));
+    // Without a public address there is no way out, and none in.
+    assert!(!two.pings(OUTSIDE) && !world.host.pings(PUBLIC[1]) && one.pings("10.0.2.4"));
+    public.publish(&[("10.0.1.4", PUBLIC[0]), ("10.0.2.4", PUBLIC[1])]);
+    assert!(two.pings(OUTSIDE) && world.host.pings(PUBLIC[1]));
+    // At each other's public address, and at one's own.
+    assert_eq!(peer_of(&one, &two, PUBLIC[1]), ip(PUBLIC[0]));
+    assert!(one.pings(PUBLIC[0]));
+    // The host itself is not to be reached, nor what nobody has.
+    assert!(one.misses("198.51.100.2", 22) && !one.pings("198.51.100.2") && !world.host.pings(PUBLIC[2]));
+    public.close(&world);
+    assert_eq!(world.traces(), before);
+}
+
+#[test]
+fn what_comes_in_passes_by_the_groups_of_who_it_is_for() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let one = public.lab.guest(1, &["10.0.1.4"], &[2]);
+    public.lab.group(2, letting_in(&[(PING, everywhere())]));
+    public.lab.apply();
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    let _listener = one.listen(80);
+    assert!(world.host.pings(PUBLIC[0]) && world.host.misses(PUBLIC[0], 80));
+    public.close(&world);
+}
+
+#[test]
+fn an_address_that_moves_takes_nothing_of_its_flows_along() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    let two = public.lab.guest(2, &["10.0.2.4"], &[1]);
+    public.publish(&[("10.0.1.4", PUBLIC[0]), ("10.0.2.4", PUBLIC[1])]);
+    let [one_listens, two_listens] = [&one, &two].map(|guest| guest.listen(80));
+    let mut moved = Talk::between(&world.host, &one_listens, PUBLIC[0]);
+    let mut stays = Talk::between(&world.host, &two_listens, PUBLIC[1]);
+    let out_listens = world.outside.listen(80);
+    let mut out = Talk::between(&one, &out_listens, OUTSIDE);
+    assert!(moved.goes_on(PATIENCE) && stays.goes_on(PATIENCE) && out.goes_on(PATIENCE));
+    // Another public address for the one, that one for nobody: the other's flows notice nothing.
+    public.publish(&[("10.0.1.4", PUBLIC[2]), ("10.0.2.4", PUBLIC[1])]);
+    assert!(stays.goes_on(PATIENCE) && !moved.goes_on(SILENCE) && !out.goes_on(SILENCE));
+    assert!(!world.host.pings(PUBLIC[0]));
+    let mut again = Talk::between(&world.host, &one_listens, PUBLIC[2]);
+    assert!(again.goes_on(PATIENCE) && Talk::between(&one, &out_listens, OUTSIDE).goes_on(PATIENCE));
+    // To the other guest, which has had another until now.
+    public.publish(&[("10.0.2.4", PUBLIC[2])]);
+    assert!(!again.goes_on(SILENCE) && !stays.goes_on(SILENCE));
+    assert!(Talk::between(&world.host, &two_listens, PUBLIC[2]).goes_on(PATIENCE));
+    assert!(!one.pings(OUTSIDE));
+    public.close(&world);
+}
+
+#[test]
+fn two_vpcs_of_the_same_ranges_reach_each_other_at_public_addresses() {
+    let world = World::new();
+    let [mut here, mut there] = [world.vpc(), world.vpc()];
+    let one = here.lab.guest(1, &["10.0.1.4"], &[1]);
+    let other = there.lab.guest(1, &["10.0.1.4"], &[1]);
+    here.publish(&[("10.0.1.4", PUBLIC[0])]);
+    there.publish(&[("10.0.1.4", PUBLIC[1])]);
+    assert_eq!(peer_of(&one, &other, PUBLIC[1]), ip(PUBLIC[0]));
+    // An address moves from the one to the other, told in either order.
+    there.publish(&[("10.0.1.4", PUBLIC[0])]);
+    here.publish(&[]);
+    let listener = other.listen(80);
+    assert!(Talk::between(&world.host, &listener, PUBLIC[0]).goes_on(PATIENCE));
+    there.publish(&[]);
+    here.publish(&[("10.0.1.4", PUBLIC[0])]);
+    let listener = one.listen(80);
+    assert!(Talk::between(&world.host, &listener, PUBLIC[0]).goes_on(PATIENCE));
+    here.close(&world);
+    there.close(&world);
+}
+
+#[test]
+fn a_gateway_is_taken_up_and_repaired() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    let listener = one.listen(80);
+    let mut talk = Talk::between(&world.host, &listener, PUBLIC[0]);
+    // Another process, which is told the same.
+    public.gateway = world.open(&public.lab);
+    assert!(talk.goes_on(PATIENCE));
+    let translation = public.translation.clone();
+    public.gateway.apply(&translation).unwrap();
+    assert!(talk.goes_on(PATIENCE));
+    // Somebody else undoes what there is in the host, in the VPC and of the file.
+    run(&world.host.namespace, "ip link del nimbo0");
+    let device = Gateway::Internet(id(1)).device_name();
+    run(public.lab.fabric.namespace(), &format!("ip link del {device}"));
+    Namespace::unpin(&pin(&public.lab)).unwrap();
+    assert!(!world.host.pings(PUBLIC[0]));
+    public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
+    public.lab.fabric.repair().unwrap();
+    assert!(talk.goes_on(PATIENCE) && one.pings(OUTSIDE));
+    public.close(&world);
+    assert!(!attempt(&world.host.namespace, "nft list table ip nimbo").status.success());
+}
+
+#[test]
+fn a_nat_gateway_lends_its_address_to_who_has_none() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let private = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    // In the other subnet, which alone leads to the internet gateway.
+    let spec = NatGatewaySpec {
+        device: device_name(id(9)),
+        mac: crate::lab::mac(9),
+        address: ip("10.0.2.9"),
+        router: ip("10.0.2.1"),
+    };
+    let pin = public.lab.pin().with_extension("nat");
+    let open = |public: &Public| NatGateway::open(&pin, public.lab.fabric.namespace(), spec.clone()).unwrap();
+    let gateway = open(&public);
+    let interface =
+        Interface { checks_source_and_destination: false, ..crate::lab::interface(9, &["10.0.2.9"], &[1]) };
+    public.lab.vpc.interfaces.insert(id(9), interface);
+    let routes = &mut public.lab.vpc.route_tables.get_mut(&id(1)).unwrap().routes;
+    routes.insert(net("0.0.0.0/0"), Target::Interface(id(9)));
+    assert!(public.lab.apply().missing.is_empty());
+    assert!(!private.pings(OUTSIDE));
+    public.publish(&[("10.0.2.9", PUBLIC[0])]);
+    assert_eq!(peer_of(&private, &world.outside, OUTSIDE), ip("198.51.100.2"));
+    assert!(private.pings("-M do -s 1472 198.51.100.1") && !private.pings("-M do -s 1473 198.51.100.1"));
+    let listener = world.outside.listen(81);
+    let mut talk = Talk::between(&private, &listener, OUTSIDE);
+    // Nothing comes in that was not asked for.
+    let _server = private.listen(80);
+    assert!(!world.host.pings(PUBLIC[0]) && world.host.misses(PUBLIC[0], 80));
+    // Another process takes it up; somebody else unmakes it.
+    drop(gateway);
+    let gateway = open(&public);
+    public.lab.apply();
+    assert!(talk.goes_on(PATIENCE));
+    run(public.lab.fabric.namespace(), &format!("ip link del {}", device_name(id(9))));
+    assert!(!private.pings(OUTSIDE));
+    gateway.repair(&pin, public.lab.fabric.namespace()).unwrap();
+    public.lab.fabric.repair().unwrap();
+    assert!(talk.goes_on(PATIENCE) && private.pings(OUTSIDE));
+    Namespace::unpin(&pin).unwrap();
+    public.close(&world);
+}

@@ -1,0 +1,218 @@
+//! The networks of this host: of each VPC in which something runs.
+//!
+//! ```text
+//! records ──apply──▶ VpcSpec ─┬─▶ policy ──▶ fabric, gateway        (the kernel's)
+//!                             └─▶ leases, names, metadata ──▶ tasks  (this process's)
+//! microVM ──plug───▶ devices ─┘
+//! ```
+//!
+//! What the kernel has of a VPC is kept by files in RUN/netns and outlives this process; who answers in it (DHCP, DNS, metadata) does not. The
+//! next process [takes up](Networks::take_up) the instances that it finds, and answers them as soon as it is told what their VPC is.
+//!
+//! An instance is known by the interface that it asks on: a socket is bound to the device of each.
+
+mod guest;
+mod policy;
+#[cfg(test)]
+mod tests;
+mod vpc;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use control::ports::{BoxFuture, HostError, MachineSpec, VpcSpec};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use types::{InstanceId, VpcId};
+
+use vpc::{Standing, VpcNetwork};
+
+/// What the name of the file of a VPC's gateway ends in.
+const GATEWAY: &str = ".gateway";
+
+/// How long one that starts waits for its network: the control plane tells of both at the same time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often all networks are looked at, whether somebody else has changed them.
+const REPAIR_PERIOD: Duration = Duration::from_secs(10);
+
+/// All networks of this host.
+pub(crate) struct Networks {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    folder: PathBuf,
+    runtime: Handle,
+    vpcs: Mutex<BTreeMap<VpcId, Arc<VpcNetwork>>>,
+}
+
+impl Networks {
+    /// Those that are kept in `run`. To be called in a runtime, which drives what answers in them.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub(super) fn open(run: &Path) -> anyhow::Result<Arc<Self>> {
+        let folder = run.join("netns");
+        let about = || format!("cannot use the folder {}", folder.display());
+        fs::create_dir_all(&folder).with_context(about)?;
+        let shared = Shared { folder: folder.clone(), runtime: Handle::current(), vpcs: Mutex::default() };
+        let shared = Arc::new(shared);
+        for entry in fs::read_dir(&folder).with_context(about)? {
+            let name = entry.with_context(about)?.file_name();
+            let id = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
+            if let Some(id) = id {
+                shared.vpc_or_new(id);
+            }
+        }
+        tokio::spawn(repair(Arc::downgrade(&shared)));
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// Makes the devices of an instance's interfaces, and gives the queues of each.
+    ///
+    /// # Errors
+    /// When the host cannot have them; then there is nothing of them.
+    pub(super) fn plug(&self, spec: &MachineSpec) -> anyhow::Result<Vec<Vec<OwnedFd>>> {
+        let id = home(spec)?;
+        loop {
+            if let Standing::There(queues) = self.shared.vpc_or_new(id).plug(spec)? {
+                return Ok(queues);
+            }
+        }
+    }
+
+    /// Takes up an instance that runs.
+    ///
+    /// # Errors
+    /// When it is in no VPC.
+    pub(super) fn take_up(&self, spec: &MachineSpec) -> anyhow::Result<()> {
+        let id = home(spec)?;
+        while let Standing::Removed = self.shared.vpc_or_new(id).take_up(spec) {}
+        Ok(())
+    }
+
+    /// Returns when what passes an instance's interfaces is what its VPC says, and it is answered there.
+    ///
+    /// # Errors
+    /// When that takes too long, with what stands in its way.
+    pub(super) async fn in_force(&self, spec: &MachineSpec) -> Result<(), HostError> {
+        let unavailable = |why: &str| HostError::Unavailable(format!("the network of {} {why}", spec.id));
+        let id = home(spec).map_err(|error| HostError::Failed(format!("{error:#}")))?;
+        let Some(vpc) = self.shared.vpc(id) else { return Err(unavailable("was removed")) };
+        let mut force = vpc.force();
+        let has_all = |force: &vpc::Force| {
+            spec.interfaces.iter().all(|interface| force.interfaces.contains(&interface.id))
+        };
+        let found = timeout(PATIENCE, force.wait_for(has_all)).await.map(|found| found.map(drop));
+        match found {
+            Ok(Ok(())) => Ok(()),
+            // Its sender is gone.
+            Ok(Err(_)) => Err(unavailable("was removed")),
+            Err(_) => {
+                let why = force.borrow().error.clone();
+                Err(unavailable(&why.map_or("is not told what it is to be".to_owned(), |why| {
+                    format!("is not in force: {why}")
+                })))
+            }
+        }
+    }
+
+    /// Nobody answers an instance any more.
+    pub(super) fn unplug(&self, id: InstanceId) {
+        self.shared.all().iter().for_each(|vpc| vpc.unplug(id));
+    }
+}
+
+impl Shared {
+    fn vpc(&self, id: VpcId) -> Option<Arc<VpcNetwork>> {
+        self.vpcs().get(&id).cloned()
+    }
+
+    fn vpc_or_new(&self, id: VpcId) -> Arc<VpcNetwork> {
+        let new = || Arc::new(VpcNetwork::new(id, &self.folder, self.runtime.clone()));
+        Arc::clone(self.vpcs().entry(id).or_insert_with(new))
+    }
+
+    fn all(&self) -> Vec<Arc<VpcNetwork>> {
+        self.vpcs().values().cloned().collect()
+    }
+
+    fn vpcs(&self) -> MutexGuard<'_, BTreeMap<VpcId, Arc<VpcNetwork>>> {
+        self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, id: VpcId) -> anyhow::Result<()> {
+        let mut vpcs = self.vpcs();
+        let Some(vpc) = vpcs.get(&id) else { return Ok(()) };
+        if vpc.remove().with_context(|| format!("cannot remove the network of {id}"))? {
+            vpcs.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+impl control::ports::Networks for Networks {
+    fn vpcs(&self) -> Vec<VpcId> {
+        self.shared.all().iter().map(|vpc| vpc.id()).collect()
+    }
+
+    fn apply(&self, spec: VpcSpec) -> BoxFuture<'_, Result<(), HostError>> {
+        let shared = Arc::clone(&self.shared);
+        aside(move || {
+            while let Standing::Removed = shared.vpc_or_new(spec.id).apply(&spec)? {}
+            Ok(())
+        })
+    }
+
+    fn remove(&self, id: VpcId) -> BoxFuture<'_, Result<(), HostError>> {
+        let shared = Arc::clone(&self.shared);
+        aside(move || shared.remove(id))
+    }
+}
+
+/// Does on a thread what may block.
+fn aside(
+    work: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), HostError>> {
+    Box::pin(async move {
+        let done = spawn_blocking(work).await;
+        done.unwrap_or_else(|panic| Err(panic.into())).map_err(unavailable)
+    })
+}
+
+fn unavailable(error: anyhow::Error) -> HostError {
+    HostError::Unavailable(format!("{error:#}"))
+}
+
+/// The VPC that an instance is in.
+fn home(spec: &MachineSpec) -> anyhow::Result<VpcId> {
+    let first = spec.interfaces.first().with_context(|| format!("{} has no network interface", spec.id))?;
+    let is_there = spec.interfaces.iter().all(|interface| interface.vpc == first.vpc);
+    ensure!(
+        is_there,
+        "this host gives an instance interfaces in one VPC, and {} has them in several",
+        spec.id
+    );
+    Ok(first.vpc)
+}
+
+async fn repair(shared: Weak<Shared>) {
+    let mut period = tokio::time::interval(REPAIR_PERIOD);
+    loop {
+        period.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        for vpc in shared.all() {
+            let outcome = spawn_blocking(move || vpc.repair()).await;
+            if let Ok(Err(error)) = outcome {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+}

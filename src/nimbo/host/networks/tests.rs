@@ -1,0 +1,150 @@
+//! What is made of records; what a host does with it is in the tests of `machines` and of the crate `network`.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use control::ports::{InterfaceSpec, PortSpec, SubnetSpec, VpcSpec};
+use control::records::{
+    DhcpOptions, Direction, InterfaceOwner, NameServer, Peer, Route, RouteTable, RouteTarget, SecurityGroup,
+    SecurityGroupRule, Traffic,
+};
+use network::policy::{Gateway, Target, device_name};
+use types::{MacAddress, RandomId};
+
+use super::guest::{lease, names};
+use super::policy::{nat_gateways, policy, translation};
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 4);
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 7);
+
+fn id<Id: RandomId>(number: u8) -> Id {
+    Id::from_random([number; 16])
+}
+
+fn interface(number: u8, address: Ipv4Addr, public: Option<Ipv4Addr>) -> InterfaceSpec {
+    let [a, b, c, d] = address.octets();
+    InterfaceSpec {
+        id: id(number),
+        mac: MacAddress::new([6, 0, 0, 0, 0, number]),
+        device_index: 0,
+        addresses: vec![(address, public)],
+        host_name: format!("ip-{a}-{b}-{c}-{d}.ec2.internal"),
+        public_host_name: public.map(|_| "ec2-198-18-0-7.compute-1.amazonaws.com".to_owned()),
+        subnet: id(1),
+        subnet_range: "10.0.1.0/24".parse().unwrap(),
+        vpc: id(1),
+        vpc_ranges: vec!["10.0.0.0/16".parse().unwrap()],
+        groups: vec![(id(1), "web".to_owned())],
+    }
+}
+
+/// A guest with a public address, and a NAT gateway.
+fn spec() -> VpcSpec {
+    let guest = PortSpec {
+        interface: interface(1, ADDRESS, Some(PUBLIC)),
+        checks_source_and_destination: true,
+        owner: InterfaceOwner::User,
+    };
+    let nat = PortSpec {
+        interface: interface(2, Ipv4Addr::new(10, 0, 1, 9), None),
+        checks_source_and_destination: true,
+        owner: InterfaceOwner::NatGateway(id(3)),
+    };
+    let rule = |number, peer| SecurityGroupRule {
+        id: id(number),
+        direction: Direction::Ingress,
+        traffic: Traffic::All,
+        peer,
+        description: None,
+    };
+    let group = SecurityGroup {
+        id: id(1),
+        vpc: id(1),
+        name: "web".to_owned(),
+        description: String::new(),
+        rules: vec![
+            rule(1, Peer::Range("192.0.2.0/24".parse().unwrap())),
+            rule(2, Peer::Range6("2001:db8::/32".parse().unwrap())),
+        ],
+    };
+    let route = |destination: &str, target| Route { destination: destination.parse().unwrap(), target };
+    let routes = vec![
+        route("0.0.0.0/0", RouteTarget::InternetGateway(id(4))),
+        route("192.0.2.0/24", RouteTarget::NatGateway(id(3))),
+        route("203.0.113.0/24", RouteTarget::NatGateway(id(5))),
+    ];
+    VpcSpec {
+        id: id(1),
+        domain: "ec2.internal".to_owned(),
+        ranges: vec!["10.0.0.0/16".parse().unwrap()],
+        has_resolver: true,
+        dhcp_options: None,
+        subnets: vec![SubnetSpec {
+            id: id(1),
+            range: "10.0.1.0/24".parse().unwrap(),
+            acl: id(1),
+            route_table: id(1),
+        }],
+        groups: vec![Arc::new(group)],
+        acls: Vec::new(),
+        route_tables: vec![Arc::new(RouteTable { id: id(1), vpc: id(1), routes, associations: Vec::new() })],
+        internet_gateway: Some(id(4)),
+        interfaces: vec![guest, nat],
+    }
+}
+
+#[test]
+fn routes_lead_to_gateways_that_are_there() {
+    let spec = spec();
+    let vpc = policy(&spec);
+    let routes: Vec<_> = vpc.route_tables[&id(1)].routes.values().copied().collect();
+    let internet = Target::Gateway(Gateway::Internet(id(4)));
+    assert_eq!(routes, [internet, Target::Interface(id(2)), Target::Blackhole]);
+    let gateways = nat_gateways(&spec);
+    let made = &gateways[&id(3)];
+    assert_eq!((gateways.len(), &made.device), (1, &device_name(id(2))));
+    assert_eq!(made.router, Ipv4Addr::new(10, 0, 1, 1));
+    assert_eq!(translation(&spec).public, [(ADDRESS, PUBLIC)].into());
+}
+
+#[test]
+fn a_nat_gateway_has_no_groups_and_a_guest_has_its_own() {
+    let vpc = policy(&spec());
+    let (guest, nat) = (&vpc.interfaces[&id(1)], &vpc.interfaces[&id(2)]);
+    assert!(guest.checks_source_and_destination && !nat.checks_source_and_destination);
+    assert_eq!(guest.groups, [id(1)]);
+    // No packet here has the addresses of the other rule.
+    assert_eq!(vpc.groups[&id(1)].rules.len(), 1);
+    assert_eq!(vpc.groups[&nat.groups[0]].rules.len(), 2);
+    assert_ne!(nat.groups, guest.groups);
+}
+
+#[test]
+fn dhcp_tells_what_the_option_set_says() {
+    let mut spec = spec();
+    let told = |spec: &VpcSpec| lease(spec, &spec.interfaces[0].interface).unwrap();
+    let plain = told(&spec);
+    assert_eq!((plain.address, plain.host_name.as_str(), plain.mtu), (ADDRESS, "ip-10-0-1-4", 9001));
+    assert!(plain.resolvers.is_empty() && plain.domain.is_empty());
+    let elsewhere = Ipv4Addr::new(192, 0, 2, 53);
+    spec.dhcp_options = Some(Arc::new(DhcpOptions {
+        id: id(1),
+        domain_name: Some("example.org".to_owned()),
+        domain_name_servers: vec![NameServer::Provided, NameServer::At(elsewhere)],
+        ntp_servers: vec![elsewhere],
+        netbios_name_servers: Vec::new(),
+        netbios_node_type: Some(2),
+    }));
+    let lease = told(&spec);
+    assert_eq!(lease.resolvers, [Ipv4Addr::new(10, 0, 0, 2), elsewhere]);
+    assert_eq!((lease.domain.as_str(), lease.netbios_node_type), ("example.org", Some(2)));
+    assert_eq!(lease.ntp_servers, [elsewhere]);
+}
+
+#[test]
+fn a_name_that_is_none_is_an_error() {
+    let mut spec = spec();
+    assert!(names(&spec).is_ok());
+    spec.interfaces[0].interface.public_host_name = Some("a..b".to_owned());
+    assert!(names(&spec).is_err());
+}

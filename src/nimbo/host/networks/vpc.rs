@@ -1,0 +1,392 @@
+//! One VPC on this host: its fabric and its gateway, and who answers in it.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use control::ports::{InterfaceSpec, MachineSpec, VpcSpec};
+use metadata::{Service, TokenKey};
+use network::dhcp::Lease;
+use network::dns::Names;
+use network::policy::{Gateway, device_name};
+use network::{Fabric, InternetGateway, Namespace, NatGateway, Tap, dhcp, dns};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use types::{InstanceId, InternetGatewayId, NatGatewayId, NetworkInterfaceId, SystemClock, VpcId};
+
+use super::guest;
+use super::policy::{nat_gateways, policy, translation};
+use crate::microvm;
+
+/// Where the host's resolvers are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A VPC. Dropping it ends what answers in it, and leaves the rest in place.
+pub(super) struct VpcNetwork {
+    id: VpcId,
+    /// Of the files that keep namespaces.
+    folder: PathBuf,
+    /// Drives what answers.
+    runtime: Handle,
+    work: Mutex<Work>,
+    force: watch::Sender<Force>,
+}
+
+/// What of a VPC is in force.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Force {
+    /// Those whose packets pass as they should, and whose guests are answered.
+    pub(super) interfaces: BTreeSet<NetworkInterfaceId>,
+    /// Why there are no others.
+    pub(super) error: Option<String>,
+}
+
+#[derive(Default)]
+struct Work {
+    // What answers goes before what it answers on.
+    resolver: Option<Resolver>,
+    guests: BTreeMap<InstanceId, Guest>,
+    gateway: Option<(InternetGatewayId, InternetGateway)>,
+    nats: BTreeMap<NatGatewayId, NatGateway>,
+    fabric: Option<Fabric>,
+    spec: Option<VpcSpec>,
+    is_removed: bool,
+}
+
+/// Whether something was done, or what it was to be done with was removed meanwhile: then there is another, or is none.
+pub(super) enum Standing<T = ()> {
+    There(T),
+    Removed,
+}
+
+struct Resolver {
+    names: Names,
+    _task: JoinSet<()>,
+}
+
+/// An instance whose interfaces have devices here.
+struct Guest {
+    spec: MachineSpec,
+    /// None: it is to have none, or nothing of it is served yet.
+    metadata: Option<Arc<Service>>,
+    ports: BTreeMap<NetworkInterfaceId, Port>,
+}
+
+/// Who answers on an interface.
+struct Port {
+    lease: watch::Sender<Lease>,
+    _tasks: JoinSet<()>,
+}
+
+impl VpcNetwork {
+    pub(super) fn new(id: VpcId, folder: &Path, runtime: Handle) -> Self {
+        let (force, _) = watch::channel(Force::default());
+        Self { id, folder: folder.to_owned(), runtime, work: Mutex::default(), force }
+    }
+
+    pub(super) fn id(&self) -> VpcId {
+        self.id
+    }
+
+    pub(super) fn force(&self) -> watch::Receiver<Force> {
+        self.force.subscribe()
+    }
+
+    /// Has it be so.
+    ///
+    /// # Errors
+    /// When the host cannot have it. It can be asked again.
+    pub(super) fn apply(&self, spec: &VpcSpec) -> anyhow::Result<Standing> {
+        let mut work = self.work();
+        if work.is_removed {
+            return Ok(Standing::Removed);
+        }
+        work.spec = Some(spec.clone());
+        self.settle(&mut work).map(|()| Standing::There(()))
+    }
+
+    /// Has it be again what it was, whatever somebody else has made of it.
+    ///
+    /// # Errors
+    /// When the host cannot have it.
+    pub(super) fn repair(&self) -> anyhow::Result<()> {
+        let mut work = self.work();
+        let Work { fabric, gateway, nats, .. } = &mut *work;
+        let Some(fabric) = fabric else { return Ok(()) };
+        // The devices of gateways, before what leads there.
+        if let Some((id, gateway)) = gateway {
+            let device = Gateway::Internet(*id).device_name();
+            let repaired = gateway.repair(&self.gateway_pin(), fabric.namespace(), &device);
+            repaired.with_context(|| format!("cannot repair the internet gateway of {}", self.id))?;
+        }
+        for (id, nat) in nats {
+            let repaired = nat.repair(&self.nat_pin(*id), fabric.namespace());
+            repaired.with_context(|| format!("cannot repair {id}"))?;
+        }
+        let report = fabric.repair().with_context(|| format!("cannot repair the network of {}", self.id))?;
+        if report.changed > 0 {
+            tracing::warn!(id = %self.id, changed = report.changed, "its network was changed by somebody else, and is as it was");
+        }
+        Ok(())
+    }
+
+    /// Makes the devices of an instance's interfaces, and gives the queues of each.
+    ///
+    /// # Errors
+    /// When the host cannot have them; then there is nothing of them.
+    pub(super) fn plug(&self, spec: &MachineSpec) -> anyhow::Result<Standing<Vec<Vec<OwnedFd>>>> {
+        let mut work = self.work();
+        if work.is_removed {
+            return Ok(Standing::Removed);
+        }
+        let fabric = self.fabric(&mut work)?;
+        let queues = spec.interfaces.iter().map(|interface| {
+            let name = device_name(interface.id);
+            let tap = Tap::create(fabric.namespace(), &name, microvm::queue_pairs(spec.vcpus));
+            Ok(tap.with_context(|| format!("cannot make the device of {}", interface.id))?.into_queues())
+        });
+        let queues = queues.collect::<anyhow::Result<_>>()?;
+        self.add(&mut work, spec);
+        Ok(Standing::There(queues))
+    }
+
+    /// Takes up an instance whose interfaces have devices.
+    pub(super) fn take_up(&self, spec: &MachineSpec) -> Standing {
+        let mut work = self.work();
+        if work.is_removed {
+            return Standing::Removed;
+        }
+        self.add(&mut work, spec);
+        Standing::There(())
+    }
+
+    fn add(&self, work: &mut Work, spec: &MachineSpec) {
+        work.guests.insert(spec.id, Guest { spec: spec.clone(), metadata: None, ports: BTreeMap::new() });
+        // Who waits for it is told what stands in its way.
+        let _ = self.settle(work);
+    }
+
+    /// Nobody answers an instance any more.
+    pub(super) fn unplug(&self, id: InstanceId) {
+        self.work().guests.remove(&id);
+    }
+
+    /// Removes all that there is of it, unless an instance is in it. Says whether it did; then it is not used any more.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of it.
+    pub(super) fn remove(&self) -> anyhow::Result<bool> {
+        let mut work = self.work();
+        if !work.guests.is_empty() {
+            return Ok(false);
+        }
+        *work = Work { is_removed: true, ..Work::default() };
+        let host = Namespace::current()?;
+        InternetGateway::remove(&self.gateway_pin(), &host)?;
+        self.pins()?.iter().try_for_each(|pin| Namespace::unpin(pin))?;
+        Fabric::remove(&self.pin())?;
+        Ok(true)
+    }
+
+    /// Makes what there is what was asked for, and tells who waits for it.
+    fn settle(&self, work: &mut Work) -> anyhow::Result<()> {
+        let Some(spec) = work.spec.clone() else { return Ok(()) };
+        let outcome = self.enforce(work, &spec);
+        self.force.send_replace(match &outcome {
+            Ok(interfaces) => Force { interfaces: interfaces.clone(), error: None },
+            Err(error) => Force { interfaces: BTreeSet::new(), error: Some(format!("{error:#}")) },
+        });
+        outcome.map(drop)
+    }
+
+    fn enforce(&self, work: &mut Work, spec: &VpcSpec) -> anyhow::Result<BTreeSet<NetworkInterfaceId>> {
+        self.fabric(work)?;
+        let Work { fabric: Some(fabric), gateway, nats, resolver, guests, .. } = work else {
+            unreachable!("it was made above");
+        };
+        // The way out is there before anything is led there, and goes after that.
+        if let Some(id) = spec.internet_gateway
+            && gateway.as_ref().is_none_or(|(had, _)| *had != id)
+        {
+            let device = Gateway::Internet(id).device_name();
+            let host = Namespace::current()?;
+            let made = InternetGateway::open(&self.gateway_pin(), &host, fabric.namespace(), &device);
+            *gateway = Some((id, made.context("cannot make its internet gateway")?));
+        }
+        self.translate(fabric, nats, spec).context("cannot make its NAT gateways")?;
+        let report = fabric.apply(&policy(spec)).context("cannot enforce what passes in it")?;
+        match (&mut *gateway, spec.internet_gateway) {
+            (Some((_, gateway)), Some(_)) => {
+                gateway.apply(&translation(spec)).context("cannot translate its public addresses")?;
+            }
+            (_, None) => {
+                *gateway = None;
+                InternetGateway::remove(&self.gateway_pin(), &Namespace::current()?)?;
+            }
+            (None, Some(_)) => unreachable!("it was made above"),
+        }
+        self.resolve(fabric, resolver, spec)?;
+        let missing: BTreeSet<_> = report.missing.into_iter().collect();
+        let is_there = |interface: &NetworkInterfaceId| !missing.contains(interface);
+        let interfaces = spec.interfaces.iter().map(|port| port.interface.id).filter(is_there).collect();
+        for guest in guests.values_mut() {
+            guest.serve(fabric, spec, &interfaces, &self.runtime)?;
+        }
+        Ok(interfaces)
+    }
+
+    /// Has its NAT gateways be those that it is to have.
+    fn translate(
+        &self,
+        fabric: &Fabric,
+        nats: &mut BTreeMap<NatGatewayId, NatGateway>,
+        spec: &VpcSpec,
+    ) -> anyhow::Result<()> {
+        let wanted = nat_gateways(spec);
+        nats.retain(|id, had| wanted.get(id) == Some(had.spec()));
+        for pin in self.pins()? {
+            let name = pin.extension().and_then(|name| name.to_str()?.parse::<NatGatewayId>().ok());
+            if name.is_some_and(|id| !wanted.contains_key(&id)) {
+                Namespace::unpin(&pin)?;
+            }
+        }
+        for (id, spec) in wanted {
+            if let Entry::Vacant(place) = nats.entry(id) {
+                place.insert(NatGateway::open(&self.nat_pin(id), fabric.namespace(), spec)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(
+        &self,
+        fabric: &Fabric,
+        resolver: &mut Option<Resolver>,
+        spec: &VpcSpec,
+    ) -> anyhow::Result<()> {
+        if !spec.has_resolver {
+            *resolver = None;
+            return Ok(());
+        }
+        let zone = guest::names(spec)?;
+        if let Some(resolver) = resolver {
+            resolver.names.replace(zone);
+            return Ok(());
+        }
+        let names = Names::new(zone);
+        let addresses = guest::resolvers(spec);
+        let server = dns::Server::bind(fabric.namespace(), &addresses, names.clone(), RESOLV_CONF.into());
+        let mut task = JoinSet::new();
+        task.spawn_on(server.context("cannot resolve names in it")?.serve(), &self.runtime);
+        *resolver = Some(Resolver { names, _task: task });
+        Ok(())
+    }
+
+    fn fabric<'a>(&self, work: &'a mut Work) -> anyhow::Result<&'a mut Fabric> {
+        if work.fabric.is_none() {
+            let fabric = Fabric::open(&self.pin());
+            work.fabric = Some(fabric.with_context(|| format!("cannot make the network of {}", self.id))?);
+        }
+        match &mut work.fabric {
+            Some(fabric) => Ok(fabric),
+            None => unreachable!("it was made above"),
+        }
+    }
+
+    fn pin(&self) -> PathBuf {
+        self.folder.join(self.id.to_string())
+    }
+
+    fn gateway_pin(&self) -> PathBuf {
+        self.folder.join(format!("{}{}", self.id, super::GATEWAY))
+    }
+
+    fn nat_pin(&self, id: NatGatewayId) -> PathBuf {
+        self.folder.join(format!("{}.{id}", self.id))
+    }
+
+    /// Of its gateways.
+    fn pins(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let about = || format!("cannot read the folder {}", self.folder.display());
+        let prefix = format!("{}.", self.id);
+        let mut pins = Vec::new();
+        for entry in fs::read_dir(&self.folder).with_context(about)? {
+            let entry = entry.with_context(about)?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                pins.push(entry.path());
+            }
+        }
+        Ok(pins)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Guest {
+    /// Answers on those of its interfaces that are there, with what is known now.
+    fn serve(
+        &mut self,
+        fabric: &Fabric,
+        vpc: &VpcSpec,
+        there: &BTreeSet<NetworkInterfaceId>,
+        runtime: &Handle,
+    ) -> anyhow::Result<()> {
+        self.ports.retain(|id, _| there.contains(id));
+        let its = |id| vpc.interfaces.iter().map(|port| &port.interface).find(|found| found.id == id);
+        let now: Vec<_> =
+            self.spec.interfaces.iter().map(|known| its(known.id).unwrap_or(known).clone()).collect();
+        let has_changed = self.spec.interfaces != now;
+        self.spec.interfaces = now;
+        if let Some(metadata) = self.metadata.as_ref().filter(|_| has_changed) {
+            metadata.update(guest::known(&self.spec));
+        }
+        if self.metadata.is_none() && self.spec.guest.metadata_options.is_enabled {
+            let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+            let key = TokenKey::generate(&mut random).context("cannot draw a key")?;
+            self.metadata =
+                Some(Arc::new(Service::new(guest::known(&self.spec), key, Arc::new(SystemClock))));
+        }
+        for interface in self.spec.interfaces.iter().filter(|interface| there.contains(&interface.id)) {
+            let Some(lease) = guest::lease(vpc, interface) else { continue };
+            if let Some(port) = self.ports.get(&interface.id) {
+                port.lease.send_if_modified(|told| std::mem::replace(told, lease.clone()) != lease);
+                continue;
+            }
+            let port = answer(fabric, interface, lease, self.metadata.as_ref(), runtime)
+                .with_context(|| format!("cannot answer on {}", interface.id))?;
+            self.ports.insert(interface.id, port);
+        }
+        Ok(())
+    }
+}
+
+fn answer(
+    fabric: &Fabric,
+    interface: &InterfaceSpec,
+    lease: Lease,
+    metadata: Option<&Arc<Service>>,
+    runtime: &Handle,
+) -> anyhow::Result<Port> {
+    let device = device_name(interface.id);
+    let (told, lease) = watch::channel(lease);
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(dhcp::Server::bind(fabric.namespace(), &device, lease)?.serve(), runtime);
+    if let Some(service) = metadata {
+        let listener = network::metadata_listener(fabric.namespace(), &device)?;
+        let service = Arc::clone(service);
+        let serve = async move {
+            if let Err(error) = metadata::serve(listener, service).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a guest gets no metadata");
+            }
+        };
+        tasks.spawn_on(serve, runtime);
+    }
+    Ok(Port { lease: told, _tasks: tasks })
+}

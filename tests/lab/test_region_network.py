@@ -1,0 +1,92 @@
+"""The network between the guests of a region, and to them: groups, names, Elastic addresses, a second interface."""
+
+from collections.abc import Iterator
+
+import pytest
+from guest import wait_until
+from region import Instance, Region
+from test_region import image, instance, key, region  # noqa: F401
+
+METADATA = "wget -qO- http://169.254.169.254/latest/meta-data"
+
+
+@pytest.fixture(scope="module")
+def elastic(region) -> Iterator[str]:  # noqa: F811
+    """The id of an Elastic address."""
+    yield region.ec2.allocate_address()["AllocationId"]
+
+
+@pytest.fixture(scope="module")
+def other(region, image, instance, key, elastic) -> Iterator[Instance]:  # noqa: F811
+    """A second instance with two interfaces, one with an Elastic address."""
+    seen = instance.seen()
+    interfaces = [{"DeviceIndex": index, "SubnetId": seen["SubnetId"], "Groups": [region.group()]} for index in (0, 1)]
+    launched = region.ec2.run_instances(
+        ImageId=image, InstanceType="t3.micro", MinCount=1, MaxCount=1, KeyName="test", NetworkInterfaces=interfaces
+    )["Instances"][0]
+    other = Instance(region, launched["InstanceId"], key)
+    region.wait("instance_running", InstanceIds=[other.id])
+    region.ec2.associate_address(AllocationId=elastic, NetworkInterfaceId=primary(other)["NetworkInterfaceId"])
+    yield other
+    region.ec2.terminate_instances(InstanceIds=[other.id])
+    region.wait("instance_terminated", InstanceIds=[other.id])
+
+
+def primary(instance: Instance) -> dict:  # noqa: F811
+    return next(found for found in instance.seen()["NetworkInterfaces"] if found["Attachment"]["DeviceIndex"] == 0)
+
+
+def answers(asker: Instance, command: str) -> bool:
+    return asker.try_to_run(command).returncode == 0
+
+
+def test_each_interface_is_the_guests_own(other):
+    interfaces = {found["Attachment"]["DeviceIndex"]: found for found in other.seen()["NetworkInterfaces"]}
+    assert other.run("cat /sys/class/net/eth0/address") == interfaces[0]["MacAddress"]
+    assert other.run("cat /sys/class/net/eth1/address") == interfaces[1]["MacAddress"]
+    macs = f"{METADATA}/network/interfaces/macs"
+    assert other.run(f"{macs}/{interfaces[1]['MacAddress']}/local-ipv4s") == interfaces[1]["PrivateIpAddress"]
+
+
+def test_names_lead_to_private_addresses(instance, other):  # noqa: F811
+    seen = other.seen()
+    for name in [seen["PrivateDnsName"], seen["PublicDnsName"]]:
+        assert seen["PrivateIpAddress"] in instance.run(f"nslookup {name}")
+
+
+def test_guests_reach_each_other_as_their_groups_say(region, instance, other):  # noqa: F811
+    ping = f"ping -c 1 -W 2 {other.seen()['PrivateIpAddress']}"
+    fetch = f"wget -T 2 -qO- http://{other.seen()['PrivateIpAddress']}/"
+    other.run("mkdir -p /srv && echo hello > /srv/index.html && (httpd -p 80 -h /srv || true)")
+    # Both are in the group that lets its own in.
+    assert answers(instance, ping) and instance.run(fetch) == "hello"
+    group = region.ec2.create_security_group(GroupName="web", Description="web", VpcId=other.seen()["VpcId"])["GroupId"]
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    from_default = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "UserIdGroupPairs": [{"GroupId": region.group()}]}
+    region.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh, from_default])
+    interface = primary(other)["NetworkInterfaceId"]
+    region.ec2.modify_network_interface_attribute(NetworkInterfaceId=interface, Groups=[group])
+    wait_until(lambda: not answers(instance, ping), "the group lets no ping in")
+    assert instance.run(fetch) == "hello"
+    region.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[from_default])
+    wait_until(lambda: not answers(instance, fetch), "the rule is gone")
+    region.ec2.modify_network_interface_attribute(NetworkInterfaceId=interface, Groups=[region.group()])
+    wait_until(lambda: answers(instance, ping), "the groups are as they were")
+    region.ec2.delete_security_group(GroupId=group)
+
+
+def test_an_elastic_address_moves_between_guests(region: Region, instance, other, elastic):  # noqa: F811
+    address = region.ec2.describe_addresses(AllocationIds=[elastic])["Addresses"][0]["PublicIp"]
+    names = {instance.id: instance.run("hostname"), other.id: other.run("hostname")}
+    assert other.seen()["PublicIpAddress"] == address
+    assert other.run(f"{METADATA}/public-ipv4") == address
+    region.ec2.associate_address(AllocationId=elastic, InstanceId=instance.id, AllowReassociation=True)
+    assert instance.seen()["PublicIpAddress"] == address
+    assert instance.run("hostname") == names[instance.id]
+    wait_until(lambda: instance.run(f"{METADATA}/public-ipv4") == address, "the guest is told of its address")
+    region.ec2.associate_address(
+        AllocationId=elastic, NetworkInterfaceId=primary(other)["NetworkInterfaceId"], AllowReassociation=True
+    )
+    assert other.run("hostname") == names[other.id]
+    # The one has another of its own again.
+    assert instance.seen()["PublicIpAddress"] != address and instance.run("hostname") == names[instance.id]
