@@ -45,6 +45,8 @@ class Region:
         for process in [*self.processes().values(), *self.volume_servers()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        for namespace in (self.folder / "run/netns").glob("*"):
+            subprocess.run(["umount", "--lazy", namespace], capture_output=True)
 
     def group(self) -> str:
         """The default group of the default VPC."""

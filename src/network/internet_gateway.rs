@@ -23,7 +23,7 @@ use ipnet::Ipv4Net;
 
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::netlink::tables::{TABLE_MAIN, Way};
+use crate::netlink::tables::Way;
 use crate::pair::{self, End, NEXT_HOP};
 use crate::policy::LINK_LOCAL;
 use crate::uplink::{Exposure, HostAccess, Uplink};
@@ -53,7 +53,15 @@ pub struct InternetGateway {
     namespace: Namespace,
     host: Namespace,
     uplink: Uplink,
-    applied: Option<Translation>,
+    applied: Option<Applied>,
+}
+
+/// What was made of it last.
+#[derive(Debug)]
+struct Applied {
+    translation: Translation,
+    /// The kernel's counts of changes to rules after ours: with others, somebody else may have changed ours.
+    transactions: [u32; 2],
 }
 
 impl InternetGateway {
@@ -78,26 +86,16 @@ impl InternetGateway {
     /// # Errors
     /// What the kernel or `nft` says; then it can be asked again, and begins anew.
     pub fn apply(&mut self, translation: &Translation) -> Result<(), Error> {
-        if self.applied.as_ref() == Some(translation) {
+        if self.applied.as_ref().is_some_and(|applied| applied.translation == *translation) {
             return Ok(());
         }
         self.applied = None;
+        let public = translation.public.values().copied().collect();
         nft::load(&self.namespace, TABLE, &ruleset(translation))?;
-        self.namespace.netlink(async |netlink| {
-            let link = netlink.index(INWARD).await?;
-            let way = Way::Via { link, gateway: NEXT_HOP };
-            for range in &translation.ranges {
-                netlink.put_route(TABLE_MAIN, *range, way).await?;
-            }
-            for ((table, range, found), message) in netlink.table_routes().await? {
-                if table == TABLE_MAIN && found == way && !translation.ranges.contains(&range) {
-                    netlink.delete_route(message).await?;
-                }
-            }
-            Ok(())
-        })?;
-        self.uplink.publish(&translation.public.values().copied().collect::<BTreeSet<_>>())?;
-        self.applied = Some(translation.clone());
+        self.uplink.admit(&public)?;
+        self.lead(translation, &public)?;
+        let transactions = self.transactions()?;
+        self.applied = Some(Applied { translation: translation.clone(), transactions });
         Ok(())
     }
 
@@ -108,18 +106,34 @@ impl InternetGateway {
     pub fn repair(&mut self, pin: &Path, vpc: &Namespace, device: &str) -> Result<(), Error> {
         self.namespace.pin_again(pin)?;
         self.namespace.run(sysctl::forward_by_rules)??;
-        if Uplink::of(&self.host, &self.namespace)?.is_none() {
+        let is_linked = Uplink::of(&self.host, &self.namespace)?.is_some();
+        if !is_linked {
             self.uplink = make_uplink(&self.host, &self.namespace)?;
         }
-        pair::join(
-            End { namespace: &self.namespace, device: INWARD },
-            End { namespace: vpc, device },
-            self.uplink.mtu(),
-        )?;
-        match self.applied.take() {
-            Some(translation) => self.apply(&translation),
-            None => Ok(()),
+        let inward = End { namespace: &self.namespace, device: INWARD };
+        pair::join(inward, End { namespace: vpc, device }, self.uplink.mtu())?;
+        let Some(applied) = self.applied.take() else { return Ok(()) };
+        if !is_linked || applied.transactions != self.transactions()? {
+            return self.apply(&applied.translation);
         }
+        self.lead(&applied.translation, &applied.translation.public.values().copied().collect())?;
+        self.applied = Some(applied);
+        Ok(())
+    }
+
+    /// Has routes lead to the VPC here, and from the host to here.
+    fn lead(&self, translation: &Translation, public: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        self.namespace.netlink(async |netlink| {
+            let link = netlink.index(INWARD).await?;
+            let way = Way::Via { link, gateway: NEXT_HOP };
+            netlink.set_routes(&translation.ranges.iter().copied().collect(), way).await
+        })?;
+        self.uplink.lead(public)
+    }
+
+    /// The kernel's counts, here and in the host.
+    fn transactions(&self) -> Result<[u32; 2], Error> {
+        Ok([nft::generation(&self.namespace)?, nft::generation(&self.host)?])
     }
 
     /// Removes the gateway that is pinned at `pin`, and what there is of it in the host. What is not there is no error.

@@ -43,6 +43,8 @@ pub struct NatGatewaySpec {
 pub struct NatGateway {
     namespace: Namespace,
     spec: NatGatewaySpec,
+    /// The kernel's count of changes to rules after ours: with another, somebody else may have changed ours.
+    transactions: Option<u32>,
 }
 
 impl NatGateway {
@@ -52,7 +54,7 @@ impl NatGateway {
     /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks translation.
     pub fn open(pin: &Path, vpc: &Namespace, spec: NatGatewaySpec) -> Result<Self, Error> {
         let namespace = Namespace::open_pinned(pin)?;
-        let gateway = Self { namespace, spec };
+        let mut gateway = Self { namespace, spec, transactions: None };
         gateway.set_up(vpc)?;
         Ok(gateway)
     }
@@ -66,14 +68,17 @@ impl NatGateway {
     ///
     /// # Errors
     /// As those of [`Self::open`].
-    pub fn repair(&self, pin: &Path, vpc: &Namespace) -> Result<(), Error> {
+    pub fn repair(&mut self, pin: &Path, vpc: &Namespace) -> Result<(), Error> {
         self.namespace.pin_again(pin)?;
         self.set_up(vpc)
     }
 
-    fn set_up(&self, vpc: &Namespace) -> Result<(), Error> {
+    fn set_up(&mut self, vpc: &Namespace) -> Result<(), Error> {
         self.namespace.run(sysctl::forward_by_rules)??;
-        nft::load(&self.namespace, TABLE, &ruleset(self.spec.address))?;
+        if self.transactions != Some(nft::generation(&self.namespace)?) {
+            nft::load(&self.namespace, TABLE, &ruleset(self.spec.address))?;
+            self.transactions = Some(nft::generation(&self.namespace)?);
+        }
         let NatGatewaySpec { device, mac, address, router } = &self.spec;
         self.namespace.netlink(async |netlink| {
             netlink.add_veth(DEVICE, device, vpc, MTU).await?;

@@ -8,7 +8,7 @@
 //!
 //! What leaves a [hidden](Exposure::Hidden) VPC is masqueraded in it, so its own range is never seen in the host, and any number of
 //! VPCs can use the same one. A [public](Exposure::Public) one's packets have public addresses already, to which the host has
-//! routes ([`Uplink::publish`]). The host masquerades again what leaves it, for the addresses of each uplink.
+//! routes ([`Uplink::lead`]). The host masquerades again what leaves it, for the addresses of each uplink.
 //!
 //! What an uplink changes in the host, and how it is undone:
 //! - The interface `nimboN` with its addresses and routes. Its name reserves the number: the kernel
@@ -40,7 +40,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::netlink::tables::{TABLE_MAIN, Way};
+use crate::netlink::tables::Way;
 use crate::netlink::{Link, Route};
 use crate::plan::overlap;
 use crate::{nft, sysctl};
@@ -133,28 +133,26 @@ impl Uplink {
         slot.map(uplink).transpose()
     }
 
-    /// Has the host send what is for `addresses`, and for no others, to the VPC, and take what comes from them.
+    /// Has the host take what comes from the VPC under `addresses`, and under no others.
     ///
     /// # Errors
-    /// What the kernel or `nft` says.
-    pub fn publish(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    /// What `nft` says.
+    pub fn admit(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
         let (_, inner) = transit(self.slot);
         let known: Vec<_> = addresses.iter().copied().chain([inner]).collect();
-        nft::apply(&self.host, &self.name, &rules::set_addresses(&self.name, &known))?;
+        nft::apply(&self.host, &self.name, &rules::set_addresses(&self.name, &known))
+    }
+
+    /// Has the host send what is for `addresses`, and for no others, to the VPC.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn lead(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let (_, inner) = transit(self.slot);
         self.host.netlink(async |netlink| {
             let link = netlink.index(&self.name).await?;
-            let way = Way::Via { link, gateway: inner };
-            let mut wanted = addresses.clone();
-            for ((table, range, found), message) in netlink.table_routes().await? {
-                let is_ours = table == TABLE_MAIN && found == way;
-                if is_ours && !wanted.remove(&range.addr()) {
-                    netlink.delete_route(message).await?;
-                }
-            }
-            for address in wanted {
-                netlink.put_route(TABLE_MAIN, Ipv4Net::from(address), way).await?;
-            }
-            Ok(())
+            let ranges = addresses.iter().map(|address| Ipv4Net::from(*address)).collect();
+            netlink.set_routes(&ranges, Way::Via { link, gateway: inner }).await
         })
     }
 

@@ -7,6 +7,8 @@ from guest import wait_until
 from region import Instance, Region
 from test_region import image, instance, key, region  # noqa: F401
 
+# What this machine is to guests.
+HOST = "198.19.255.254/32"
 METADATA = "wget -qO- http://169.254.169.254/latest/meta-data"
 
 
@@ -55,21 +57,24 @@ def test_names_lead_to_private_addresses(instance, other):  # noqa: F811
 
 
 def test_guests_reach_each_other_as_their_groups_say(region, instance, other):  # noqa: F811
-    ping = f"ping -c 1 -W 2 {other.seen()['PrivateIpAddress']}"
-    fetch = f"wget -T 2 -qO- http://{other.seen()['PrivateIpAddress']}/"
-    other.run("mkdir -p /srv && echo hello > /srv/index.html && (httpd -p 80 -h /srv || true)")
+    address = other.seen()["PrivateIpAddress"]
+    ping = f"ping -c 1 -W 2 {address}"
+    # Who answers there names itself first.
+    connect = f"nc -w 2 {address} 22 </dev/null | grep -aq ^SSH-"
     # Both are in the group that lets its own in.
-    assert answers(instance, ping) and instance.run(fetch) == "hello"
-    group = region.ec2.create_security_group(GroupName="web", Description="web", VpcId=other.seen()["VpcId"])["GroupId"]
-    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
-    from_default = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "UserIdGroupPairs": [{"GroupId": region.group()}]}
-    region.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh, from_default])
+    assert answers(instance, ping) and answers(instance, connect)
+    group = region.ec2.create_security_group(GroupName="ssh", Description="ssh", VpcId=other.seen()["VpcId"])["GroupId"]
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+    from_host = {**ssh, "IpRanges": [{"CidrIp": HOST}]}
+    from_default = {**ssh, "UserIdGroupPairs": [{"GroupId": region.group()}]}
+    region.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[from_host, from_default])
     interface = primary(other)["NetworkInterfaceId"]
     region.ec2.modify_network_interface_attribute(NetworkInterfaceId=interface, Groups=[group])
     wait_until(lambda: not answers(instance, ping), "the group lets no ping in")
-    assert instance.run(fetch) == "hello"
+    assert answers(instance, connect) and answers(other, "true")
     region.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[from_default])
-    wait_until(lambda: not answers(instance, fetch), "the rule is gone")
+    wait_until(lambda: not answers(instance, connect), "the rule is gone")
+    assert answers(other, "true")
     region.ec2.modify_network_interface_attribute(NetworkInterfaceId=interface, Groups=[region.group()])
     wait_until(lambda: answers(instance, ping), "the groups are as they were")
     region.ec2.delete_security_group(GroupId=group)

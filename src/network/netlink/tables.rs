@@ -2,6 +2,7 @@
 //!
 //! What is listed comes with the kernel's own message for it, by which it is deleted.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
@@ -76,6 +77,20 @@ impl Netlink {
         };
         let request = self.handle.route().add(route.build()).replace();
         request.execute().await.map_err(failed(format_args!("put a route to {range} into table {table}")))
+    }
+
+    /// Has `ranges`, and no others, lead this way in the main table.
+    pub(crate) async fn set_routes(&self, ranges: &BTreeSet<Ipv4Net>, way: Way) -> Result<(), Error> {
+        let mut wanted = ranges.clone();
+        for ((table, range, found), message) in self.table_routes().await? {
+            if table == TABLE_MAIN && found == way && !wanted.remove(&range) {
+                self.delete_route(message).await?;
+            }
+        }
+        for range in wanted {
+            self.put_route(TABLE_MAIN, range, way).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn delete_route(&self, message: RouteMessage) -> Result<(), Error> {

@@ -211,6 +211,13 @@ fn a_gateway_is_taken_up_and_repaired() {
     public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
     public.lab.fabric.repair().unwrap();
     assert!(talk.goes_on(PATIENCE) && one.pings(OUTSIDE));
+    // The host's route, or its rules, and nothing else.
+    for harm in [format!("ip route del {}", PUBLIC[0]), "nft flush set ip nimbo0 addresses".to_owned()] {
+        run(&world.host.namespace, &harm);
+        assert!(!world.host.pings(PUBLIC[0]) || !one.pings(OUTSIDE), "{harm}");
+        public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
+        assert!(world.host.pings(PUBLIC[0]) && one.pings(OUTSIDE), "{harm}");
+    }
     public.close(&world);
     assert!(!attempt(&world.host.namespace, "nft list table ip nimbo").status.success());
 }
@@ -247,7 +254,7 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     assert!(!world.host.pings(PUBLIC[0]) && world.host.misses(PUBLIC[0], 80));
     // Another process takes it up; somebody else unmakes it.
     drop(gateway);
-    let gateway = open(&public);
+    let mut gateway = open(&public);
     public.lab.apply();
     assert!(talk.goes_on(PATIENCE));
     run(public.lab.fabric.namespace(), &format!("ip link del {}", device_name(id(9))));
