@@ -33,9 +33,6 @@ use types::{InstanceId, VpcId};
 
 use vpc::{Standing, VpcNetwork};
 
-/// What the name of the file of a VPC's gateway ends in.
-const GATEWAY: &str = ".gateway";
-
 /// How long one that starts waits for its network: the control plane tells of both at the same time.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,16 +1,19 @@
-//! What is made of records; what a host does with it is in the tests of `machines` and of the crate `network`.
+//! What is made of records, and what is kept of it, as root. What passes is in the tests of the crate `network`.
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use control::ports::{InterfaceSpec, PortSpec, SubnetSpec, VpcSpec};
+use control::ports::{InterfaceSpec, Networks as _, PortSpec, SubnetSpec, VpcSpec};
 use control::records::{
     DhcpOptions, Direction, InterfaceOwner, NameServer, Peer, Route, RouteTable, RouteTarget, SecurityGroup,
     SecurityGroupRule, Traffic,
 };
 use network::policy::{Gateway, Target, device_name};
-use types::{MacAddress, RandomId};
+use types::{InternetGatewayId, MacAddress, NatGatewayId, RandomId};
 
+use super::Networks;
 use super::guest::{lease, names};
 use super::policy::{nat_gateways, policy, translation};
 
@@ -147,4 +150,62 @@ fn a_name_that_is_none_is_an_error() {
     assert!(names(&spec).is_ok());
     spec.interfaces[0].interface.public_host_name = Some("a..b".to_owned());
     assert!(names(&spec).is_err());
+}
+
+/// A folder in which files keep namespaces, until it is dropped.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn paths(&self) -> Vec<PathBuf> {
+        let entries = self.0.path().join("netns").read_dir().unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    fn kept(&self) -> Vec<String> {
+        self.paths().iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for path in self.paths() {
+            let _ = ::network::Namespace::unpin(&path);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let open = || Networks::open(folder.0.path()).unwrap();
+    let (networks, mut spec) = (open(), spec());
+    let file = |gateway: &dyn Display| format!("{}.{gateway}", spec.id);
+    let vpc = spec.id.to_string();
+    let [internet, other] = [file(&id::<InternetGatewayId>(4)), file(&id::<InternetGatewayId>(6))];
+    let nat = file(&id::<NatGatewayId>(3));
+    networks.apply(spec.clone()).await.unwrap();
+    assert_eq!(folder.kept(), [vpc.clone(), internet, nat.clone()]);
+    spec.internet_gateway = Some(id(6));
+    networks.apply(spec.clone()).await.unwrap();
+    assert_eq!(folder.kept(), [vpc.clone(), other.clone(), nat]);
+    // The next process, which is told of something else.
+    drop(networks);
+    let networks = open();
+    assert_eq!(networks.vpcs(), [spec.id]);
+    spec.interfaces.pop();
+    networks.apply(spec.clone()).await.unwrap();
+    assert_eq!(folder.kept(), [vpc.clone(), other]);
+    spec.internet_gateway = None;
+    networks.apply(spec.clone()).await.unwrap();
+    assert_eq!(folder.kept(), [vpc]);
+    for _ in 0..2 {
+        networks.remove(spec.id).await.unwrap();
+        assert!(folder.kept().is_empty() && networks.vpcs().is_empty());
+    }
+    // It can be there again.
+    networks.apply(spec.clone()).await.unwrap();
+    networks.remove(spec.id).await.unwrap();
+    assert!(folder.kept().is_empty());
 }

@@ -1,7 +1,7 @@
 //! One VPC on this host: its fabric and its gateway, and who answers in it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,19 @@ pub(super) enum Standing<T = ()> {
     Removed,
 }
 
+/// A gateway that has a namespace of its own.
+#[derive(Debug, Clone, Copy)]
+enum GatewayId {
+    Internet(InternetGatewayId),
+    Nat(NatGatewayId),
+}
+
+impl GatewayId {
+    fn of(name: &str) -> Option<Self> {
+        name.parse().map(Self::Internet).ok().or_else(|| name.parse().map(Self::Nat).ok())
+    }
+}
+
 struct Resolver {
     names: Names,
     _task: JoinSet<()>,
@@ -121,11 +134,11 @@ impl VpcNetwork {
         // The devices of gateways, before what leads there.
         if let Some((id, gateway)) = gateway {
             let device = Gateway::Internet(*id).device_name();
-            let repaired = gateway.repair(&self.gateway_pin(), fabric.namespace(), &device);
+            let repaired = gateway.repair(&self.pin_of(id), fabric.namespace(), &device);
             repaired.with_context(|| format!("cannot repair the internet gateway of {}", self.id))?;
         }
         for (id, nat) in nats {
-            let repaired = nat.repair(&self.nat_pin(*id), fabric.namespace());
+            let repaired = nat.repair(&self.pin_of(id), fabric.namespace());
             repaired.with_context(|| format!("cannot repair {id}"))?;
         }
         let report = fabric.repair().with_context(|| format!("cannot repair the network of {}", self.id))?;
@@ -185,11 +198,10 @@ impl VpcNetwork {
         if !work.guests.is_empty() {
             return Ok(false);
         }
-        *work = Work { is_removed: true, ..Work::default() };
-        let host = Namespace::current()?;
-        InternetGateway::remove(&self.gateway_pin(), &host)?;
-        self.pins()?.iter().try_for_each(|pin| Namespace::unpin(pin))?;
+        *work = Work::default();
+        self.remove_gateways(|_| false)?;
         Fabric::remove(&self.pin())?;
+        work.is_removed = true;
         Ok(true)
     }
 
@@ -215,21 +227,26 @@ impl VpcNetwork {
         {
             let device = Gateway::Internet(id).device_name();
             let host = Namespace::current()?;
-            let made = InternetGateway::open(&self.gateway_pin(), &host, fabric.namespace(), &device);
+            let made = InternetGateway::open(&self.pin_of(&id), &host, fabric.namespace(), &device);
             *gateway = Some((id, made.context("cannot make its internet gateway")?));
         }
-        self.translate(fabric, nats, spec).context("cannot make its NAT gateways")?;
-        let report = fabric.apply(&policy(spec)).context("cannot enforce what passes in it")?;
-        match (&mut *gateway, spec.internet_gateway) {
-            (Some((_, gateway)), Some(_)) => {
-                gateway.apply(&translation(spec)).context("cannot translate its public addresses")?;
+        gateway.take_if(|(had, _)| Some(*had) != spec.internet_gateway);
+        for (id, wanted) in nat_gateways(spec) {
+            if nats.get(&id).is_none_or(|had| *had.spec() != wanted) {
+                let made = NatGateway::open(&self.pin_of(&id), fabric.namespace(), wanted);
+                nats.insert(id, made.with_context(|| format!("cannot make {id}"))?);
             }
-            (_, None) => {
-                *gateway = None;
-                InternetGateway::remove(&self.gateway_pin(), &Namespace::current()?)?;
-            }
-            (None, Some(_)) => unreachable!("it was made above"),
         }
+        let report = fabric.apply(&policy(spec)).context("cannot enforce what passes in it")?;
+        if let Some((_, gateway)) = gateway {
+            gateway.apply(&translation(spec)).context("cannot translate its public addresses")?;
+        }
+        let wanted = nat_gateways(spec);
+        nats.retain(|id, _| wanted.contains_key(id));
+        self.remove_gateways(|id| match id {
+            GatewayId::Internet(id) => spec.internet_gateway == Some(id),
+            GatewayId::Nat(id) => wanted.contains_key(&id),
+        })?;
         self.resolve(fabric, resolver, spec)?;
         let missing: BTreeSet<_> = report.missing.into_iter().collect();
         let is_there = |interface: &NetworkInterfaceId| !missing.contains(interface);
@@ -240,25 +257,14 @@ impl VpcNetwork {
         Ok(interfaces)
     }
 
-    /// Has its NAT gateways be those that it is to have.
-    fn translate(
-        &self,
-        fabric: &Fabric,
-        nats: &mut BTreeMap<NatGatewayId, NatGateway>,
-        spec: &VpcSpec,
-    ) -> anyhow::Result<()> {
-        let wanted = nat_gateways(spec);
-        nats.retain(|id, had| wanted.get(id) == Some(had.spec()));
-        for pin in self.pins()? {
-            let name = pin.extension().and_then(|name| name.to_str()?.parse::<NatGatewayId>().ok());
-            if name.is_some_and(|id| !wanted.contains_key(&id)) {
-                Namespace::unpin(&pin)?;
-            }
-        }
-        for (id, spec) in wanted {
-            if let Entry::Vacant(place) = nats.entry(id) {
-                place.insert(NatGateway::open(&self.nat_pin(id), fabric.namespace(), spec)?);
-            }
+    /// Removes those of its gateways, an earlier process's too, that are not wanted.
+    fn remove_gateways(&self, is_wanted: impl Fn(GatewayId) -> bool) -> anyhow::Result<()> {
+        for (id, pin) in self.gateways()?.into_iter().filter(|(id, _)| !is_wanted(*id)) {
+            let removed = match id {
+                GatewayId::Internet(_) => InternetGateway::remove(&pin, &Namespace::current()?),
+                GatewayId::Nat(_) => Namespace::unpin(&pin),
+            };
+            removed.with_context(|| format!("cannot remove a gateway of {}", self.id))?;
         }
         Ok(())
     }
@@ -302,26 +308,22 @@ impl VpcNetwork {
         self.folder.join(self.id.to_string())
     }
 
-    fn gateway_pin(&self) -> PathBuf {
-        self.folder.join(format!("{}{}", self.id, super::GATEWAY))
-    }
-
-    fn nat_pin(&self, id: NatGatewayId) -> PathBuf {
+    /// Of a gateway.
+    fn pin_of(&self, id: &impl Display) -> PathBuf {
         self.folder.join(format!("{}.{id}", self.id))
     }
 
-    /// Of its gateways.
-    fn pins(&self) -> anyhow::Result<Vec<PathBuf>> {
+    /// Its gateways that are kept by files.
+    fn gateways(&self) -> anyhow::Result<Vec<(GatewayId, PathBuf)>> {
         let about = || format!("cannot read the folder {}", self.folder.display());
         let prefix = format!("{}.", self.id);
-        let mut pins = Vec::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.folder).with_context(about)? {
             let entry = entry.with_context(about)?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                pins.push(entry.path());
-            }
+            let id = entry.file_name().to_str().and_then(|name| GatewayId::of(name.strip_prefix(&prefix)?));
+            found.extend(id.map(|id| (id, entry.path())));
         }
-        Ok(pins)
+        Ok(found)
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
