@@ -26,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) index: Index,
     pub(crate) name: String,
     pub(crate) mtu: u16,
+    /// Its hardware address, if it has one.
+    pub(crate) mac: Option<MacAddress>,
     pub(crate) is_up: bool,
     /// The other end of a pair, in its namespace.
     pub(crate) peer: Option<Index>,
@@ -60,15 +62,19 @@ impl Netlink {
             let mut name = None;
             let mut mtu = None;
             let mut peer = None;
+            let mut mac = None;
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(text) => name = Some(text),
                     LinkAttribute::Mtu(bytes) => mtu = Some(u16::try_from(bytes).unwrap_or(u16::MAX)),
+                    LinkAttribute::Address(octets) => {
+                        mac = <[u8; 6]>::try_from(octets).ok().map(MacAddress::new);
+                    }
                     LinkAttribute::Link(index) => peer = Some(Index(index)),
                     _ => {}
                 }
             }
-            Some(Link { index, name: name?, mtu: mtu?, is_up, peer })
+            Some(Link { index, name: name?, mtu: mtu?, mac, is_up, peer })
         };
         Ok(messages.into_iter().filter_map(link).collect())
     }

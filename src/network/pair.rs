@@ -8,6 +8,7 @@
 //! Neither end has an address. [`NEXT_HOP`] stands for the other end, whichever namespace one is in: its hardware address is written down for
 //! good, and nobody is asked for it.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use types::MacAddress;
@@ -38,11 +39,24 @@ pub(crate) fn join(near: End<'_>, far: End<'_>, mtu: u16) -> Result<(), Error> {
     })?;
     for (end, own, other) in [(near, NEAR, FAR), (far, FAR, NEAR)] {
         end.namespace.netlink(async |netlink| {
-            let link = netlink.index(end.device).await?;
-            netlink.set_mac(link, own).await?;
-            netlink.set_mtu(link, mtu).await?;
-            netlink.set_up(link).await?;
-            netlink.put_neighbour(link, NEXT_HOP, other).await
+            let links = netlink.links().await?;
+            let Some(link) = links.iter().find(|link| link.name == end.device) else {
+                return Err(Error::io(
+                    format_args!("find interface {}", end.device),
+                    ErrorKind::NotFound.into(),
+                ));
+            };
+            // What is so already is left alone: the kernel forgets neighbours for every new address.
+            if link.mac != Some(own) {
+                netlink.set_mac(link.index, own).await?;
+            }
+            if link.mtu != mtu {
+                netlink.set_mtu(link.index, mtu).await?;
+            }
+            if !link.is_up {
+                netlink.set_up(link.index).await?;
+            }
+            netlink.put_neighbour(link.index, NEXT_HOP, other).await
         })?;
     }
     Ok(())

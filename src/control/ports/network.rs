@@ -1,9 +1,10 @@
 //! Networks, as a host has them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use types::{InternetGatewayId, NetworkAclId, RouteTableId, SubnetId, VpcId};
+use types::{InternetGatewayId, NetworkAclId, RouteTableId, SubnetId, VpcId, VpcPeeringConnectionId};
 
 use super::{BoxFuture, HostError, InterfaceSpec};
 use crate::records::{DhcpOptions, InterfaceOwner, NetworkAcl, RouteTable, SecurityGroup};
@@ -40,6 +41,8 @@ pub struct VpcSpec {
     pub acls: Vec<Arc<NetworkAcl>>,
     pub route_tables: Vec<Arc<RouteTable>>,
     pub internet_gateway: Option<InternetGatewayId>,
+    /// Those that are active, each with the VPC at its other end.
+    pub peerings: BTreeMap<VpcPeeringConnectionId, VpcId>,
     /// Those of instances that are on a host, and of services.
     pub interfaces: Vec<PortSpec>,
 }

@@ -24,6 +24,7 @@ fn the_mtu_is_that_of_the_way_out() {
         index: Index(index),
         name: name.into(),
         mtu,
+        mac: None,
         is_up: true,
         peer: None,
     };

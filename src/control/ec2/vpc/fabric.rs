@@ -1,11 +1,14 @@
 //! What a VPC is to be on a host, by what all its records say.
 
-use types::VpcId;
+use types::{VpcId, VpcPeeringConnectionId};
 
 use crate::ec2::instance::machine;
 use crate::ec2::interface::names;
 use crate::ports::{PortSpec, SubnetSpec, VpcSpec};
-use crate::records::{Instance, InterfaceOwner, NatGateway, NetworkInterface, RouteTable, Subnet, Vpc};
+use crate::records::{
+    Instance, InterfaceOwner, NatGateway, NetworkInterface, PeeringState, RouteTable, Subnet, Vpc,
+    VpcPeeringConnection,
+};
 use crate::state::View;
 
 /// None: nothing runs in it.
@@ -35,6 +38,7 @@ pub(crate) fn fabric(view: View<'_>, id: VpcId) -> Option<VpcSpec> {
         acls: tables.network_acls.linked_to(id).cloned().collect(),
         route_tables: tables.route_tables.linked_to(id).cloned().collect(),
         internet_gateway: tables.internet_gateways.linked_to(id).next().map(|gateway| gateway.id),
+        peerings: tables.peering_connections.linked_to(id).filter_map(|found| peer(found, id)).collect(),
         interfaces: there.into_iter().filter_map(|found| port(found)).collect(),
     })
 }
@@ -48,6 +52,13 @@ fn is_there(view: View<'_>, interface: &NetworkInterface) -> bool {
         }
         (None, InterfaceOwner::User) => false,
     }
+}
+
+/// The VPC at the other end of a connection that is active.
+fn peer(connection: &VpcPeeringConnection, id: VpcId) -> Option<(VpcPeeringConnectionId, VpcId)> {
+    let ends = [connection.requester.vpc, connection.accepter.vpc];
+    let other = ends.into_iter().find(|vpc| *vpc != id)?;
+    (connection.state == PeeringState::Active).then_some((connection.id, other))
 }
 
 fn subnet(view: View<'_>, subnet: &Subnet, main: &RouteTable) -> Option<SubnetSpec> {

@@ -1,9 +1,7 @@
 //! Where packets go: tables of subnets, routers among the guests, gateways, several interfaces.
 
-use std::net::Ipv4Addr;
-
 use network::policy::{Gateway, Peer, Target, Traffic, device_name};
-use network::{Ipv4Net, Namespace};
+use network::{Ipv4Net, NEXT_HOP, Namespace};
 
 use crate::lab::{
     Guest, Lab, PATIENCE, PING, SILENCE, Talk, everywhere, id, interface, ip, join, letting_in, mac, net,
@@ -184,14 +182,12 @@ fn peers_meet_by_their_groups() {
     labs[1].vpc.ranges = vec![other_range];
     labs[1].vpc.subnets.get_mut(&id(1)).unwrap().range = net("10.1.1.0/24");
     labs[1].vpc.subnets.remove(&id(2));
-    let device = peering.device_name();
-    join(labs[0].fabric.namespace(), &device, labs[1].fabric.namespace(), &device);
-    let ends: [Ipv4Addr; 2] = [ip("169.254.128.0"), ip("169.254.128.1")];
-    for (at, (lab, range)) in labs.iter_mut().zip(["10.1.0.0/16", "10.0.0.0/16"]).enumerate() {
-        let namespace = lab.fabric.namespace();
-        run(namespace, &format!("ip addr add {}/32 dev {device}", ends[at]));
-        run(namespace, &format!("ip link set {device} mtu 9001 up"));
-        lab.vpc.gateways.insert(peering, ends[1 - at]);
+    // Again changes nothing.
+    for _ in 0..2 {
+        network::peer(id(1), labs[0].fabric.namespace(), labs[1].fabric.namespace()).unwrap();
+    }
+    for (lab, range) in labs.iter_mut().zip(["10.1.0.0/16", "10.0.0.0/16"]) {
+        lab.vpc.gateways.insert(peering, NEXT_HOP);
         route(lab, 1, range, Target::Gateway(peering));
         lab.apply();
     }
@@ -202,5 +198,10 @@ fn peers_meet_by_their_groups() {
     second.group(1, letting_in(&[]));
     second.apply();
     assert!(!one.pings("10.1.1.4") && other.pings("10.0.1.4"));
+    network::part(first.fabric.namespace(), [id(1)]).unwrap();
+    assert!(other.pings("10.0.1.4"));
+    network::part(first.fabric.namespace(), []).unwrap();
+    assert_eq!(second.fabric.repair().unwrap().missing_gateways, [peering]);
+    assert!(!other.pings("10.0.1.4"));
     assert_eq!(mac(1), first.vpc.interfaces[&id(1)].mac);
 }

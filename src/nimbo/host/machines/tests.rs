@@ -210,6 +210,7 @@ fn vpc(spec: &MachineSpec) -> VpcSpec {
         acls: Vec::new(),
         route_tables: Vec::new(),
         internet_gateway: None,
+        peerings: BTreeMap::new(),
         interfaces: spec.interfaces.iter().map(port).collect(),
     }
 }

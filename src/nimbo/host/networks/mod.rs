@@ -164,6 +164,9 @@ impl control::ports::Networks for Networks {
         let shared = Arc::clone(&self.shared);
         aside(move || {
             while let Standing::Removed = shared.vpc_or_new(spec.id).apply(&spec)? {}
+            for peer in spec.peerings.values().filter_map(|id| shared.vpc(*id)) {
+                peer.look_again()?;
+            }
             Ok(())
         })
     }

@@ -18,6 +18,8 @@ pub(super) fn policy(spec: &VpcSpec) -> Vpc {
         (subnet.id, made)
     };
     let groups = spec.groups.iter().map(|found| (found.id, group(found)));
+    let internet = spec.internet_gateway.iter().map(|id| Gateway::Internet(*id));
+    let peerings = spec.peerings.keys().map(|id| Gateway::Peering(*id));
     Vpc {
         ranges: spec.ranges.clone(),
         subnets: spec.subnets.iter().map(subnet).collect(),
@@ -25,7 +27,7 @@ pub(super) fn policy(spec: &VpcSpec) -> Vpc {
         groups: groups.chain([(no_group(), everything())]).collect(),
         acls: spec.acls.iter().map(|found| (found.id, acl(found))).collect(),
         route_tables: spec.route_tables.iter().map(|found| (found.id, route_table(spec, found))).collect(),
-        gateways: spec.internet_gateway.iter().map(|id| (Gateway::Internet(*id), NEXT_HOP)).collect(),
+        gateways: internet.chain(peerings).map(|gateway| (gateway, NEXT_HOP)).collect(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What is made of records, and what is kept of it, as root. What passes is in the tests of the crate `network`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use control::ports::{InterfaceSpec, Networks as _, PortSpec, SubnetSpec, VpcSpec};
 use control::records::{
@@ -17,6 +19,7 @@ use super::Networks;
 use super::guest::{lease, names};
 use super::policy::{nat_gateways, policy, translation};
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 4);
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 7);
 
@@ -92,6 +95,7 @@ fn spec() -> VpcSpec {
         acls: Vec::new(),
         route_tables: vec![Arc::new(RouteTable { id: id(1), vpc: id(1), routes, associations: Vec::new() })],
         internet_gateway: Some(id(4)),
+        peerings: BTreeMap::new(),
         interfaces: vec![guest, nat],
     }
 }
@@ -195,7 +199,12 @@ async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
     let networks = open();
     assert_eq!(networks.vpcs(), [spec.id]);
     spec.interfaces.pop();
-    networks.apply(spec.clone()).await.unwrap();
+    // What answered in this process lets go of its sockets by and by.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = networks.apply(spec.clone()).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_eq!(folder.kept(), [vpc.clone(), other]);
     spec.internet_gateway = None;
     networks.apply(spec.clone()).await.unwrap();
@@ -208,4 +217,30 @@ async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
     networks.apply(spec.clone()).await.unwrap();
     networks.remove(spec.id).await.unwrap();
     assert!(folder.kept().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_linked_when_the_second_of_them_comes() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let networks = Networks::open(folder.0.path()).unwrap();
+    let (peering, other) = (id(7), id(8));
+    let plain = VpcSpec { internet_gateway: None, interfaces: Vec::new(), ..spec() };
+    let mut one = VpcSpec { peerings: [(peering, other)].into(), ..plain.clone() };
+    let second = VpcSpec { id: other, peerings: [(peering, one.id)].into(), ..plain };
+    let is_linked = |vpc: &VpcSpec| {
+        let pin = folder.0.path().join("netns").join(vpc.id.to_string());
+        let namespace = ::network::Namespace::pinned(&pin).unwrap().unwrap();
+        let devices = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+        devices.unwrap().contains(&Gateway::Peering(peering).device_name())
+    };
+    networks.apply(one.clone()).await.unwrap();
+    assert!(!is_linked(&one));
+    networks.apply(second.clone()).await.unwrap();
+    assert!(is_linked(&one) && is_linked(&second));
+    // Deleted: either is told so, and the other end goes with it.
+    one.peerings.clear();
+    networks.apply(one.clone()).await.unwrap();
+    assert!(!is_linked(&one) && !is_linked(&second));
+    networks.remove(one.id).await.unwrap();
+    networks.remove(second.id).await.unwrap();
 }

@@ -123,6 +123,14 @@ impl VpcNetwork {
         self.settle(&mut work).map(|()| Standing::There(()))
     }
 
+    /// Has it be what it was asked to be, as far as that is possible now: a peer has come.
+    ///
+    /// # Errors
+    /// When the host cannot have it.
+    pub(super) fn look_again(&self) -> anyhow::Result<()> {
+        self.settle(&mut self.work())
+    }
+
     /// Has it be again what it was, whatever somebody else has made of it.
     ///
     /// # Errors
@@ -231,6 +239,7 @@ impl VpcNetwork {
             *gateway = Some((id, made.context("cannot make its internet gateway")?));
         }
         gateway.take_if(|(had, _)| Some(*had) != spec.internet_gateway);
+        self.join(fabric, spec)?;
         for (id, wanted) in nat_gateways(spec) {
             if nats.get(&id).is_none_or(|had| *had.spec() != wanted) {
                 let made = NatGateway::open(&self.pin_of(&id), fabric.namespace(), wanted);
@@ -255,6 +264,19 @@ impl VpcNetwork {
             guest.serve(fabric, spec, &interfaces, &self.runtime)?;
         }
         Ok(interfaces)
+    }
+
+    /// Has it be linked to its peers, those of them that are there: who comes later does so himself.
+    fn join(&self, fabric: &Fabric, spec: &VpcSpec) -> anyhow::Result<()> {
+        network::part(fabric.namespace(), spec.peerings.keys().copied())?;
+        for (id, peer) in &spec.peerings {
+            let Some(other) = Namespace::pinned(&self.folder.join(peer.to_string()))? else { continue };
+            // Both do the same, whichever comes first.
+            let (one, other) =
+                if self.id < *peer { (fabric.namespace(), &other) } else { (&other, fabric.namespace()) };
+            network::peer(*id, one, other).with_context(|| format!("cannot make {id}"))?;
+        }
+        Ok(())
     }
 
     /// Removes those of its gateways, an earlier process's too, that are not wanted.
