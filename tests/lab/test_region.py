@@ -261,6 +261,6 @@ def test_nothing_is_left_of_what_was_terminated(region, instance):
     region.wait("volume_deleted", VolumeIds=[volume])
     wait_until(lambda: not (region.state / "volumes" / volume).exists(), "the volume's end")
     assert not region.processes()
-    for folder in ["instances", "netns"]:
-        assert not list((region.folder / "run" / folder).iterdir())
+    assert not list((region.folder / "run/instances").iterdir())
+    wait_until(lambda: not list((region.folder / "run/netns").iterdir()), "the end of its VPC's network")
     assert "nimbo" not in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
