@@ -90,6 +90,15 @@ impl Public {
     }
 }
 
+/// Also when a test fails: nothing keeps its namespaces.
+impl Drop for Public {
+    fn drop(&mut self) {
+        for pin in [pin(&self.lab), self.lab.pin().with_extension("nat")] {
+            let _ = Namespace::unpin(&pin);
+        }
+    }
+}
+
 /// Who is at the other end of a new connection.
 fn peer_of(client: &Guest, server: &Guest, to: &str) -> Ipv4Addr {
     let listener = server.listen(80);
