@@ -14,7 +14,7 @@ use crate::ec2::fabric;
 use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::Networks;
-use crate::records::{Address, Former, Instance, Tables};
+use crate::records::{Address, Former, Instance, Tables, VpcPeeringConnection};
 use crate::state::{Space, State, View};
 
 /// When what failed is tried again.
@@ -122,7 +122,7 @@ fn touched(tables: &Tables, former: &Former, touch: &mut dyn FnMut(VpcId)) {
         }
         Former::NatGateway(id, before) => each!(before, tables.nat_gateways.get(*id), |row| [row.vpc]),
         Former::VpcPeeringConnection(id, before) => {
-            each!(before, tables.peering_connections.get(*id), |row| [row.requester.vpc, row.accepter.vpc]);
+            each!(before, tables.peering_connections.get(*id), |row| own_ends(tables, row));
         }
         Former::Address(id, before) => {
             each!(before, tables.addresses.get(*id), |row| of_address(tables, row));
@@ -141,6 +141,12 @@ fn touched(tables: &Tables, former: &Former, touch: &mut dyn FnMut(VpcId)) {
 
 fn of(tables: &Tables, options: ResourceId) -> Vec<VpcId> {
     tables.vpcs.linked_to(options).map(|vpc| vpc.id).collect()
+}
+
+/// The other end may be another space's, whose own record of the connection tells of it.
+fn own_ends(tables: &Tables, connection: &VpcPeeringConnection) -> Vec<VpcId> {
+    let ends = [connection.requester.vpc, connection.accepter.vpc];
+    ends.into_iter().filter(|vpc| tables.vpcs.get(*vpc).is_some()).collect()
 }
 
 fn of_address(tables: &Tables, address: &Address) -> Option<VpcId> {

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
-use types::{AddressAssociationId, AllocationId, AttachmentId, MacAddress, SecurityGroupId, SubnetId};
+use types::{
+    AddressAssociationId, AllocationId, AttachmentId, MacAddress, SecurityGroupId, SubnetId,
+    VpcPeeringConnectionId,
+};
 
 use super::*;
 use crate::ports::{BoxFuture, HostError, VpcSpec};
 use crate::records::{
-    AddressAssociation, Attachment, Cause, InstanceState, InterfaceOwner, NetworkInterface, PrivateAddress,
-    SecurityGroup, Stored, Vpc,
+    AddressAssociation, Attachment, Cause, InstanceState, InterfaceOwner, NetworkInterface, PeerVpc,
+    PeeringState, PrivateAddress, SecurityGroup, Stored, Vpc,
 };
 use crate::state::Transaction;
 use crate::store::Memory;
@@ -179,4 +182,23 @@ async fn what_a_host_cannot_do_now_is_asked_of_it_again() {
     *lab.told.refuses.lock().unwrap() = false;
     tokio::time::sleep(RETRY * 2).await;
     assert!(lab.last().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_in_another_space_is_left_to_that() {
+    let lab = Lab::new().await;
+    lab.write(launch).await;
+    // What the other account's work has made.
+    let foreign: VpcId = id(50);
+    lab.told.vpcs().insert(foreign, None);
+    let side = |vpc| PeerVpc { account: space().account, region: space().region, vpc, resolves_names: false };
+    let connection: VpcPeeringConnectionId = id(1);
+    let (requester, accepter) = (side(lab.vpc), side(foreign));
+    lab.write(|tx| {
+        let (created, state) = (tx.now(), PeeringState::Active);
+        tx.put(VpcPeeringConnection { id: connection, requester, accepter, created, state });
+    })
+    .await;
+    assert_eq!(lab.last().unwrap().peerings, [(connection, foreign)].into());
+    assert!(lab.told.vpcs().contains_key(&foreign));
 }
