@@ -191,6 +191,20 @@ fn a_public_address_appears_everywhere_at_once() {
 }
 
 #[test]
+fn what_changes_is_shown_and_tokens_stay_good() {
+    let fixture = serve(instance());
+    let token = fixture.token("60");
+    let moved: Ipv4Addr = "198.18.0.9".parse().unwrap();
+    let mut changed = instance();
+    let private = changed.interfaces[0].addresses[0];
+    changed.interfaces[0].public_addresses = BTreeMap::from([(private, moved)]);
+    fixture.service.update(changed);
+    let request = Request { token: Some(token.as_bytes()), ..get("/latest/meta-data/public-ipv4") };
+    let Answer::Text { body, .. } = fixture.service.answer(request) else { panic!("it is refused") };
+    assert_eq!(body, moved.to_string());
+}
+
+#[test]
 fn tags_are_shown_only_when_that_is_wanted() {
     assert_eq!(serve(instance()).service.answer(get("/latest/meta-data/tags/")), Answer::NotFound);
     let options = MetadataOptions { instance_tags: true, ..MetadataOptions::default() };
