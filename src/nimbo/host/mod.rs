@@ -28,7 +28,6 @@ use crate::volume::Location;
 pub(crate) struct Host {
     machines: Arc<Machines>,
     disks: Arc<HostDisks>,
-    networks: Arc<Networks>,
 }
 
 impl Host {
@@ -61,8 +60,7 @@ impl Host {
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
         let disks = Arc::new(HostDisks::new(volumes, machines.clone()));
-        let networks = machines.networks();
-        Ok(Arc::new(Self { machines, disks, networks }))
+        Ok(Arc::new(Self { machines, disks }))
     }
 
     /// Its volumes and snapshots.
@@ -72,7 +70,7 @@ impl Host {
 
     /// The networks of its instances.
     pub(crate) fn networks(&self) -> Arc<Networks> {
-        Arc::clone(&self.networks)
+        self.machines.networks()
     }
 }
 

@@ -240,17 +240,17 @@ impl VpcNetwork {
         }
         gateway.take_if(|(had, _)| Some(*had) != spec.internet_gateway);
         self.join(fabric, spec)?;
-        for (id, wanted) in nat_gateways(spec) {
-            if nats.get(&id).is_none_or(|had| *had.spec() != wanted) {
-                let made = NatGateway::open(&self.pin_of(&id), fabric.namespace(), wanted);
-                nats.insert(id, made.with_context(|| format!("cannot make {id}"))?);
+        let wanted = nat_gateways(spec);
+        for (id, wanted) in &wanted {
+            if nats.get(id).is_none_or(|had| had.spec() != wanted) {
+                let made = NatGateway::open(&self.pin_of(id), fabric.namespace(), wanted.clone());
+                nats.insert(*id, made.with_context(|| format!("cannot make {id}"))?);
             }
         }
         let report = fabric.apply(&policy(spec)).context("cannot enforce what passes in it")?;
         if let Some((_, gateway)) = gateway {
             gateway.apply(&translation(spec)).context("cannot translate its public addresses")?;
         }
-        let wanted = nat_gateways(spec);
         nats.retain(|id, _| wanted.contains_key(id));
         self.remove_gateways(|id| match id {
             GatewayId::Internet(id) => spec.internet_gateway == Some(id),
