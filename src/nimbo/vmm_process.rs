@@ -20,7 +20,7 @@ use vmm::boot::KernelFiles;
 use vmm::console::{ConsoleSpec, LogFileSpec};
 use vmm::jail::seccomp::Mode;
 use vmm::jail::{Identity, JailSpec, Limits};
-use vmm::machine::{BootSource, MachineSpec, SystemIdentity};
+use vmm::machine::{BootSource, HostCpuid, MachineSpec, SystemIdentity};
 use vmm::memory::Backing;
 use vmm::process::{Disk, Interface, ProcessError, Served};
 use vmm::virtio::vhost_user::{BootReader, RemoteDisk};
@@ -59,6 +59,7 @@ const USER_BASE: u32 = 0x6000_0000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessSpec {
     pub(crate) cpus: u8,
+    pub(crate) cpuid: HostCpuid,
     pub(crate) memory: ByteSize,
     /// Other processes may serve its devices.
     pub(crate) shares_memory: bool,
@@ -222,6 +223,7 @@ fn open(spec: ProcessSpec, given: &mut Given) -> anyhow::Result<vmm::process::Pr
     let uuid = uuid_of(spec.instance);
     let machine = MachineSpec {
         cpus: spec.cpus,
+        cpuid: spec.cpuid,
         memory_bytes: spec.memory.bytes(),
         backing: if spec.shares_memory { Backing::Shared } else { Backing::Private },
         identity: SystemIdentity {

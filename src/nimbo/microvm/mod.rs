@@ -16,6 +16,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use network::Namespace;
+use vmm::machine::{CpuError, HostCpuid};
 
 use crate::sys;
 use crate::vmm_process;
@@ -31,22 +32,34 @@ pub(crate) fn queue_pairs(cpus: u8) -> u16 {
     u16::from(cpus).min(QUEUE_PAIRS_MAX)
 }
 
-/// A network namespace with nothing in it, which takes the kernel longest of all that a microVM's process is put into, and
-/// so is made meanwhile.
+/// What a microVM's process is given that takes the kernel longest, and so is got while that process begins.
 #[derive(Debug)]
-pub(crate) struct Nowhere(thread::JoinHandle<Result<Namespace, network::Error>>);
+pub(crate) struct Provisions {
+    /// A network namespace with nothing in it. An ordinary user may not make one; the process makes its own then, in a way open to all.
+    pub(crate) nowhere: Option<Namespace>,
+    pub(crate) cpuid: HostCpuid,
+}
 
-impl Nowhere {
+/// [`Provisions`] that are being got.
+#[derive(Debug)]
+pub(crate) struct Getting(thread::JoinHandle<Result<Provisions, CpuError>>);
+
+impl Provisions {
     /// # Errors
     /// When there is no thread to be had.
-    pub(crate) fn prepare() -> anyhow::Result<Self> {
-        let thread = thread::Builder::new().name("nowhere".to_owned()).spawn(Namespace::enter_bare);
-        thread.map(Self).context("cannot start a thread")
+    pub(crate) fn get() -> anyhow::Result<Getting> {
+        let get = || Ok(Provisions { nowhere: Namespace::enter_bare().ok(), cpuid: HostCpuid::ask()? });
+        let thread = thread::Builder::new().name("provisions".to_owned()).spawn(get);
+        thread.map(Getting).context("cannot start a thread")
     }
+}
 
-    /// An ordinary user may not make one; the process makes its own then, in a way open to all.
-    pub(crate) fn wait(self) -> Option<Namespace> {
-        self.0.join().ok()?.ok()
+impl Getting {
+    /// # Errors
+    /// When `/dev/kvm` cannot be asked.
+    pub(crate) fn wait(self) -> anyhow::Result<Provisions> {
+        let got = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(got?)
     }
 }
 

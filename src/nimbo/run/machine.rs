@@ -24,7 +24,7 @@ use super::vsock::Vsock;
 use crate::boot_source::CONSOLE;
 use crate::microvm::handover::{self, Place};
 use crate::microvm::reconnect::{self, Owner};
-use crate::microvm::{self, Exit, Nowhere, PROGRAM};
+use crate::microvm::{self, Exit, Getting, PROGRAM, Provisions};
 use crate::socket::SocketPath;
 use crate::vmm_process::{BootSpec, InterfaceSpec, ProcessSpec, VsockSpec};
 use crate::volume::ServedVolume;
@@ -51,22 +51,21 @@ type Talk<T> = JoinHandle<Result<T, ClientError>>;
 pub(super) struct Begun {
     child: Child,
     socket: UnixStream,
-    /// The network that it is to be in.
-    nowhere: Nowhere,
+    provisions: Getting,
 }
 
 impl Begun {
     /// # Errors
     /// When the process cannot be started.
     pub(super) fn begin() -> anyhow::Result<Self> {
-        let nowhere = Nowhere::prepare()?;
+        let provisions = Provisions::get()?;
         let begin = || {
             let (command, socket) = microvm::command(Path::new(PROGRAM), false)?;
             Ok((Command::from(command).kill_on_drop(true).spawn()?, socket))
         };
         let begun: io::Result<_> = begin();
         let (child, socket) = begun.context("cannot start the microVM's process")?;
-        Ok(Self { child, socket, nowhere })
+        Ok(Self { child, socket, provisions })
     }
 }
 
@@ -99,7 +98,7 @@ impl Machine {
         instance: InstanceId,
         network: Option<&mut Network>,
     ) -> anyhow::Result<(Self, UnixStream)> {
-        let Begun { mut child, socket, nowhere } = begun;
+        let Begun { mut child, socket, provisions } = begun;
         let mut handed = handover::Handed::default();
         let mut hand = |descriptor: OwnedFd| handed.hand(descriptor);
         let (control, listener) = Control::listen(args.control.as_deref())?;
@@ -116,8 +115,10 @@ impl Machine {
         let disks = Disks::open(args, image)?;
         let shares_memory = args.share_memory || disks.are_served_elsewhere();
         let Handed { disks, volumes, servers } = disks.hand(&mut hand);
+        let Provisions { nowhere, cpuid } = provisions.wait()?;
         let spec = ProcessSpec {
             cpus: args.cpus,
+            cpuid,
             memory: args.memory,
             shares_memory,
             instance,
@@ -133,7 +134,7 @@ impl Machine {
                 .into_iter()
                 .collect(),
             vsock: vsock_spec,
-            network: nowhere.wait().map(|namespace| hand(namespace.into())),
+            network: nowhere.map(|namespace| hand(namespace.into())),
             viewer: Some(hand(viewer.into())),
             console_log: None,
             control: hand(listener.into()),

@@ -4,7 +4,7 @@ mod cpuid;
 mod registers;
 mod thread;
 
-pub use cpuid::supported;
+pub use cpuid::HostCpuid;
 pub use registers::Entry;
 pub use thread::{CpuCounts, CpuError, CpuEvent, CpuThreads, Teller};
 

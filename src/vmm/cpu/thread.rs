@@ -18,12 +18,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{self, Entry};
-use super::{CPUS_MAX, cpuid};
+use super::{CPUS_MAX, HostCpuid};
 use crate::kept_writes::KeptWrites;
 use crate::kvm::{KvmError, Vm};
 use crate::platform::{PCI_PORT, Platform, Request};
@@ -32,6 +32,10 @@ use crate::platform::{PCI_PORT, Platform, Request};
 pub enum CpuError {
     #[error("a guest has 1 to {CPUS_MAX} CPUs, not {count}")]
     Count { count: u8 },
+    #[error("/dev/kvm does not tell what CPUs it can offer")]
+    Supported { source: kvm_ioctls::Error },
+    #[error("CPUID has {KVM_MAX_CPUID_ENTRIES} leaves at most, not {count}")]
+    Leaves { count: usize },
     #[error("CPU {index}")]
     Kvm { index: u8, source: KvmError },
     #[error("CPU {index}: {call}")]
@@ -151,7 +155,7 @@ fn call_signal() -> libc::c_int {
 }
 
 impl CpuThreads {
-    /// Makes `count` CPUs of `vm`, held, that can what is [`supported`](super::supported); the first begins at `entry`,
+    /// Makes `count` CPUs of `vm`, held, that can what the host can; the first begins at `entry`,
     /// the others wait for it to start them.
     ///
     /// `enter` runs first on each thread: it is where the thread's system call filter is put on.
@@ -160,7 +164,7 @@ impl CpuThreads {
     /// [`CpuError`] when the count is out of range or KVM or the host refuses.
     pub fn new(
         vm: &Arc<Vm>,
-        supported: &CpuId,
+        host: &HostCpuid,
         count: u8,
         entry: Entry,
         platform: &Arc<Platform>,
@@ -178,7 +182,7 @@ impl CpuThreads {
         });
         let mut cpus = CpuThreads { gate, threads: Vec::new() };
         for index in 0..count {
-            let fd = create(vm, index, count, supported.clone(), (index == 0).then_some(entry))?;
+            let fd = create(vm, index, host.adapted(index, count)?, (index == 0).then_some(entry))?;
             if index == 0 && vm.keep_writes(PCI_PORT).map_err(|source| CpuError::Kvm { index, source })? {
                 let kept = KeptWrites::of(&fd).map_err(|source| CpuError::Ring { source })?;
                 platform.pci.keep_addresses(kept);
@@ -280,16 +284,9 @@ impl Teller {
     }
 }
 
-fn create(
-    vm: &Vm,
-    index: u8,
-    count: u8,
-    mut cpuid: kvm_bindings::CpuId,
-    entry: Option<Entry>,
-) -> Result<VcpuFd, CpuError> {
+fn create(vm: &Vm, index: u8, cpuid: CpuId, entry: Option<Entry>) -> Result<VcpuFd, CpuError> {
     let call = |call| move |source| CpuError::Call { index, call, source };
     let fd = vm.create_vcpu(index).map_err(|source| CpuError::Kvm { index, source })?;
-    cpuid::adapt(&mut cpuid, index, count);
     fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
     registers::set_model_specific(&fd).map_err(call("KVM_SET_MSRS"))?;
     if let Some(entry) = entry {

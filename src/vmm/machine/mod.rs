@@ -27,7 +27,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::boot::{BootError, BootImage};
 use crate::console::ConsoleOutput;
-use crate::cpu::{CpuCounts, CpuError, CpuEvent, Teller};
+use crate::cpu::{CpuCounts, CpuEvent, Teller};
+pub use crate::cpu::{CpuError, HostCpuid};
 use crate::firmware::FirmwareError;
 pub use crate::firmware::SystemIdentity;
 use crate::kvm::KvmError;
@@ -48,6 +49,8 @@ const EVENTS_PER_TURN: usize = 64;
 pub struct MachineSpec {
     /// 1 to 32.
     pub cpus: u8,
+    /// What its CPUs can.
+    pub cpuid: HostCpuid,
     pub memory_bytes: u64,
     /// Devices that other processes serve need shared memory.
     pub backing: Backing,

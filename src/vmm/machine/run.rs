@@ -8,7 +8,7 @@ use kvm_ioctls::Kvm;
 
 use super::{Machine, MachineError};
 use crate::boot::{self, BootImage};
-use crate::cpu::{self, CpuThreads, Entry, Teller};
+use crate::cpu::{CpuThreads, Entry, Teller};
 use crate::firmware;
 use crate::kvm::{KvmError, Vm};
 use crate::memory::Memory;
@@ -29,15 +29,20 @@ impl Run {
     /// A machine that is ready for its first instruction, its CPUs held.
     pub(super) fn new(machine: &Machine, image: &BootImage, making: Making) -> Result<Self, MachineError> {
         let (spec, memory) = (&machine.spec, &machine.memory);
-        // The first touch of the memory that the kernel goes to takes its time, and so do KVM's questions to a processor that
-        // is itself a guest's.
+        // The first touch of the memory that the kernel goes to takes its time.
         let entry = fill(machine, image)?;
-        let supported = cpu::supported(&machine.kvm).map_err(|source| MachineError::Cpu { source })?;
         let vm = making.wait()?;
         let platform = Arc::new(platform(&vm, &machine.serial)?);
-        let cpus =
-            CpuThreads::new(&vm, &supported, spec.cpus, entry, &platform, &machine.teller, machine.enter.cpu)
-                .map_err(|source| MachineError::Cpu { source })?;
+        let cpus = CpuThreads::new(
+            &vm,
+            &spec.cpuid,
+            spec.cpus,
+            entry,
+            &platform,
+            &machine.teller,
+            machine.enter.cpu,
+        )
+        .map_err(|source| MachineError::Cpu { source })?;
         let mut run = Run { cpus, transports: BTreeMap::new(), platform, vm };
         for (id, device) in &machine.devices {
             run.plug(id, &device.unit, device.slot, memory, &machine.teller)?;

@@ -20,8 +20,14 @@ impl BootSource for Payload {
 fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
     let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
     let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
-    let spec =
-        MachineSpec { cpus, memory_bytes: 32 << 20, backing: Backing::Private, identity, generation: 1 };
+    let spec = MachineSpec {
+        cpus,
+        cpuid: HostCpuid::ask().unwrap(),
+        memory_bytes: 32 << 20,
+        backing: Backing::Private,
+        identity,
+        generation: 1,
+    };
     let kvm = Kvm::new().expect("these tests need /dev/kvm");
     let source = Box::new(Payload(code.to_vec()));
     let machine = Machine::new(kvm, spec, source, output.clone(), ThreadEntry::OPEN);

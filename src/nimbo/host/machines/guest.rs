@@ -28,7 +28,7 @@ use super::folder::{Folder, ProcessName};
 use super::{Machines, ended, failed};
 use crate::host::cgroup;
 use crate::microvm::handover::{self, Handed};
-use crate::microvm::{self, Exit, Nowhere, reconnect};
+use crate::microvm::{self, Exit, Getting, Provisions, reconnect};
 use crate::socket::SocketPath;
 use crate::vmm_process::{BootSpec, DiskSpec, InterfaceSpec, NamedDisk, ProcessSpec};
 use crate::{socket, sys};
@@ -171,7 +171,7 @@ struct Prepared {
     child: Child,
     process: Arc<Process>,
     socket: UnixStream,
-    nowhere: Nowhere,
+    provisions: Getting,
     /// Of each interface.
     queues: Vec<Vec<OwnedFd>>,
 }
@@ -242,11 +242,11 @@ impl Machines {
 
     /// Makes the process and the devices of its interfaces.
     fn prepare(&self, folder: &Folder, spec: &MachineSpec) -> anyhow::Result<Prepared> {
-        let nowhere = Nowhere::prepare()?;
+        let provisions = Provisions::get()?;
         let (child, process, socket) = self.spawn(folder)?;
         cgroup::put(spec.id, child.id().unwrap_or_default(), spec.vcpus, spec.memory);
         let queues = self.networks.plug(spec)?;
-        Ok(Prepared { child, process, socket, nowhere, queues })
+        Ok(Prepared { child, process, socket, provisions, queues })
     }
 
     /// Starts the process and writes down which it is, before it is told what to do: without that it ends.
@@ -399,7 +399,7 @@ fn begin(
     prepared: Prepared,
     sockets: &[(VolumeId, PathBuf)],
 ) -> anyhow::Result<Begun> {
-    let Prepared { child, process, socket, nowhere, queues } = prepared;
+    let Prepared { child, process, socket, provisions, queues } = prepared;
     let mut handed = Handed::default();
     // The path stays as long as the folder does.
     let (control, listener) = SocketPath::listen(&folder.control(), "the control socket")?;
@@ -414,8 +414,10 @@ fn begin(
         queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
     });
     let interfaces = interfaces.collect();
+    let Provisions { nowhere, cpuid } = provisions.wait()?;
     let process_spec = ProcessSpec {
         cpus: spec.vcpus,
+        cpuid,
         memory: spec.memory,
         shares_memory: true,
         instance: spec.id,
@@ -424,7 +426,7 @@ fn begin(
         disks,
         interfaces,
         vsock: None,
-        network: nowhere.wait().map(|namespace| handed.hand(namespace)),
+        network: nowhere.map(|namespace| handed.hand(namespace)),
         viewer: None,
         console_log: Some(handed.hand(folder.console_log().context("cannot make a file for the console")?)),
         control: handed.hand(listener),

@@ -75,12 +75,11 @@ pub(super) const KVM_STATE: [u32; 23] = [
 ];
 
 /// Making a virtual machine anew, as each reset does.
-pub(super) const KVM_CREATE: [u32; 15] = [
+pub(super) const KVM_CREATE: [u32; 14] = [
     kvm_io(0x00), // KVM_GET_API_VERSION
     kvm_io(0x01), // KVM_CREATE_VM
     kvm_io(0x03), // KVM_CHECK_EXTENSION
     kvm_io(0x04), // KVM_GET_VCPU_MMAP_SIZE
-    kvm_in_out::<kvm::kvm_cpuid2>(0x05),
     kvm_io(0x41), // KVM_CREATE_VCPU
     kvm_in::<kvm::kvm_userspace_memory_region>(0x46),
     kvm_io(0x47),        // KVM_SET_TSS_ADDR
@@ -146,7 +145,7 @@ mod tests {
         // As `strace -X verbose` shows them.
         assert_eq!(KVM_RUN, 0xae80);
         assert_eq!(KVM_CONNECT, [0x4040_ae79, 0x4020_ae76, 0x4008_ae6a, 0x4020_aea5, 0x4008_ae61]);
-        assert_eq!(KVM_CREATE[6], 0x4020_ae46);
+        assert_eq!(KVM_CREATE[5], 0x4020_ae46);
         assert_eq!(BLOCK[0], 0x8008_1272);
     }
 }

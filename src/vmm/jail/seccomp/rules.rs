@@ -217,7 +217,7 @@ const ACCOUNTING: &[Rule] = &[allow(SYS_getrusage)];
 const VCPU_REQUESTS: [u32; 29] = joined(&[&[KVM_RUN], &KVM_CONNECT, &KVM_STATE]);
 const BLOCK_REQUESTS: [u32; 8] = joined(&[&BLOCK, &DESCRIPTOR]);
 const NET_REQUESTS: [u32; 7] = joined(&[&TAP, &DESCRIPTOR]);
-const MAIN_REQUESTS: [u32; 57] =
+const MAIN_REQUESTS: [u32; 56] =
     joined(&[&[KVM_RUN], &KVM_CONNECT, &KVM_STATE, &KVM_CREATE, &TAP, &BLOCK, &DESCRIPTOR]);
 
 const fn ioctl(values: &'static [u32]) -> Rule {
