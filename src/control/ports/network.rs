@@ -47,6 +47,13 @@ pub struct VpcSpec {
     pub interfaces: Vec<PortSpec>,
 }
 
+impl VpcSpec {
+    /// Whether an instance in it is on a host, or about to be.
+    pub fn is_in_use(&self) -> bool {
+        self.interfaces.iter().any(|port| port.owner == InterfaceOwner::User)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetSpec {
     pub id: SubnetId,

@@ -1,6 +1,6 @@
-//! Networks: VPCs in which something runs are on the host as their records say, others are not there.
+//! Networks: VPCs in which something runs are on the host as their records say, and for a while after; others are not there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ use crate::state::{Space, State, View};
 /// When what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a VPC stays on the host after its last instance. Instances that come and go need not wait for it to be made, which takes as long as all else
+/// that they wait for.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
 type Subject = (Space, VpcId);
 
 /// Works until the store takes no more.
@@ -29,13 +33,14 @@ type Subject = (Space, VpcId);
 pub async fn run(plane: Arc<Plane>, networks: Arc<dyn Networks>) -> Result<(), Stopped> {
     let mut feed = plane.ledger.follow();
     let mut agenda = Agenda::new();
-    let (mut work, mut changes) = (JoinSet::new(), Vec::new());
+    let (mut work, mut changes, mut expiries) = (JoinSet::new(), Vec::new(), BTreeMap::new());
     remove_unknown(&plane, networks.as_ref()).await?;
     let (all, as_of) = plane.ledger.read(all);
     all.into_iter().for_each(|subject| agenda.changed(subject, as_of));
     loop {
         while let Some(subject) = agenda.begin() {
-            work.spawn(advance(Arc::clone(&plane), Arc::clone(&networks), subject));
+            let expiry = expiries.remove(&subject);
+            work.spawn(advance(Arc::clone(&plane), Arc::clone(&networks), subject, expiry));
         }
         let next = agenda.next();
         tokio::select! {
@@ -43,7 +48,8 @@ pub async fn run(plane: Arc<Plane>, networks: Arc<dyn Networks>) -> Result<(), S
                 let _ = plane.ledger.read(|state| note_changes(state, &mut agenda, &mut changes));
             }
             Some(Ok(halt)) = work.join_next() => {
-                let (subject, seen, until) = halt?;
+                let Halt { subject, seen, until, expiry } = halt?;
+                expiries.extend(expiry.map(|expiry| (subject, expiry)));
                 agenda.halted(subject, seen, until);
             }
             () = sleep_until(next) => {}
@@ -70,24 +76,44 @@ async fn remove_unknown(plane: &Plane, networks: &dyn Networks) -> Result<(), St
     Ok(())
 }
 
+/// What came of work on a VPC.
+struct Halt {
+    subject: Subject,
+    seen: AsOf,
+    until: Option<Instant>,
+    /// When what there is of it goes, if nothing runs in it until then.
+    expiry: Option<Instant>,
+}
+
 async fn advance(
     plane: Arc<Plane>,
     networks: Arc<dyn Networks>,
     subject: Subject,
-) -> Result<(Subject, AsOf, Option<Instant>), Stopped> {
+    expiry: Option<Instant>,
+) -> Result<Halt, Stopped> {
     let (space, id) = subject;
-    let now = plane.ledger.now();
-    let (spec, seen) = plane.ledger.read(|state| fabric(View::new(state, space, now), id));
+    let time = plane.ledger.now();
+    let (spec, seen) = plane.ledger.read(|state| fabric(View::new(state, space, time), id));
     plane.ledger.settled(seen).await?;
-    let outcome = match spec {
+    let now = Instant::now();
+    let expiry = match &spec {
+        Some(spec) if spec.is_in_use() => None,
+        Some(_) if networks.vpcs().contains(&id) => expiry.or(Some(now + IDLE_MAX)),
+        _ => Some(now),
+    };
+    let stays = expiry.is_none_or(|expiry| expiry > now);
+    let outcome = match spec.filter(|_| stays) {
         Some(spec) => networks.apply(spec).await,
         None => networks.remove(id).await,
     };
-    let until = outcome.err().map(|error| {
-        tracing::warn!(%id, "{error}");
-        Instant::now() + RETRY
-    });
-    Ok((subject, seen, until))
+    let until = match outcome {
+        Ok(()) => expiry.filter(|_| stays),
+        Err(error) => {
+            tracing::warn!(%id, "{error}");
+            Some(Instant::now() + RETRY)
+        }
+    };
+    Ok(Halt { subject, seen, until, expiry: until.and(expiry) })
 }
 
 fn note_changes(state: &State, agenda: &mut Agenda<Subject>, changes: &mut Vec<Written>) {

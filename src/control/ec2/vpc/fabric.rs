@@ -11,13 +11,12 @@ use crate::records::{
 };
 use crate::state::View;
 
-/// None: nothing runs in it.
+/// None: there is no such VPC.
 pub(crate) fn fabric(view: View<'_>, id: VpcId) -> Option<VpcSpec> {
     let vpc = view.get::<Vpc>(id)?;
     let tables = view.tables();
     let is_there = |found: &&std::sync::Arc<NetworkInterface>| is_there(view, found);
     let there: Vec<_> = tables.network_interfaces.linked_to(id).filter(is_there).collect();
-    there.iter().find(|interface| interface.attachment.is_some())?;
     let port = |found: &NetworkInterface| {
         Some(PortSpec {
             interface: machine::interface(view, found).ok()?,

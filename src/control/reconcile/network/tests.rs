@@ -128,7 +128,7 @@ impl Lab {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vpc_is_there_while_something_runs_in_it() {
+async fn a_vpc_is_there_while_something_runs_in_it_and_a_while_after() {
     let lab = Lab::new().await;
     lab.write(|_| {}).await;
     assert!(lab.told.vpcs().is_empty(), "{:?}", lab.told.vpcs());
@@ -145,10 +145,37 @@ async fn a_vpc_is_there_while_something_runs_in_it() {
         assert!(spec.route_tables.iter().any(|table| table.id == subnet.route_table));
     }
     let stopped = InstanceState::Stopped { cause: Cause::User, since: jiff::Timestamp::UNIX_EPOCH };
-    lab.update::<Instance>(id(1), |it| it.state = stopped).await;
+    let set = async |state: InstanceState| lab.update::<Instance>(id(1), |it| it.state = state).await;
+    set(stopped.clone()).await;
+    assert_eq!(lab.last(), Some(VpcSpec { interfaces: Vec::new(), ..spec.clone() }));
+    tokio::time::sleep(IDLE_MAX / 2).await;
+    set(InstanceState::Pending).await;
+    assert_eq!(lab.last(), Some(spec.clone()));
+    // The time begins anew, and what changes meanwhile does not begin it anew.
+    set(stopped).await;
+    tokio::time::sleep(IDLE_MAX * 3 / 4).await;
+    lab.update::<Vpc>(lab.vpc, |vpc| vpc.dns_support = false).await;
+    assert!(!lab.last().unwrap().has_resolver);
+    tokio::time::sleep(IDLE_MAX / 4).await;
     assert_eq!(lab.last(), None);
-    lab.update::<Instance>(id(1), |it| it.state = InstanceState::Pending).await;
+    lab.update::<Vpc>(lab.vpc, |vpc| vpc.dns_support = true).await;
+    assert_eq!(lab.last(), None, "nothing is made for a VPC in which nothing runs");
+    set(InstanceState::Pending).await;
     assert_eq!(lab.last(), Some(spec));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_an_idle_vpc_when_this_begins_goes_in_time() {
+    let plane = plane(Arc::new(Memory::new()), 1).await;
+    plane.begin(space()).await.unwrap();
+    let (vpc, _) = plane.ledger.read(|state| default_vpc(state.space(space()).unwrap()));
+    let told = Arc::new(Told::default());
+    told.vpcs().insert(vpc, None);
+    tokio::spawn(run(plane, told.clone()));
+    tokio::time::sleep(IDLE_MAX / 2).await;
+    assert!(told.vpcs().contains_key(&vpc));
+    tokio::time::sleep(IDLE_MAX).await;
+    assert!(told.vpcs().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
