@@ -1,0 +1,16 @@
+//! Load balancers: what stands between clients and the targets that serve them.
+//!
+//! ```text
+//!            ┌─ worker: one thread per core, each with listeners, connections and a pool of its own ─┐
+//! client ──▶ │ listener ─▶ request ─▶ rules ─▶ action ─▶ target group ─▶ target ─▶ pooled connection │ ──▶ target
+//!            └───────────────────────────────────────────────────────────▲────────────────────────────┘
+//!                                                                 health │ checks
+//! ```
+//!
+//! Protocols are state machines that are given bytes and time and say what is to be done; only a worker's engine makes system calls. So
+//! they are tested, and fuzzed, without sockets and clocks.
+//!
+//! The terms are those of Elastic Load Balancing (<https://docs.aws.amazon.com/elasticloadbalancing/latest/application/>).
+#![forbid(unsafe_code)]
+
+pub mod config;
