@@ -14,3 +14,4 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod http1;
