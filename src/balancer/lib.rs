@@ -11,7 +11,9 @@
 //! they are tested, and fuzzed, without sockets and clocks.
 //!
 //! The terms are those of Elastic Load Balancing (<https://docs.aws.amazon.com/elasticloadbalancing/latest/application/>).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod config;
+mod engine;
 pub mod http1;
+pub mod proxy;

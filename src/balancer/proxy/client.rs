@@ -1,0 +1,410 @@
+//! Connections of clients, and what is asked on them.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, setsockopt, shutdown, sockopt};
+
+use super::answer::{self, Manner};
+use super::{Decision, LINGER_TIME, RequestView, Router, Worker, cut};
+use crate::config::DesyncMode;
+use crate::engine::{Buffer, Data, Outcome, Socket};
+use crate::http1::{self, Body, Connection, Flaw, HEAD_BYTES_MAX, Severity};
+
+/// What a client may send ahead of what is answered.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+
+/// A client's connection.
+pub(super) struct Client {
+    pub(super) socket: Socket,
+    peer: SocketAddr,
+    listener: usize,
+    listener_port: u16,
+    /// What came and is not looked at yet, and how much of it is no whole head.
+    inbox: Vec<u8>,
+    seen: usize,
+    pub(super) is_receiving: bool,
+    pub(super) is_sending: bool,
+    pub(super) exchange: Option<Exchange>,
+    /// Since when nothing came and went.
+    pub(super) still_since: Instant,
+    began: Instant,
+    end: Ending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Open,
+    /// It has been told all; what it still sends is not looked at.
+    Lingers,
+    Cut,
+}
+
+/// A request that was understood, until its answer is told.
+pub(super) struct Exchange {
+    /// Who is asked, if anybody is.
+    pub(super) target: Option<usize>,
+    pub(super) request: Body,
+    /// None: nothing of it was told.
+    pub(super) response: Option<Body>,
+    /// A piece of the request that the target has no room for yet.
+    pub(super) held: Option<(Buffer, usize)>,
+    pub(super) to_head: bool,
+    pub(super) is_old: bool,
+    /// The connection ends with the answer.
+    pub(super) closes: bool,
+    /// It is no HTTP any more.
+    pub(super) is_tunnel: bool,
+    pub(super) wants_tunnel: bool,
+    /// As it was forwarded, for another try: none, if what was asked may be done only once.
+    pub(super) again: Option<Vec<u8>>,
+}
+
+impl Client {
+    fn is_over(&self) -> bool {
+        self.end == Ending::Cut && !self.is_receiving && !self.is_sending
+    }
+}
+
+impl<R: Router> Worker<R> {
+    pub(super) fn begin_client(&mut self, listener: usize, socket: OwnedFd) {
+        let peer = getpeername::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|address| {
+            let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+        });
+        // Whoever has gone already has no address.
+        let Some(peer) = peer else { return };
+        let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+        let listener_port = self.listeners[listener].local_addr().map_or(0, |address| address.port());
+        let place = self.clients.insert(Client {
+            socket: Socket::new(socket),
+            peer,
+            listener,
+            listener_port,
+            inbox: Vec::new(),
+            seen: 0,
+            is_receiving: false,
+            is_sending: false,
+            exchange: None,
+            still_since: self.now,
+            began: self.now,
+            end: Ending::Open,
+        });
+        self.receive_from_client(place, false);
+    }
+
+    pub(super) fn client_completed(&mut self, place: usize, outcome: Outcome) {
+        let Some(client) = self.clients.get_mut(place) else { return };
+        client.still_since = self.now;
+        match outcome {
+            Outcome::Received(received) => {
+                client.is_receiving = false;
+                match received {
+                    Ok(Some(buffer)) if buffer.len() > 0 => self.client_sent_us(place, buffer),
+                    // All memory is in use by others, who give it back.
+                    Ok(None) if client.end != Ending::Cut => self.receive_from_client(place, true),
+                    _ => self.cut_client(place),
+                }
+            }
+            Outcome::Sent(sent, data) => {
+                client.is_sending = false;
+                match data {
+                    Data::Bytes(memory) => self.keep_spare(memory),
+                    Data::Received(buffer, _) => self.ring.give_back(buffer),
+                }
+                match sent {
+                    Ok(()) => self.client_has_got_it(place),
+                    Err(_) => self.cut_client(place),
+                }
+            }
+            _ => {}
+        }
+        if self.clients.get(place).is_some_and(Client::is_over) {
+            self.clients.remove(place);
+        }
+    }
+
+    fn client_sent_us(&mut self, place: usize, buffer: Buffer) {
+        let client = &mut self.clients[place];
+        if client.end != Ending::Open {
+            self.ring.give_back(buffer);
+            if client.end == Ending::Lingers {
+                self.receive_from_client(place, true);
+            }
+            return;
+        }
+        match &mut client.exchange {
+            Some(exchange) if exchange.is_tunnel => {
+                let length = buffer.len();
+                self.pass_to_target(place, buffer, length);
+            }
+            Some(exchange) if !exchange.request.has_ended() => {
+                let bytes = self.ring.bytes(&buffer);
+                match exchange.request.take(bytes) {
+                    Ok(taken) => {
+                        client.inbox.extend_from_slice(&bytes[taken.bytes..]);
+                        self.pass_to_target(place, buffer, taken.bytes);
+                        if self.clients[place]
+                            .exchange
+                            .as_ref()
+                            .is_some_and(|exchange| exchange.request.has_ended())
+                        {
+                            self.receive_from_client(place, true);
+                        }
+                    }
+                    Err(_) => {
+                        self.ring.give_back(buffer);
+                        self.fail(place, 400);
+                    }
+                }
+            }
+            _ => {
+                client.inbox.extend_from_slice(self.ring.bytes(&buffer));
+                self.ring.give_back(buffer);
+                if client.exchange.is_none() {
+                    self.read_request(place);
+                }
+            }
+        }
+    }
+
+    /// Looks whether there is a request to be answered.
+    fn read_request(&mut self, place: usize) {
+        let client = &mut self.clients[place];
+        match http1::end_of_head(&client.inbox, client.seen) {
+            Some(end) if end <= HEAD_BYTES_MAX => {
+                client.seen = 0;
+                self.begin_exchange(place, end);
+            }
+            None if client.inbox.len() <= HEAD_BYTES_MAX => {
+                client.seen = client.inbox.len();
+                self.receive_from_client(place, true);
+            }
+            _ => self.refuse(place, 400),
+        }
+    }
+
+    fn begin_exchange(&mut self, place: usize, end: usize) {
+        let client = &mut self.clients[place];
+        let head = &client.inbox[..end];
+        if let Err(flaw) = self.request.parse(head) {
+            self.refuse(place, if flaw == Flaw::BadVersion { 505 } else { 400 });
+            return;
+        }
+        let request = &self.request;
+        let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
+        if request.flaw.is_some() && self.attributes.desync_mitigation_mode == DesyncMode::Strictest {
+            self.refuse(place, 400);
+            return;
+        }
+        let to_head = head[request.method.clone()] == *b"HEAD";
+        if head[request.method.clone()] == *b"TRACE" {
+            self.refuse(place, 405);
+            return;
+        }
+        let mut exchange = Exchange {
+            target: None,
+            request: Body::new(request.framing),
+            response: None,
+            held: None,
+            to_head,
+            is_old: request.is_old,
+            closes: request.connection == Connection::Close
+                || (is_ambiguous && self.attributes.desync_mitigation_mode == DesyncMode::Defensive),
+            is_tunnel: false,
+            wants_tunnel: request.connection == Connection::Upgrade,
+            again: None,
+        };
+        let view = RequestView { head, request, source: client.peer, listener: client.listener };
+        match self.router.decide(&view) {
+            Decision::Forward(address) => {
+                // What may be asked twice: RFC 9110, 9.2.2.
+                let is_idempotent = matches!(
+                    &head[request.method.clone()],
+                    b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE"
+                );
+                let mut out = self.spare.pop().unwrap_or_default();
+                let trace = self.trace();
+                let client = &mut self.clients[place];
+                let from = http1::Client {
+                    ip: client.peer.ip(),
+                    port: client.peer.port(),
+                    is_tls: false,
+                    listener_port: client.listener_port,
+                };
+                http1::rewrite_request(
+                    &client.inbox[..end],
+                    &self.request,
+                    &from,
+                    &self.attributes,
+                    trace,
+                    &mut out,
+                );
+                let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
+                    self.router.ended(address);
+                    self.refuse(place, 400);
+                    return;
+                };
+                out.extend_from_slice(&client.inbox[end..end + taken.bytes]);
+                client.inbox.drain(..end + taken.bytes);
+                if is_idempotent && exchange.request.has_ended() {
+                    exchange.again = Some(out.clone());
+                }
+                client.exchange = Some(exchange);
+                self.receive_from_client(place, true);
+                self.ask(place, address, out);
+            }
+            decision => {
+                let mut out = self.spare.pop().unwrap_or_default();
+                let client = &mut self.clients[place];
+                let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
+                    self.refuse(place, 400);
+                    return;
+                };
+                client.inbox.drain(..end + taken.bytes);
+                // What is still to come of the request nobody wants.
+                exchange.closes |= !exchange.request.has_ended();
+                let manner = Manner { to_head, closes: exchange.closes };
+                match decision {
+                    Decision::Answer(response) => answer::fixed(&response, manner, &mut out),
+                    Decision::Redirect { status, location } => {
+                        answer::redirect(status, &location, manner, &mut out)
+                    }
+                    Decision::Nobody | Decision::Forward(_) => answer::status(503, manner, &mut out),
+                }
+                exchange.response = Some(Body::Ended);
+                client.exchange = Some(exchange);
+                self.send_to_client(place, Data::Bytes(out));
+                self.receive_from_client(place, true);
+            }
+        }
+    }
+
+    /// The time, and what nobody else has drawn.
+    fn trace(&mut self) -> [u8; 16] {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut trace = [0; 16];
+        trace[..4].copy_from_slice(&seconds.to_be_bytes()[4..]);
+        trace[4..12].copy_from_slice(&self.draw().to_be_bytes());
+        trace[12..].copy_from_slice(&self.draw().to_be_bytes()[..4]);
+        trace
+    }
+
+    /// Answers what is no request.
+    fn refuse(&mut self, place: usize, status: u16) {
+        let client = &mut self.clients[place];
+        client.inbox.clear();
+        client.exchange = Some(Exchange {
+            target: None,
+            request: Body::Ended,
+            response: None,
+            held: None,
+            to_head: false,
+            is_old: false,
+            closes: true,
+            is_tunnel: false,
+            wants_tunnel: false,
+            again: None,
+        });
+        self.fail(place, status);
+    }
+
+    /// Ends an exchange by a status, if its client was told nothing yet, or by the end of the connection.
+    pub(super) fn fail(&mut self, place: usize, status: u16) {
+        self.leave_target(place);
+        let Some(client) = self.clients.get_mut(place) else { return };
+        let is_sending = client.is_sending;
+        let untold = |exchange: &&mut Exchange| exchange.response.is_none() && !is_sending;
+        let Some(exchange) = client.exchange.as_mut().filter(untold) else {
+            self.cut_client(place);
+            return;
+        };
+        exchange.closes |= !exchange.request.has_ended();
+        exchange.response = Some(Body::Ended);
+        let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
+        let mut out = self.spare();
+        answer::status(status, manner, &mut out);
+        self.send_to_client(place, Data::Bytes(out));
+    }
+
+    pub(super) fn client_has_got_it(&mut self, place: usize) {
+        let client = &mut self.clients[place];
+        let Some(exchange) = &client.exchange else { return };
+        if exchange.response.is_none_or(|response| !response.has_ended()) {
+            self.receive_from_target_of(place);
+            return;
+        }
+        let (closes, is_whole) = (exchange.closes, exchange.request.has_ended());
+        self.leave_target(place);
+        let client = &mut self.clients[place];
+        client.exchange = None;
+        if client.end != Ending::Open {
+            return;
+        }
+        let age_max = Duration::from_secs(self.attributes.client_keep_alive_s.into());
+        if closes || !is_whole || self.now.duration_since(client.began) > age_max {
+            // It hears the end when it has heard all.
+            let _ = shutdown(client.socket.as_raw_fd(), Shutdown::Write);
+            client.end = Ending::Lingers;
+            client.inbox = Vec::new();
+            self.receive_from_client(place, true);
+        } else if client.inbox.is_empty() {
+            self.receive_from_client(place, true);
+        } else {
+            self.read_request(place);
+        }
+    }
+
+    /// Receives what it sends next, unless that is under way, or there is something of it that waits.
+    pub(super) fn receive_from_client(&mut self, place: usize, is_late: bool) {
+        let client = &mut self.clients[place];
+        let waits = client.exchange.as_ref().is_some_and(|exchange| {
+            exchange.held.is_some()
+                || (exchange.request.has_ended()
+                    && !exchange.is_tunnel
+                    && client.inbox.len() >= AHEAD_BYTES_MAX)
+        });
+        if !client.is_receiving && !waits && client.end != Ending::Cut {
+            client.is_receiving = true;
+            self.ring.receive(&client.socket, is_late, (place as u64) << 1);
+        }
+    }
+
+    /// One at a time.
+    pub(super) fn send_to_client(&mut self, place: usize, data: Data) {
+        let client = &mut self.clients[place];
+        debug_assert!(!client.is_sending);
+        client.is_sending = true;
+        self.ring.send(&client.socket, data, (place as u64) << 1);
+    }
+
+    pub(super) fn cut_client(&mut self, place: usize) {
+        let Some(client) = self.clients.get_mut(place) else { return };
+        if client.end == Ending::Cut {
+            return;
+        }
+        client.end = Ending::Cut;
+        cut(&client.socket);
+        self.leave_target(place);
+        self.clients[place].exchange = None;
+    }
+
+    pub(super) fn sweep_client(&mut self, place: usize, idle_max: Duration) {
+        let client = &self.clients[place];
+        let still = self.now.duration_since(client.still_since);
+        match (&client.exchange, client.end) {
+            (_, Ending::Lingers) if still > LINGER_TIME => self.cut_client(place),
+            (Some(exchange), Ending::Open) if still > idle_max && exchange.response.is_none() => {
+                // Who is waited for tells whose fault it is.
+                let status = if exchange.request.has_ended() { 504 } else { 408 };
+                self.fail(place, status);
+            }
+            (_, Ending::Open) if still > idle_max => self.cut_client(place),
+            _ => {}
+        }
+        if self.clients.get(place).is_some_and(Client::is_over) {
+            self.clients.remove(place);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Connections to targets, those in use and those in the pool.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+
+use super::client::Exchange;
+use super::{CONNECT_TIME, Router, Worker, cut};
+use crate::engine::{Buffer, Data, Outcome, Socket};
+use crate::http1::{self, Body, HEAD_BYTES_MAX};
+
+/// Connections to one target that are kept for later.
+const IDLE_MAX: usize = 256;
+/// `103 Early Hints` and the like before an answer.
+const INTERIM_MAX: u8 = 16;
+
+/// A connection to a target.
+pub(super) struct Upstream {
+    socket: Socket,
+    address: SocketAddr,
+    /// Whose request it has.
+    client: Option<usize>,
+    /// The begin of an answer whose head is not whole, and how much of it was looked at.
+    inbox: Vec<u8>,
+    seen: usize,
+    is_receiving: bool,
+    is_sending: bool,
+    state: State,
+    /// It has answered before.
+    is_used: bool,
+    /// Can be used again as soon as its answer has ended.
+    stays: bool,
+    interim: u8,
+    still_since: Instant,
+}
+
+enum State {
+    /// With what it is to be sent first.
+    Connecting(Option<Vec<u8>>),
+    Connected,
+    Cut,
+}
+
+impl Upstream {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Cut) && !self.is_receiving && !self.is_sending
+    }
+}
+
+impl<R: Router> Worker<R> {
+    /// Sends a client's request to a target, on a connection that waits or a new one.
+    pub(super) fn ask(&mut self, client: usize, address: SocketAddr, request: Vec<u8>) {
+        let waiting = self.idle.get_mut(&address).and_then(Vec::pop);
+        let place = match waiting {
+            Some(place) => place,
+            None => match self.connect(address, client) {
+                Ok(place) => place,
+                Err(_) => {
+                    self.router.ended(address);
+                    self.fail(client, 502);
+                    return;
+                }
+            },
+        };
+        let upstream = &mut self.upstreams[place];
+        (upstream.client, upstream.still_since, upstream.stays, upstream.interim) =
+            (Some(client), self.now, false, 0);
+        if let Some(exchange) = &mut self.clients[client].exchange {
+            exchange.target = Some(place);
+        }
+        match &mut self.upstreams[place].state {
+            State::Connecting(first) => *first = Some(request),
+            _ => self.send_to_target(place, Data::Bytes(request)),
+        }
+        self.receive_from_target(place);
+    }
+
+    fn connect(&mut self, address: SocketAddr, client: usize) -> io::Result<usize> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let descriptor: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&descriptor, sockopt::TcpNoDelay, &true)?;
+        let socket = Socket::new(descriptor);
+        let place = self.upstreams.insert(Upstream {
+            socket: Socket::clone(&socket),
+            address,
+            client: Some(client),
+            inbox: Vec::new(),
+            seen: 0,
+            is_receiving: false,
+            is_sending: true,
+            state: State::Connecting(None),
+            is_used: false,
+            stays: false,
+            interim: 0,
+            still_since: self.now,
+        });
+        self.ring.connect(&socket, address, token(place));
+        Ok(place)
+    }
+
+    pub(super) fn target_completed(&mut self, place: usize, outcome: Outcome) {
+        let Some(upstream) = self.upstreams.get_mut(place) else { return };
+        upstream.still_since = self.now;
+        match outcome {
+            Outcome::Connected(connected) => {
+                upstream.is_sending = false;
+                match (connected, std::mem::replace(&mut upstream.state, State::Connected)) {
+                    (_, State::Cut) => upstream.state = State::Cut,
+                    (Ok(()), State::Connecting(first)) => {
+                        if let Some(request) = first {
+                            self.send_to_target(place, Data::Bytes(request));
+                        }
+                        self.receive_from_target(place);
+                    }
+                    (Ok(()), State::Connected) => {}
+                    (Err(_), _) => self.lose_target(place),
+                }
+            }
+            Outcome::Sent(sent, data) => {
+                upstream.is_sending = false;
+                match data {
+                    Data::Bytes(memory) => self.keep_spare(memory),
+                    Data::Received(buffer, _) => self.ring.give_back(buffer),
+                }
+                // One that takes no more may have answered: its end tells.
+                if sent.is_ok() {
+                    self.target_has_got_it(place);
+                }
+            }
+            Outcome::Received(received) => {
+                upstream.is_receiving = false;
+                match received {
+                    Ok(Some(buffer)) if buffer.len() > 0 => self.target_sent_us(place, buffer),
+                    Ok(None) if !matches!(upstream.state, State::Cut) => self.receive_from_target(place),
+                    _ => self.lose_target(place),
+                }
+            }
+            Outcome::Accepted(_) | Outcome::Woken => {}
+        }
+        if self.upstreams.get(place).is_some_and(Upstream::is_over) {
+            self.upstreams.remove(place);
+        }
+    }
+
+    /// The exchange that it is in.
+    fn exchange(&mut self, place: usize) -> Option<(usize, &mut Exchange)> {
+        let client = self.upstreams.get(place)?.client?;
+        Some((client, self.clients.get_mut(client)?.exchange.as_mut()?))
+    }
+
+    /// Sends a piece of a request's body, or has it wait for its turn.
+    pub(super) fn pass_to_target(&mut self, client: usize, buffer: Buffer, length: usize) {
+        let Some(exchange) = self.clients[client].exchange.as_mut() else {
+            return self.ring.give_back(buffer);
+        };
+        let Some(place) = exchange.target.filter(|_| length > 0) else { return self.ring.give_back(buffer) };
+        let upstream = &self.upstreams[place];
+        if upstream.is_sending || matches!(upstream.state, State::Connecting(_)) {
+            debug_assert!(exchange.held.is_none());
+            exchange.held = Some((buffer, length));
+            return;
+        }
+        self.send_to_target(place, Data::Received(buffer, 0..length));
+    }
+
+    fn target_has_got_it(&mut self, place: usize) {
+        let Some((client, exchange)) = self.exchange(place) else { return };
+        if let Some((buffer, length)) = exchange.held.take() {
+            self.send_to_target(place, Data::Received(buffer, 0..length));
+            return;
+        }
+        if exchange.is_tunnel || !exchange.request.has_ended() {
+            self.receive_from_client(client, false);
+        }
+        self.rest(place);
+    }
+
+    fn target_sent_us(&mut self, place: usize, buffer: Buffer) {
+        let upstream = &mut self.upstreams[place];
+        let exchange =
+            upstream.client.and_then(|client| Some((client, self.clients[client].exchange.as_mut()?)));
+        let Some((client, exchange)) = exchange else {
+            // Nobody has asked.
+            self.ring.give_back(buffer);
+            self.cut_target(place);
+            return;
+        };
+        let bytes = self.ring.bytes(&buffer);
+        let Some(body) = &mut exchange.response else {
+            upstream.inbox.extend_from_slice(bytes);
+            self.ring.give_back(buffer);
+            self.read_response(place);
+            return;
+        };
+        match body.take(bytes) {
+            Ok(taken) if taken.bytes > 0 => {
+                upstream.stays &= taken.bytes == buffer.len();
+                self.send_to_client(client, Data::Received(buffer, 0..taken.bytes));
+                if taken.is_end {
+                    self.rest(place);
+                }
+            }
+            _ => {
+                self.ring.give_back(buffer);
+                self.fail(client, 502);
+            }
+        }
+    }
+
+    /// Looks whether there is the head of an answer.
+    fn read_response(&mut self, place: usize) {
+        let upstream = &mut self.upstreams[place];
+        let Some(end) = http1::end_of_head(&upstream.inbox, upstream.seen) else {
+            upstream.seen = upstream.inbox.len();
+            let is_endless = upstream.inbox.len() > HEAD_BYTES_MAX;
+            match upstream.client {
+                Some(client) if is_endless => self.fail(client, 502),
+                _ => self.receive_from_target(place),
+            }
+            return;
+        };
+        upstream.seen = 0;
+        let Some(client) = upstream.client else { return };
+        let Some(exchange) = self.clients[client].exchange.as_mut() else { return };
+        let (head, rest) = upstream.inbox.split_at(end);
+        let is_tunnel = |status| status == 101 && exchange.wants_tunnel;
+        let parsed = self.response.parse(head, exchange.to_head);
+        if parsed.is_err() || (self.response.status == 101 && !is_tunnel(101)) {
+            self.fail(client, 502);
+            return;
+        }
+        if self.response.is_interim() {
+            upstream.interim += 1;
+            if upstream.interim > INTERIM_MAX {
+                self.fail(client, 502);
+                return;
+            }
+            // What an old client does not know it is not told.
+            let told = (!exchange.is_old).then(|| head.to_vec());
+            upstream.inbox.drain(..end);
+            match told {
+                Some(told) => self.send_to_client(client, Data::Bytes(told)),
+                None => self.read_response(place),
+            }
+            return;
+        }
+        let mut body = Body::new(self.response.framing);
+        let Ok(taken) = body.take(rest) else {
+            self.fail(client, 502);
+            return;
+        };
+        exchange.is_tunnel = is_tunnel(self.response.status);
+        exchange.closes |= matches!(body, Body::UntilClose);
+        exchange.again = None;
+        upstream.is_used = true;
+        upstream.stays = self.response.stays && !exchange.is_tunnel && taken.bytes == rest.len();
+        let mut out = self.spare.pop().unwrap_or_default();
+        http1::rewrite_response(head, &self.response, exchange.is_old, exchange.closes, &[], &mut out);
+        if exchange.is_tunnel {
+            out.extend_from_slice(rest);
+            body = Body::UntilClose;
+        } else {
+            out.extend_from_slice(&rest[..taken.bytes]);
+        }
+        exchange.response = Some(body);
+        let has_ended = body.has_ended();
+        upstream.inbox.clear();
+        self.send_to_client(client, Data::Bytes(out));
+        if has_ended {
+            self.rest(place);
+        }
+    }
+
+    /// More of the answer is read when the client has taken what there was.
+    pub(super) fn receive_from_target_of(&mut self, client: usize) {
+        let Some(place) = self.clients[client].exchange.as_ref().and_then(|exchange| exchange.target) else {
+            return;
+        };
+        if self.upstreams[place].inbox.is_empty() {
+            self.receive_from_target(place);
+        } else {
+            self.read_response(place);
+        }
+    }
+
+    /// The target's end of the connection.
+    fn lose_target(&mut self, place: usize) {
+        let upstream = &self.upstreams[place];
+        let (address, is_used, has_begun) = (upstream.address, upstream.is_used, !upstream.inbox.is_empty());
+        let Some((client, exchange)) = self.exchange(place) else { return self.cut_target(place) };
+        if let Some(body) = &mut exchange.response {
+            // A body that ends so is whole, or its client learns that it is not, by the same means.
+            body.close();
+            exchange.closes = true;
+            self.cut_target(place);
+            if !self.clients[client].is_sending {
+                self.client_has_got_it(client);
+            }
+            return;
+        }
+        match exchange.again.take() {
+            // It was about to close when it was asked: another has not.
+            Some(request) if is_used && !has_begun => {
+                exchange.target = None;
+                self.upstreams[place].client = None;
+                self.cut_target(place);
+                self.ask(client, address, request);
+            }
+            _ => self.fail(client, 502),
+        }
+    }
+
+    /// An exchange is over for the target: it goes to the pool if all was sent, and received.
+    fn rest(&mut self, place: usize) {
+        let Some((_, exchange)) = self.exchange(place) else { return };
+        if !exchange.request.has_ended() || !exchange.response.is_some_and(|body| body.has_ended()) {
+            return;
+        }
+        exchange.target = None;
+        self.release(place);
+    }
+
+    /// The exchange of a client is over, one way or the other.
+    pub(super) fn leave_target(&mut self, client: usize) {
+        let Some(exchange) = self.clients.get_mut(client).and_then(|client| client.exchange.as_mut()) else {
+            return;
+        };
+        if let Some((buffer, _)) = exchange.held.take() {
+            self.ring.give_back(buffer);
+        }
+        let Some(place) = exchange.target.take() else { return };
+        self.upstreams[place].stays = false;
+        self.release(place);
+    }
+
+    fn release(&mut self, place: usize) {
+        let upstream = &mut self.upstreams[place];
+        upstream.client = None;
+        let (address, is_kept) = (upstream.address, upstream.stays && !upstream.is_sending);
+        self.router.ended(address);
+        let idle = self.idle.entry(address).or_default();
+        if is_kept && idle.len() < IDLE_MAX && matches!(upstream.state, State::Connected) {
+            idle.push(place);
+            self.receive_from_target(place);
+        } else {
+            self.cut_target(place);
+        }
+    }
+
+    fn receive_from_target(&mut self, place: usize) {
+        let upstream = &mut self.upstreams[place];
+        if !upstream.is_receiving && matches!(upstream.state, State::Connected) {
+            upstream.is_receiving = true;
+            self.ring.receive(&upstream.socket, true, token(place));
+        }
+    }
+
+    /// One at a time.
+    fn send_to_target(&mut self, place: usize, data: Data) {
+        let upstream = &mut self.upstreams[place];
+        debug_assert!(!upstream.is_sending);
+        upstream.is_sending = true;
+        self.ring.send(&upstream.socket, data, token(place));
+    }
+
+    fn cut_target(&mut self, place: usize) {
+        let Some(upstream) = self.upstreams.get_mut(place) else { return };
+        if let Some(client) = upstream.client.take()
+            && let Some(exchange) = self.clients.get_mut(client).and_then(|client| client.exchange.as_mut())
+        {
+            exchange.target = None;
+            self.router.ended(upstream.address);
+        }
+        upstream.state = State::Cut;
+        cut(&upstream.socket);
+        if let Some(idle) = self.idle.get_mut(&upstream.address) {
+            idle.retain(|other| *other != place);
+        }
+    }
+
+    pub(super) fn sweep_target(&mut self, place: usize, idle_max: Duration) {
+        let upstream = &self.upstreams[place];
+        let still = self.now.duration_since(upstream.still_since);
+        match (&upstream.state, upstream.client) {
+            (State::Connecting(_), Some(client)) if still > CONNECT_TIME => self.fail(client, 504),
+            (State::Connected, None) if still > idle_max => self.cut_target(place),
+            _ => {}
+        }
+        if self.upstreams.get(place).is_some_and(Upstream::is_over) {
+            self.upstreams.remove(place);
+        }
+    }
+}
+
+fn token(place: usize) -> u64 {
+    (place as u64) << 1 | 1
+}

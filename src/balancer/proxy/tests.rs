@@ -1,0 +1,350 @@
+//! With real sockets: clients that write bytes, and targets that answer what they are told to.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::eventfd::EventFd;
+
+use super::*;
+use crate::config::DesyncMode;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Forwards all to one target, and counts.
+struct ToOne {
+    decision: Decision,
+    under_way: Arc<AtomicUsize>,
+}
+
+impl Router for ToOne {
+    fn decide(&mut self, _: &RequestView<'_>) -> Decision {
+        if matches!(self.decision, Decision::Forward(_)) {
+            self.under_way.fetch_add(1, Ordering::SeqCst);
+        }
+        self.decision.clone()
+    }
+
+    fn ended(&mut self, _: SocketAddr) {
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct Lab {
+    address: SocketAddr,
+    end: Arc<OwnedFd>,
+    worker: Option<JoinHandle<()>>,
+    under_way: Arc<AtomicUsize>,
+}
+
+impl Lab {
+    fn new(decision: Decision, attributes: Attributes) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = Arc::new(OwnedFd::from(EventFd::new().unwrap()));
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let router = ToOne { decision, under_way: Arc::clone(&under_way) };
+        let worker = {
+            let end = Arc::clone(&end);
+            thread::spawn(move || {
+                let mut worker = Worker::new(vec![listener], Arc::new(attributes), router, 1).unwrap();
+                worker.run(&end).unwrap();
+            })
+        };
+        Lab { address, end, worker: Some(worker), under_way }
+    }
+
+    /// Before a target that answers each connection by `serve`.
+    fn before(serve: impl Fn(TcpStream) + Send + Clone + 'static) -> Self {
+        Self::new(Decision::Forward(target(serve)), Attributes::default())
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// All that comes until the end.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        nix::unistd::write(&*self.end, &1_u64.to_ne_bytes()).unwrap();
+        let ended = self.worker.take().unwrap().join();
+        if !thread::panicking() {
+            ended.unwrap();
+            assert_eq!(self.under_way.load(Ordering::SeqCst), 0, "all that was forwarded has ended");
+        }
+    }
+}
+
+fn target(serve: impl Fn(TcpStream) + Send + Clone + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let serve = serve.clone();
+            let stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// Reads up to the end of a head; none at the connection's end.
+fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+fn body(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    body
+}
+
+/// Answers each request with its own first line.
+fn echo(mut stream: TcpStream) {
+    while let Some(request) = head(&mut stream) {
+        let line = request.lines().next().unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{line}", line.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn requests_on_one_connection_are_answered_in_turn() {
+    let lab = Lab::before(echo);
+    let mut stream = lab.connect();
+    for round in 0..200 {
+        // Alone, and three at once.
+        let paths: Vec<_> = (0..1 + round % 3).map(|place| format!("/{round}/{place}")).collect();
+        let requests: String =
+            paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
+        stream.write_all(requests.as_bytes()).unwrap();
+        for path in paths {
+            let line = format!("GET {path} HTTP/1.1");
+            let answer = head(&mut stream).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert_eq!(body(&mut stream, line.len()), line.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_connection_to_a_target_is_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let lab = Lab::before(move |stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        echo(stream);
+    });
+    for _ in 0..50 {
+        assert!(
+            lab.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ends_with("GET / HTTP/1.1")
+        );
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn large_bodies_pass_in_both_directions_in_any_framing() {
+    let lab = Lab::before(|mut stream| {
+        while let Some(request) = head(&mut stream) {
+            if let Some(length) = request.lines().find_map(|line| line.strip_prefix("Content-Length: ")) {
+                let body = body(&mut stream, length.parse().unwrap());
+                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+                for piece in body.chunks(77_777) {
+                    stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).unwrap();
+                    stream.write_all(piece).unwrap();
+                    stream.write_all(b"\r\n").unwrap();
+                }
+                stream.write_all(b"0\r\n\r\n").unwrap();
+            } else {
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+                stream.write_all(&vec![b'x'; 3 << 20]).unwrap();
+                return;
+            }
+        }
+    });
+    let sent: Vec<u8> = (0..5_u32 << 20).map(|place| (place % 251).to_le_bytes()[0]).collect();
+    let mut stream = lab.connect();
+    let mut writer = stream.try_clone().unwrap();
+    let copy = sent.clone();
+    let writing = thread::spawn(move || {
+        writer
+            .write_all(
+                format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", copy.len()).as_bytes(),
+            )
+            .unwrap();
+        writer.write_all(&copy).unwrap();
+    });
+    assert!(head(&mut stream).unwrap().contains("Transfer-Encoding: chunked\r\n"));
+    let mut got = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.extend(body(&mut stream, 1));
+        }
+        let length = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+        got.extend(body(&mut stream, length));
+        assert_eq!(body(&mut stream, 2), b"\r\n");
+        if length == 0 {
+            break;
+        }
+    }
+    writing.join().unwrap();
+    assert!(got == sent, "the body is not the same");
+    let answer = lab.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("\r\nConnection: close"), "{head}");
+    assert_eq!(body.len(), 3 << 20);
+}
+
+#[test]
+fn what_goes_wrong_has_its_published_status() {
+    let status = |lab: &Lab, request: &str| lab.ask(request).lines().next().unwrap_or("").to_owned();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let get = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let lab = Lab::new(Decision::Forward(nobody), Attributes::default());
+    assert_eq!(status(&lab, get), "HTTP/1.1 502 Bad Gateway");
+    let lab = Lab::new(Decision::Nobody, Attributes::default());
+    assert_eq!(status(&lab, get), "HTTP/1.1 503 Service Temporarily Unavailable");
+    assert_eq!(status(&lab, "GET / HTTP/1.1\r\n\r\n"), "HTTP/1.1 400 Bad Request");
+    assert_eq!(status(&lab, "GET / HTTP/3.1\r\nHost: h\r\n\r\n"), "HTTP/1.1 505 HTTP Version Not Supported");
+    assert_eq!(status(&lab, "TRACE / HTTP/1.1\r\nHost: h\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+    let endless = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(70 << 10));
+    assert_eq!(status(&lab, &endless), "HTTP/1.1 400 Bad Request");
+    for answer in
+        ["", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "nonsense\r\n\r\n", "HTTP/1.1 101 x\r\n\r\n"]
+    {
+        let lab = Lab::before(move |mut stream| {
+            head(&mut stream);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        assert_eq!(status(&lab, get), "HTTP/1.1 502 Bad Gateway", "{answer:?}");
+    }
+    let strict = Attributes { desync_mitigation_mode: DesyncMode::Strictest, ..Attributes::default() };
+    let lab = Lab::new(Decision::Nobody, strict);
+    let odd =
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&lab, odd), "HTTP/1.1 400 Bad Request");
+    let short = Attributes { idle_timeout_s: 1, ..Attributes::default() };
+    let silent = target(|mut stream| while stream.read(&mut [0; 64]).is_ok_and(|length| length > 0) {});
+    let lab = Lab::new(Decision::Forward(silent), short);
+    assert_eq!(status(&lab, get), "HTTP/1.1 504 Gateway Time-out");
+    assert_eq!(
+        status(&lab, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"),
+        "HTTP/1.1 408 Request Timeout"
+    );
+}
+
+#[test]
+fn a_target_that_closes_a_connection_that_waits_fails_no_request() {
+    let lab = Lab::before(|mut stream| {
+        // One answer each, without a word that it was the last.
+        if head(&mut stream).is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        }
+    });
+    let mut stream = lab.connect();
+    for _ in 0..300 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(body(&mut stream, 2), b"ok");
+    }
+}
+
+#[test]
+fn hints_come_before_answers_and_bodies_that_wait_are_asked_for() {
+    let lab = Lab::before(|mut stream| {
+        while let Some(request) = head(&mut stream) {
+            stream
+                .write_all(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+                .unwrap();
+            assert!(request.contains("Expect: 100-continue\r\n"));
+            assert_eq!(body(&mut stream, 3), b"abc");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+    });
+    let mut stream = lab.connect();
+    for _ in 0..20 {
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            .unwrap();
+        assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 103"));
+        assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 100"));
+        stream.write_all(b"abc").unwrap();
+        assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn what_becomes_another_protocol_passes_both_ways_until_either_ends_it() {
+    let lab = Lab::before(|mut stream| {
+        let request = head(&mut stream).unwrap();
+        assert!(
+            request.contains("Upgrade: websocket\r\n") && request.contains("Connection: upgrade\r\n"),
+            "{request}"
+        );
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nfirst",
+            )
+            .unwrap();
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut bytes) {
+            stream.write_all(&bytes[..length]).unwrap();
+        }
+    });
+    let mut stream = lab.connect();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .unwrap();
+    assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(body(&mut stream, 5), b"first");
+    for round in 0..100_u8 {
+        let sent = vec![round; 1 + usize::from(round) * 700];
+        stream.write_all(&sent).unwrap();
+        assert_eq!(body(&mut stream, sent.len()), sent);
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    let (told, heard) = std::sync::mpsc::channel();
+    let lab = Lab::before(move |mut stream| {
+        head(&mut stream);
+        told.send(()).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the request is over");
+        told.send(()).unwrap();
+    });
+    let mut stream = lab.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    heard.recv_timeout(PATIENCE).unwrap();
+    drop(stream);
+    heard.recv_timeout(PATIENCE).unwrap();
+}
