@@ -44,6 +44,8 @@ macro_rules! for_targets {
             dhcp,
             disk_boot,
             dns,
+            http_request,
+            http_response,
             imds,
             kernel,
             nbd,

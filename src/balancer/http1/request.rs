@@ -189,7 +189,7 @@ impl Request {
                 let rest = self.target.start + scheme;
                 let path = head[rest..self.target.end].iter().position(|byte| matches!(byte, b'/' | b'?'));
                 let path = rest + path.ok_or(Flaw::BadUri)?;
-                if path == rest || head[path] != b'/' {
+                if path == rest || head[path] != b'/' || !is_host(&head[rest..path]) {
                     return Err(Flaw::BadUri);
                 }
                 (self.host, self.target) = (rest..path, path..self.target.end);
@@ -216,9 +216,7 @@ impl Request {
                     if self.host.is_empty() {
                         self.host = field.value.clone();
                     }
-                    let is_host =
-                        value.iter().all(|byte| matches!(byte, b'!'..=b'~' if !b"/?#@\\,".contains(byte)));
-                    is_host.then_some(()).ok_or(Flaw::BadHeader)
+                    is_host(value).then_some(()).ok_or(Flaw::BadHeader)
                 }
                 Some(Known::Connection) => {
                     for element in elements(value) {
@@ -306,6 +304,11 @@ impl Request {
         };
         Ok(())
     }
+}
+
+/// A host, perhaps with its port; nothing that begins another part of a URI.
+fn is_host(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b'!'..=b'~' if !b"/?#@\\,".contains(byte)))
 }
 
 fn starts_with(text: &[u8], prefix: &[u8]) -> bool {

@@ -72,6 +72,8 @@ fn first_lines_are_understood_or_refused() {
         ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
         ("GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
         ("GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
+        ("GET http://h\u{11}/ HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
+        ("GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
         ("CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", Flaw::BadUri),
         ("GET / HTTP/1.1\r\n\r\n", Flaw::BadHeader),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Flaw::BadHeader),
@@ -81,7 +83,7 @@ fn first_lines_are_understood_or_refused() {
     }
     let head = "GET /a b HTTP/1.7\r\nHost: h\r\n\r\n";
     let request = parsed(head).unwrap();
-    assert_eq!((&head[request.target], request.flaw), ("/a b", Some(Flaw::SpaceInUri)));
+    assert_eq!((&head[request.target], request.flaw), ("/a b", Some(Flaw::NonCompliantVersion)));
     let head = "\r\nGET HTTP://a:1/b?c HTTP/1.1\r\nHost: other\r\n\r\n";
     let request = parsed(head).unwrap();
     assert_eq!((&head[request.target], &head[request.host], request.flaw), ("/b?c", "a:1", None));

@@ -6,6 +6,8 @@ pub mod control_http;
 pub mod dhcp;
 pub mod disk_boot;
 pub mod dns;
+pub mod http_request;
+pub mod http_response;
 pub mod imds;
 pub mod kernel;
 pub mod nbd;
