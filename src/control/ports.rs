@@ -77,7 +77,26 @@ pub trait Machines: Send + Sync {
         Box::pin(async { Err(HostError::Failed("this host cannot limit processors".to_owned())) })
     }
 
-    /// Called whenever [`Machines::observe`] would say something new.
+    /// The interfaces that a microVM has. None: it does not run, or that is not known yet.
+    fn interfaces(&self, id: InstanceId) -> Option<BTreeSet<NetworkInterfaceId>>;
+
+    /// Gives an interface to a microVM that runs: its guest gets it when what passes it is what its VPC says. One that is started gets what it is
+    /// started with.
+    fn plug_interface<'a>(
+        &'a self,
+        id: InstanceId,
+        spec: &'a InterfaceSpec,
+    ) -> BoxFuture<'a, Result<(), HostError>>;
+
+    /// Asks the guest to let go of an interface; forced: takes it away. Not the one that it boots with.
+    fn unplug_interface(
+        &self,
+        id: InstanceId,
+        interface: NetworkInterfaceId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Has `call`, and what others have asked for, called whenever [`Machines::observe`] or [`Machines::interfaces`] would say something new.
     fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>);
 }
 
@@ -128,6 +147,15 @@ pub struct MachineSpec {
     /// By their place in the guest.
     pub interfaces: Vec<InterfaceSpec>,
     pub guest: GuestSpec,
+}
+
+impl MachineSpec {
+    /// Gives it one more interface, in its place; of one that it has, this is known now.
+    pub fn put_interface(&mut self, interface: InterfaceSpec) {
+        self.interfaces.retain(|other| other.id != interface.id);
+        self.interfaces.push(interface);
+        self.interfaces.sort_by_key(|interface| interface.device_index);
+    }
 }
 
 /// A volume that a microVM is started with.

@@ -5,18 +5,23 @@
 
 mod delays;
 mod disks;
+mod plugs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use types::InstanceId;
+use types::{InstanceId, NetworkInterfaceId};
 
 use crate::capacity::Capacity;
-use crate::ports::{BoxFuture, CpuLimit, End, HostError, Machine, MachineSpec, Machines, Probe};
+use crate::ports::{
+    BoxFuture, CpuLimit, End, HostError, InterfaceSpec, Machine, MachineSpec, Machines, Probe,
+};
+use crate::records::{AttachmentState, Tables};
 use crate::state::State;
 pub use delays::Delays;
+use plugs::Plugs;
 
 type Call = Arc<dyn Fn(InstanceId) + Send + Sync>;
 
@@ -37,7 +42,7 @@ pub struct Simulation {
     disks: disks::Shelf,
     capacity: Capacity,
     scripts: Mutex<BTreeMap<InstanceId, Script>>,
-    on_change: Mutex<Option<Call>>,
+    on_change: Mutex<Vec<Call>>,
 }
 
 /// A microVM that was started.
@@ -45,9 +50,16 @@ pub struct Simulation {
 struct Guest {
     /// When it ends, or has ended, and how.
     end: Option<(Instant, End)>,
+    interfaces: Plugs<NetworkInterfaceId>,
 }
 
 impl Guest {
+    fn with(interfaces: impl Iterator<Item = NetworkInterfaceId>) -> Self {
+        let mut guest = Self::default();
+        interfaces.for_each(|id| guest.interfaces.plug(id, Duration::ZERO));
+        guest
+    }
+
     fn machine(&self) -> Machine {
         match &self.end {
             Some((at, end)) if *at <= Instant::now() => Machine::Ended(end.clone()),
@@ -73,7 +85,8 @@ impl Simulation {
         for (_, tables) in state.spaces() {
             let mut machines = self.machines();
             let running = tables.instances.iter().filter(|instance| instance.is_up());
-            machines.extend(running.map(|instance| (instance.id, Guest::default())));
+            machines
+                .extend(running.map(|instance| (instance.id, Guest::with(interfaces(tables, instance.id)))));
             self.disks.adopt(tables, |id| machines.contains_key(&id));
         }
     }
@@ -134,16 +147,36 @@ impl Simulation {
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_after(&self, delay: Duration, id: InstanceId) {
-        let call = self.on_change.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(call) = call {
-            delays::after(delay, move || call(id));
+    /// Changes what a guest has, and tells when what begins now is done.
+    fn change_interfaces(
+        &self,
+        id: InstanceId,
+        delay: Duration,
+        change: impl FnOnce(&mut Plugs<NetworkInterfaceId>),
+    ) {
+        if let Some(guest) = self.machines().get_mut(&id) {
+            change(&mut guest.interfaces);
         }
+        self.tell_after(delay, id);
+    }
+
+    fn tell_after(&self, delay: Duration, id: InstanceId) {
+        let calls = self.on_change.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        delays::after(delay, move || calls.iter().for_each(|call| call(id)));
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Guest>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Those that an instance has, and not those that are on their way into it.
+fn interfaces(tables: &Tables, id: InstanceId) -> impl Iterator<Item = NetworkInterfaceId> {
+    let its = tables.network_interfaces.linked_to(id).filter(|interface| {
+        let state = interface.attachment.as_ref().map(|attachment| attachment.state);
+        state.is_some_and(|state| state != AttachmentState::Attaching)
+    });
+    its.map(|interface| interface.id)
 }
 
 impl Machines for Simulation {
@@ -161,7 +194,8 @@ impl Machines for Simulation {
             if let Some(guest) = self.scripts().get_mut(&spec.id) {
                 (guest.cpu_time, guest.cpu_limit) = (Duration::ZERO, None);
             }
-            self.machines().insert(spec.id, Guest::default());
+            let interfaces = spec.interfaces.iter().map(|interface| interface.id);
+            self.machines().insert(spec.id, Guest::with(interfaces));
             self.disks.plug_all(spec.id, &spec.volumes);
             Ok(())
         })
@@ -217,7 +251,34 @@ impl Machines for Simulation {
         Box::pin(async { Ok(()) })
     }
 
+    fn interfaces(&self, id: InstanceId) -> Option<BTreeSet<NetworkInterfaceId>> {
+        let machines = self.machines();
+        let running = machines.get(&id).filter(|guest| guest.machine() == Machine::Running);
+        running.map(|guest| guest.interfaces.plugged())
+    }
+
+    fn plug_interface<'a>(
+        &'a self,
+        id: InstanceId,
+        spec: &'a InterfaceSpec,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        let time = self.delays.plug;
+        self.change_interfaces(id, time, |interfaces| interfaces.plug(spec.id, time));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unplug_interface(
+        &self,
+        id: InstanceId,
+        interface: NetworkInterfaceId,
+        _: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>> {
+        let time = self.delays.unplug;
+        self.change_interfaces(id, time, |interfaces| interfaces.unplug(interface, time));
+        Box::pin(async { Ok(()) })
+    }
+
     fn on_change(&self, call: Call) {
-        *self.on_change.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+        self.on_change.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 }

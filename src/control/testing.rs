@@ -1,20 +1,24 @@
 //! What tests of the control plane have in common.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use types::{
-    AccountId, Clock, ImageId, InstanceId, Instant, RandomId as _, Region, ReservationId, VolumeId,
-    VolumeKind, VolumeSpec,
+    AccountId, Clock, ImageId, InstanceId, Instant, MacAddress, NetworkInterfaceId, RandomId as _, Region,
+    ReservationId, VolumeId, VolumeKind, VolumeSpec,
 };
 
 use crate::capacity::Overcommit;
 use crate::ledger::Ledger;
 use crate::plane::Plane;
+use crate::ports::{BoxFuture, HostError, InterfaceSpec, Machine, MachineSpec, Machines};
 use crate::records::{
-    AttachmentState, Health, Instance, InstanceState, MetadataOptions, ShutdownBehavior, Volume,
-    VolumeAttachment, VolumeState,
+    Attachment, AttachmentState, Health, Instance, InstanceState, InterfaceOwner, MetadataOptions,
+    NetworkInterface, PrivateAddress, ShutdownBehavior, Tables, Volume, VolumeAttachment, VolumeState,
 };
 use crate::simulation::Simulation;
 use crate::state::{Entropy, Space};
@@ -126,5 +130,131 @@ pub(crate) fn root_volume(id: VolumeId, instance: InstanceId, state: VolumeState
         state,
         attachments: vec![attachment],
         modification: None,
+    }
+}
+
+/// In a subnet of the default VPC, and in its default group.
+pub(crate) fn interface(
+    tables: &Tables,
+    id: NetworkInterfaceId,
+    ip: Ipv4Addr,
+    attachment: Option<Attachment>,
+) -> NetworkInterface {
+    let vpc = tables.vpcs.iter().next().unwrap().id;
+    NetworkInterface {
+        id,
+        vpc,
+        subnet: tables.subnets.linked_to(vpc).next().unwrap().id,
+        mac: MacAddress::new([6, 0, 0, 0, 0, ip.octets()[3]]),
+        addresses: vec![PrivateAddress { ip, public_ip: None }],
+        groups: vec![tables.security_groups.linked_to(vpc).next().unwrap().id],
+        description: String::new(),
+        checks_source_and_destination: true,
+        attachment,
+        owner: InterfaceOwner::User,
+        wants_public_address: false,
+    }
+}
+
+/// A host that can be had to refuse, and on which effects stop after some: as when the process that asks for them ends there.
+pub(crate) struct FakeMachines {
+    pub(crate) inner: Arc<Simulation>,
+    /// What is said instead of doing something.
+    pub(crate) answer: Mutex<Option<Result<(), HostError>>>,
+    pub(crate) asked: AtomicUsize,
+    left: AtomicUsize,
+    /// The last effect happens, and nobody hears of it.
+    after: bool,
+}
+
+impl FakeMachines {
+    pub(crate) fn new(inner: Arc<Simulation>) -> Self {
+        Self::stopping(inner, usize::MAX, false)
+    }
+
+    pub(crate) fn stopping(inner: Arc<Simulation>, effects: usize, after: bool) -> Self {
+        Self { inner, answer: Mutex::default(), asked: AtomicUsize::new(0), left: effects.into(), after }
+    }
+
+    pub(crate) fn effect<'a>(
+        &'a self,
+        effect: impl FnOnce() -> BoxFuture<'a, Result<(), HostError>>,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(answer) = self.answer.lock().unwrap().clone() {
+            return Box::pin(std::future::ready(answer));
+        }
+        let is_last =
+            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
+        if !is_last {
+            return effect();
+        }
+        if self.after {
+            drop(effect());
+        }
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Machines for FakeMachines {
+    fn observe(&self, id: InstanceId) -> Option<Machine> {
+        self.inner.observe(id)
+    }
+
+    fn ids(&self) -> Vec<InstanceId> {
+        self.inner.ids()
+    }
+
+    fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>> {
+        self.effect(|| self.inner.start(spec))
+    }
+
+    fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.press_power_button(id))
+    }
+
+    fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.reset(id))
+    }
+
+    fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.kill(id))
+    }
+
+    fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.forget(id))
+    }
+
+    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.discard(id))
+    }
+
+    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
+        self.inner.console(id)
+    }
+
+    fn interfaces(&self, id: InstanceId) -> Option<BTreeSet<NetworkInterfaceId>> {
+        self.inner.interfaces(id)
+    }
+
+    fn plug_interface<'a>(
+        &'a self,
+        id: InstanceId,
+        spec: &'a InterfaceSpec,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        self.effect(|| self.inner.plug_interface(id, spec))
+    }
+
+    fn unplug_interface(
+        &self,
+        id: InstanceId,
+        interface: NetworkInterfaceId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>> {
+        self.effect(|| self.inner.unplug_interface(id, interface, is_forced))
+    }
+
+    fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {
+        self.inner.on_change(call);
     }
 }

@@ -120,6 +120,13 @@ impl Fabric {
         Ok(report)
     }
 
+    /// The device of an interface was made anew: whatever was made of another one of its name is missing when the VPC is applied next.
+    pub fn renew(&mut self, interface: NetworkInterfaceId) {
+        if let Some(applied) = &mut self.applied {
+            applied.is_complete &= !applied.wiring.ports.contains_key(&interface);
+        }
+    }
+
     /// Makes the namespace again what was applied last, whatever somebody else has made of it. Nothing, if nothing was applied.
     ///
     /// # Errors

@@ -144,13 +144,16 @@ pub(crate) enum DiskSpec {
     },
 }
 
-/// An interface on a tap.
+/// An interface on a tap, by what it is called on the control socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct InterfaceSpec {
+    pub(crate) id: String,
     pub(crate) mac: MacAddress,
     pub(crate) mtu: u16,
     /// A descriptor for each pair of queues.
     pub(crate) queues: Vec<Place>,
+    /// Whether it can be unplugged.
+    pub(crate) is_removable: bool,
 }
 
 /// Sockets between guest and host, as `vmm::virtio::vsock` describes them.
@@ -244,8 +247,7 @@ fn open(spec: ProcessSpec, given: &mut Given) -> anyhow::Result<vmm::process::Pr
         interfaces: spec
             .interfaces
             .into_iter()
-            .enumerate()
-            .map(|(place, interface)| open_interface(place, interface, given))
+            .map(|interface| open_interface(interface, given))
             .collect::<anyhow::Result<_>>()?,
         console: ConsoleSpec {
             log_file: spec.console_log.map(|place| open_log(place, given)).transpose()?,
@@ -329,9 +331,10 @@ fn open_log(place: Place, given: &mut Given) -> anyhow::Result<LogFileSpec> {
     Ok(LogFileSpec { file: given.take_file(place)?, bytes_max: CONSOLE_LOG_BYTES_MAX })
 }
 
-fn open_interface(place: usize, spec: InterfaceSpec, given: &mut Given) -> anyhow::Result<Interface> {
-    let taps = spec.queues.into_iter().map(|place| given.take(place)).collect::<anyhow::Result<_>>()?;
-    Ok(Interface { id: format!("net{place}").parse()?, mac: spec.mac, mtu: spec.mtu, taps })
+fn open_interface(spec: InterfaceSpec, given: &mut Given) -> anyhow::Result<Interface> {
+    let InterfaceSpec { id, mac, mtu, queues, is_removable } = spec;
+    let taps = queues.into_iter().map(|place| given.take(place)).collect::<anyhow::Result<_>>()?;
+    Ok(Interface { id: id.parse()?, mac, mtu, taps, is_removable })
 }
 
 fn open_vsock(spec: VsockSpec, given: &mut Given) -> anyhow::Result<vsock::VsockSpec> {

@@ -1,4 +1,4 @@
-"""The network between the guests of a region, and to them: groups, names, Elastic addresses, a second interface."""
+"""The network between the guests of a region, and to them: groups, names, Elastic addresses, interfaces that they begin with and that come later."""
 
 from collections.abc import Iterator
 
@@ -95,3 +95,47 @@ def test_an_elastic_address_moves_between_guests(region: Region, instance, other
     assert other.run("hostname") == names[other.id]
     # The one has another of its own again.
     assert instance.seen()["PublicIpAddress"] != address and instance.run("hostname") == names[instance.id]
+
+
+def test_an_interface_comes_into_a_running_guest_and_leaves_it(region: Region, instance, other):  # noqa: F811
+    seen, peer = instance.seen(), other.seen()["PrivateIpAddress"]
+    group = region.ec2.create_security_group(GroupName="late", Description="late", VpcId=seen["VpcId"])["GroupId"]
+    made = region.ec2.create_network_interface(SubnetId=seen["SubnetId"], Groups=[group])["NetworkInterface"]
+    identity, address, mac = made["NetworkInterfaceId"], made["PrivateIpAddress"], made["MacAddress"]
+
+    def shown() -> dict:
+        return region.ec2.describe_network_interfaces(NetworkInterfaceIds=[identity])["NetworkInterfaces"][0]
+
+    attach = {"NetworkInterfaceId": identity, "InstanceId": instance.id, "DeviceIndex": 1}
+    attachment = region.ec2.attach_network_interface(**attach)["AttachmentId"]
+    wait_until(lambda: shown()["Attachment"]["Status"] == "attached", "the attachment")
+    macs = f"{METADATA}/network/interfaces/macs"
+    assert instance.run(f"{macs}/{mac}/local-ipv4s") == address
+    wait_until(lambda: mac in instance.run("ip link"), "a second interface")
+    # The guest's DHCP client asks there by itself.
+    wait_until(lambda: f"inet {address}/" in instance.run("ip -4 addr show eth1"), "its address")
+    # What comes from that address leaves by that interface, or is dropped.
+    instance.run(f"ip route add {peer}/32 dev eth1 src {address}")
+    ping = f"ping -c 1 -W 2 {address}"
+    assert not answers(other, ping)
+    region.ec2.authorize_security_group_ingress(
+        GroupId=group, IpPermissions=[{"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "UserIdGroupPairs": [{"GroupId": region.group()}]}]
+    )
+    wait_until(lambda: answers(other, ping), "the group lets pings in")
+    # The next server answers on it, too.
+    region.kill()
+    region.start()
+    assert answers(other, ping) and instance.run(f"{macs}/{mac}/local-ipv4s") == address
+    region.ec2.detach_network_interface(AttachmentId=attachment)
+    region.wait("network_interface_available", NetworkInterfaceIds=[identity])
+    wait_until(lambda: mac not in instance.run("ip link"), "the interface's end")
+    assert mac not in instance.run(f"{macs}/")
+    assert not answers(other, ping)
+    # It can come again, and be taken away.
+    attachment = region.ec2.attach_network_interface(**attach)["AttachmentId"]
+    wait_until(lambda: mac in instance.run("ip link"), "the interface's return")
+    region.ec2.detach_network_interface(AttachmentId=attachment, Force=True)
+    region.wait("network_interface_available", NetworkInterfaceIds=[identity])
+    wait_until(lambda: mac not in instance.run("ip link"), "the interface's end")
+    region.ec2.delete_network_interface(NetworkInterfaceId=identity)
+    region.ec2.delete_security_group(GroupId=group)

@@ -4,7 +4,7 @@ mod address;
 mod errors;
 mod group;
 pub(crate) mod instance;
-mod interface;
+pub(crate) mod interface;
 mod key;
 mod launch_template;
 mod once;

@@ -9,6 +9,7 @@ pub mod credits;
 pub mod disk;
 pub mod health;
 pub mod instance;
+pub mod interface;
 pub mod nat_gateway;
 pub mod network;
 pub mod peering;
@@ -52,7 +53,8 @@ pub async fn run(
         networks,
         credits::run(Arc::clone(&plane), Arc::clone(&machines)),
         disk::run(Arc::clone(&plane), disks),
-        health::run(Arc::clone(&plane), machines),
+        health::run(Arc::clone(&plane), Arc::clone(&machines)),
+        interface::run(Arc::clone(&plane), machines),
         unhosted::run(plane)
     )?;
     Ok(())

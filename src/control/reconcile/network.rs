@@ -14,7 +14,9 @@ use crate::ec2::fabric;
 use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::Networks;
-use crate::records::{Address, Former, Instance, Tables, VpcPeeringConnection};
+use crate::records::{
+    Address, Attachment, AttachmentState, Former, Instance, NetworkInterface, Tables, VpcPeeringConnection,
+};
 use crate::state::{Space, State, View};
 
 /// When what failed is tried again.
@@ -141,7 +143,10 @@ fn touched(tables: &Tables, former: &Former, touch: &mut dyn FnMut(VpcId)) {
         Former::NetworkAcl(id, before) => each!(before, tables.network_acls.get(*id), |row| [row.vpc]),
         Former::SecurityGroup(id, before) => each!(before, tables.security_groups.get(*id), |row| [row.vpc]),
         Former::NetworkInterface(id, before) => {
-            each!(before, tables.network_interfaces.get(*id), |row| [row.vpc]);
+            let now = tables.network_interfaces.get(*id);
+            if before.as_deref().map(wanted) != now.map(AsRef::as_ref).map(wanted) {
+                each!(before, now, |row| [row.vpc]);
+            }
         }
         Former::InternetGateway(id, before) => {
             each!(before, tables.internet_gateways.get(*id), |row| row.vpc)
@@ -167,6 +172,13 @@ fn touched(tables: &Tables, former: &Former, touch: &mut dyn FnMut(VpcId)) {
 
 fn of(tables: &Tables, options: ResourceId) -> Vec<VpcId> {
     tables.vpcs.linked_to(options).map(|vpc| vpc.id).collect()
+}
+
+/// An interface as its VPC has it: how far it is on its way into an instance or out of it is nothing to that.
+fn wanted(interface: &NetworkInterface) -> NetworkInterface {
+    let state = AttachmentState::default();
+    let attachment = interface.attachment.clone().map(|attachment| Attachment { state, ..attachment });
+    NetworkInterface { attachment, ..interface.clone() }
 }
 
 /// The other end may be another space's, whose own record of the connection tells of it.

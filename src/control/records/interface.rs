@@ -1,4 +1,9 @@
-//! Interfaces in subnets.
+//! Interfaces in subnets, and in instances.
+//!
+//! ```text
+//! in none ──▶ Attaching ──▶ Attached ──▶ Detaching ──▶ in none
+//!                 └── cannot be, or not in time ──▲
+//! ```
 
 use std::net::Ipv4Addr;
 
@@ -6,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::{AttachmentId, InstanceId, MacAddress, NetworkInterfaceId, SecurityGroupId, SubnetId, VpcId};
 
-use super::resource;
+use super::{AttachmentState, resource};
 use crate::state::{Counted, Key};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,8 +56,11 @@ pub struct Attachment {
     pub instance: InstanceId,
     /// 0 is what the instance boots with.
     pub device_index: u8,
+    /// When it was asked for.
     pub attached: Timestamp,
     pub delete_on_termination: bool,
+    #[serde(default)]
+    pub state: AttachmentState,
 }
 
 resource!(
@@ -86,5 +94,6 @@ resource!(
     counts | this,
     count | {
         count(Counted::Addresses(this.subnet), u64::try_from(this.addresses.len()).unwrap_or(u64::MAX));
-    }
+    },
+    settled | this | this.attachment.as_ref().is_none_or(|its| its.state == AttachmentState::Attached)
 );

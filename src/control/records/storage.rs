@@ -60,10 +60,13 @@ pub struct VolumeAttachment {
     pub state: AttachmentState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a volume or an interface is on its way into an instance, or out of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttachmentState {
     Attaching,
+    /// Also what is written of an interface without saying so.
+    #[default]
     Attached,
     /// Forced: whether the guest lets go of it or not.
     Detaching {

@@ -1,12 +1,13 @@
 //! Volumes and snapshots that hold nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
+use super::plugs::Plugs;
 use super::{Delays, Simulation, delays};
 use crate::ports::{
     BoxFuture, Disk, DiskChange, DiskSpec, Disks, HostError, MachineVolume, OnDiskChange, SnapshotCopySpec,
@@ -33,7 +34,8 @@ struct Volume {
     spec: VolumeSpec,
     made: Instant,
     optimized: Work,
-    plugs: BTreeMap<InstanceId, Plug>,
+    /// Into microVMs.
+    plugs: Plugs<InstanceId>,
 }
 
 /// Something that goes on for a while.
@@ -41,13 +43,6 @@ struct Volume {
 struct Work {
     begun: Instant,
     done: Instant,
-}
-
-/// When a microVM has a volume.
-#[derive(Clone, Copy)]
-struct Plug {
-    from: Instant,
-    until: Option<Instant>,
 }
 
 impl Work {
@@ -69,20 +64,7 @@ impl Work {
 impl Volume {
     fn taking(time: Duration, spec: VolumeSpec) -> Self {
         let made = Instant::now() + time;
-        Self { spec, made, optimized: Work::taking(Duration::ZERO), plugs: BTreeMap::new() }
-    }
-
-    fn plug(&mut self, instance: InstanceId, from: Instant) {
-        let has = self.plugs.get(&instance).is_some_and(|plug| plug.until.is_none_or(|until| until > from));
-        if !has {
-            self.plugs.insert(instance, Plug { from, until: None });
-        }
-    }
-
-    fn plugged(&self) -> BTreeSet<InstanceId> {
-        let now = Instant::now();
-        let has = |plug: &Plug| plug.from <= now && plug.until.is_none_or(|until| until > now);
-        self.plugs.iter().filter(|(_, plug)| has(plug)).map(|(id, _)| *id).collect()
+        Self { spec, made, optimized: Work::taking(Duration::ZERO), plugs: Plugs::default() }
     }
 }
 
@@ -100,7 +82,7 @@ impl Shelf {
         let mut held = self.held();
         for volume in volumes {
             if let Some(volume) = held.disks.get_mut(&volume.id) {
-                volume.plug(instance, Instant::now());
+                volume.plugs.plug(instance, Duration::ZERO);
             }
         }
     }
@@ -116,7 +98,7 @@ impl Shelf {
                 attachment.state != AttachmentState::Attaching && is_running(attachment.instance)
             });
             let mut kept = Volume::taking(Duration::ZERO, volume.spec);
-            has.for_each(|attachment| kept.plug(attachment.instance, kept.made));
+            has.for_each(|attachment| kept.plugs.plug(attachment.instance, Duration::ZERO));
             held.disks.insert(volume.id, kept);
         }
         let complete = tables.snapshots.iter();
@@ -139,7 +121,7 @@ impl Shelf {
     /// A microVM that has ended has no volumes.
     pub(super) fn unplug_all(&self, instance: InstanceId) {
         for volume in self.held().disks.values_mut() {
-            volume.plugs.remove(&instance);
+            volume.plugs.remove(instance);
         }
     }
 
@@ -175,7 +157,7 @@ impl Disks for Simulation {
             return Some(Disk::Making);
         }
         let optimized_percent = volume.optimized.percent();
-        Some(Disk::Ready { spec: volume.spec, optimized_percent, plugged: volume.plugged() })
+        Some(Disk::Ready { spec: volume.spec, optimized_percent, plugged: volume.plugs.plugged() })
     }
 
     fn snapshot(&self, id: SnapshotId) -> Option<SnapshotProgress> {
@@ -217,7 +199,7 @@ impl Disks for Simulation {
         let time = self.delays.plug;
         self.disks.change(DiskChange::Volume(id), time, |held| {
             if let Some(volume) = held.disks.get_mut(&id) {
-                volume.plug(instance, Instant::now() + time);
+                volume.plugs.plug(instance, time);
             }
         });
         done()
@@ -226,8 +208,8 @@ impl Disks for Simulation {
     fn unplug(&self, id: VolumeId, instance: InstanceId, _: bool) -> BoxFuture<'_, Result<(), HostError>> {
         let time = self.delays.unplug;
         self.disks.change(DiskChange::Volume(id), time, |held| {
-            if let Some(plug) = held.disks.get_mut(&id).and_then(|volume| volume.plugs.get_mut(&instance)) {
-                plug.until.get_or_insert(Instant::now() + time);
+            if let Some(volume) = held.disks.get_mut(&id) {
+                volume.plugs.unplug(instance, time);
             }
         });
         done()

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::capacity::Capacity;
-use control::ports::{BoxFuture, CpuLimit, DiskChange, HostError, Machine, MachineSpec};
-use types::{InstanceId, VolumeId};
+use control::ports::{BoxFuture, CpuLimit, DiskChange, HostError, InterfaceSpec, Machine, MachineSpec};
+use types::{InstanceId, NetworkInterfaceId, VolumeId};
 
 use disks::{HostDisks, Plugs, Volumes};
 use machines::{Machines, Storage};
@@ -166,6 +166,27 @@ impl control::ports::Machines for Host {
         Box::pin(std::future::ready(cgroup::limit(id, limit).map_err(|error| {
             HostError::Failed(format!("the processors of {id} cannot be held back: {error}"))
         })))
+    }
+
+    fn interfaces(&self, id: InstanceId) -> Option<BTreeSet<NetworkInterfaceId>> {
+        self.machines.interfaces(id)
+    }
+
+    fn plug_interface<'a>(
+        &'a self,
+        id: InstanceId,
+        spec: &'a InterfaceSpec,
+    ) -> BoxFuture<'a, Result<(), HostError>> {
+        Box::pin(self.machines.plug_interface(id, spec))
+    }
+
+    fn unplug_interface(
+        &self,
+        id: InstanceId,
+        interface: NetworkInterfaceId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(self.machines.unplug_interface(id, interface, is_forced))
     }
 
     fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {

@@ -127,6 +127,8 @@ impl Machine {
             disks,
             interfaces: network
                 .map(|network| InterfaceSpec {
+                    id: "net0".to_owned(),
+                    is_removable: false,
                     mac: network.mac,
                     mtu: network.mtu(),
                     queues: network.take_queues().into_iter().map(&mut hand).collect(),

@@ -62,7 +62,7 @@ pub struct ProcessSpec {
 pub struct Disk {
     pub id: DeviceId,
     pub served: Served,
-    /// Whether it can be unplugged. Interfaces of the start, and all else, stay to the end.
+    /// Whether it can be unplugged.
     pub is_removable: bool,
 }
 
@@ -89,6 +89,8 @@ pub struct Interface {
     pub mtu: u16,
     /// One for each pair of queues.
     pub taps: Vec<OwnedFd>,
+    /// Whether it can be unplugged.
+    pub is_removable: bool,
 }
 
 /// How the guest ended.
@@ -142,8 +144,10 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
     let control = ControlServer::new(spec.control, events.clone(), ServerLimits::default())
         .map_err(host("serve the control socket"))?;
 
-    let removable: BTreeSet<_> =
-        spec.disks.iter().filter(|disk| disk.is_removable).map(|disk| disk.id.to_string()).collect();
+    let disks = spec.disks.iter().filter(|disk| disk.is_removable).map(|disk| &disk.id);
+    let interfaces = spec.interfaces.iter().filter(|interface| interface.is_removable).map(|it| &it.id);
+    // All else stays to the end.
+    let removable: BTreeSet<_> = disks.chain(interfaces).map(DeviceId::to_string).collect();
     let (parts, balloon) =
         devices(spec.disks, spec.interfaces, spec.vsock, spec.rng, spec.balloon, spec.machine.cpus)?;
 
@@ -239,7 +243,7 @@ fn disk_parts(disk: Disk, cpus: u8) -> Result<DeviceParts, ProcessError> {
 }
 
 fn interface_parts(interface: Interface) -> Result<DeviceParts, ProcessError> {
-    let Interface { id, mac, mtu, taps } = interface;
+    let Interface { id, mac, mtu, taps, .. } = interface;
     let spec = NetSpec { name: id.to_string(), mac, mtu, taps };
     Net::new(spec).map(|(_, parts)| parts).map_err(|source| ProcessError::Interface { id, source })
 }

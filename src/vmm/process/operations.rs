@@ -290,7 +290,8 @@ impl Operations for Owned {
     ) -> Result<DeviceStatus, OperationError> {
         self.expect_on("add an interface to")?;
         let InterfaceSpec { id, mac, mtu } = spec;
-        let interface = Interface { id: id.clone(), mac, mtu: mtu.unwrap_or(MTU_DEFAULT), taps };
+        let mtu = mtu.unwrap_or(MTU_DEFAULT);
+        let interface = Interface { id: id.clone(), mac, mtu, taps, is_removable: true };
         let parts = interface_parts(interface).map_err(|error| match error {
             ProcessError::Interface { source, .. } => {
                 OperationError::Invalid { member: "taps", reason: chain(&source) }

@@ -5,7 +5,7 @@ use types::{InstanceId, NetworkInterfaceId};
 
 use crate::ec2::interface::{self, publish, unpublish};
 use crate::ec2::storage;
-use crate::records::{CpuCredits, Health, Instance, InstanceState, NetworkInterface};
+use crate::records::{AttachmentState, CpuCredits, Health, Instance, InstanceState, NetworkInterface};
 use crate::state::{Transaction, View};
 
 /// An instance's interfaces, in the order of their places in it.
@@ -31,6 +31,10 @@ pub(crate) fn enter(tx: &mut Transaction<'_>, id: InstanceId, next: InstanceStat
             (instance.outage, instance.rest) = (None, None);
         }
     });
+    if is_running {
+        // What it was given before it began to start, it is started with.
+        attach_interfaces(tx, id);
+    }
     if gives_up_addresses {
         // A public address that is not an Elastic one lasts from a start to the next stop.
         interface_ids(tx, id).into_iter().for_each(|interface| unpublish(tx, interface));
@@ -51,6 +55,17 @@ pub(super) fn publish_interfaces(tx: &mut Transaction<'_>, id: InstanceId) -> Re
     interface_ids(tx, id).into_iter().try_for_each(|interface| publish(tx, interface))
 }
 
+fn attach_interfaces(tx: &mut Transaction<'_>, id: InstanceId) {
+    for interface in interface_ids(tx, id) {
+        let attachment = tx.get::<NetworkInterface>(interface).and_then(|found| found.attachment.as_ref());
+        if attachment.is_some_and(|attachment| attachment.state == AttachmentState::Attaching) {
+            tx.update::<NetworkInterface>(interface, |interface| {
+                interface.attachment.iter_mut().for_each(|its| its.state = AttachmentState::Attached);
+            });
+        }
+    }
+}
+
 /// Interfaces go with the instance, or are free for another.
 fn release_interfaces(tx: &mut Transaction<'_>, id: InstanceId) {
     for interface in interface_ids(tx, id) {
@@ -58,7 +73,7 @@ fn release_interfaces(tx: &mut Transaction<'_>, id: InstanceId) {
         if attachment.is_some_and(|attachment| attachment.delete_on_termination) {
             interface::remove(tx, interface);
         } else {
-            interface::detach(tx, interface);
+            interface::release(tx, interface);
         }
     }
 }

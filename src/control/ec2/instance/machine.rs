@@ -6,9 +6,7 @@ use super::lifecycle::interfaces;
 use crate::catalog::InstanceType;
 use crate::ec2::interface::{self, names};
 use crate::ports::{GuestSpec, HostError, InterfaceSpec, LoginKey, MachineSpec, MachineVolume};
-use crate::records::{
-    AttachmentState, Instance, NetworkInterface, SecurityGroup, Subnet, TagSet, VolumeAttachment, Vpc,
-};
+use crate::records::{AttachmentState, Instance, NetworkInterface, SecurityGroup, Subnet, TagSet, Vpc};
 use crate::state::View;
 
 /// # Errors
@@ -16,7 +14,11 @@ use crate::state::View;
 pub(crate) fn machine(view: View<'_>, instance: &Instance) -> Result<MachineSpec, HostError> {
     let kind = InstanceType::find(&instance.instance_type)
         .ok_or_else(|| HostError::Failed(format!("there is no instance type {}", instance.instance_type)))?;
-    let interfaces = interfaces(view, instance.id).into_iter().map(|found| interface(view, found));
+    let interfaces = interfaces(view, instance.id).into_iter().filter(|found| {
+        let state = found.attachment.as_ref().map(|attachment| attachment.state);
+        state.is_some_and(stays)
+    });
+    let interfaces = interfaces.map(|found| interface(view, found));
     Ok(MachineSpec {
         id: instance.id,
         instance_type: instance.instance_type.clone(),
@@ -31,7 +33,7 @@ pub(crate) fn machine(view: View<'_>, instance: &Instance) -> Result<MachineSpec
 /// The root device's first, the others by their devices.
 fn volumes(view: View<'_>, instance: &Instance) -> Result<Vec<MachineVolume>, HostError> {
     let attached = view.tables().volumes.linked_to(instance.id).filter_map(|volume| {
-        let attachment = volume.attachment(instance.id).filter(|attachment| stays(attachment))?;
+        let attachment = volume.attachment(instance.id).filter(|attachment| stays(attachment.state))?;
         Some(MachineVolume { id: volume.id, device: attachment.device.clone() })
     });
     let mut volumes: Vec<_> = attached.collect();
@@ -46,8 +48,8 @@ fn volumes(view: View<'_>, instance: &Instance) -> Result<Vec<MachineVolume>, Ho
     Ok(volumes)
 }
 
-fn stays(attachment: &VolumeAttachment) -> bool {
-    !matches!(attachment.state, AttachmentState::Detaching { .. })
+fn stays(state: AttachmentState) -> bool {
+    !matches!(state, AttachmentState::Detaching { .. })
 }
 
 /// What is known of an interface.

@@ -1,4 +1,4 @@
-//! Interfaces put into instances and taken out.
+//! Interfaces given to instances and taken from them: [their reconciler](crate::reconcile::interface) brings them there, and away.
 
 use aws::service::Empty;
 use aws::{Error, ec2};
@@ -6,8 +6,8 @@ use types::{AttachmentId, InstanceId, NetworkInterfaceId};
 
 use super::{check_owner, make};
 use crate::catalog::InstanceType;
-use crate::ec2::errors::{id, invalid_value, not_found};
-use crate::records::{Instance, InstanceState, NetworkInterface, Subnet};
+use crate::ec2::errors::{id, incorrect_state, invalid_value, not_found};
+use crate::records::{Attachment, AttachmentState, Instance, InstanceState, NetworkInterface, Subnet};
 use crate::state::{Transaction, View};
 
 pub(super) fn attach(
@@ -74,19 +74,25 @@ fn check(view: View<'_>, id: NetworkInterfaceId, instance_id: InstanceId, index:
     Ok(())
 }
 
-/// By force or not: an interface that is taken out is out.
 pub(super) fn detach(
     tx: &mut Transaction<'_>,
     input: ec2::DetachNetworkInterfaceRequest,
 ) -> Result<Empty, Error> {
-    let attachment: AttachmentId = id(&input.attachment_id)?;
-    let interface = tx.tables().network_interfaces.linked_to(attachment).next();
-    let interface = interface.ok_or_else(|| not_found(attachment))?;
-    if interface.attachment.as_ref().is_some_and(|attachment| attachment.device_index == 0) {
+    let attachment_id: AttachmentId = id(&input.attachment_id)?;
+    let is_forced = input.force == Some(true);
+    let interface = tx.tables().network_interfaces.linked_to(attachment_id).next();
+    let interface = interface.ok_or_else(|| not_found(attachment_id))?;
+    let attachment = interface.attachment.as_ref().ok_or_else(|| not_found(attachment_id))?;
+    if attachment.device_index == 0 {
         let message = "The network interface at device index 0 and networkCard index 0 cannot be detached.";
         return Err(Error::new("OperationNotPermitted", message));
     }
-    let interface = interface.id;
-    make::detach(tx, interface);
+    if matches!(attachment.state, AttachmentState::Detaching { .. }) && !is_forced {
+        let message = format!("Attachment '{attachment_id}' is in the 'detaching' state.");
+        return Err(incorrect_state(message));
+    }
+    let state = AttachmentState::Detaching { is_forced };
+    let attachment = Attachment { state, ..attachment.clone() };
+    tx.update::<NetworkInterface>(interface.id, |interface| interface.attachment = Some(attachment));
     Ok(Empty)
 }

@@ -14,8 +14,8 @@ use crate::ec2::errors::{invalid_value, not_found};
 use crate::ec2::group;
 use crate::ec2::vpc::usable_addresses;
 use crate::records::{
-    Address, Attachment, Instance, InstanceState, InterfaceOwner, NetworkInterface, PrivateAddress,
-    SecurityGroup, Subnet,
+    Address, Attachment, AttachmentState, Instance, InstanceState, InterfaceOwner, NetworkInterface,
+    PrivateAddress, SecurityGroup, Subnet,
 };
 use crate::state::{Key, Transaction, View};
 
@@ -227,7 +227,7 @@ pub(super) fn check_groups(
     Ok(groups)
 }
 
-/// Puts an interface into an instance. That this can be is the caller's to know.
+/// Gives an interface to an instance: from now on it is the instance's, and a reconciler brings it there. That this can be is the caller's to know.
 pub(in crate::ec2) fn attach(
     tx: &mut Transaction<'_>,
     id: NetworkInterfaceId,
@@ -235,16 +235,22 @@ pub(in crate::ec2) fn attach(
     device_index: u8,
     delete_on_termination: bool,
 ) -> Result<AttachmentId, Error> {
-    let attachment =
-        Attachment { id: tx.new_id(), instance, device_index, attached: tx.now(), delete_on_termination };
+    let attachment = Attachment {
+        id: tx.new_id(),
+        instance,
+        device_index,
+        attached: tx.now(),
+        delete_on_termination,
+        state: AttachmentState::Attaching,
+    };
     let its_id = attachment.id;
     tx.update::<NetworkInterface>(id, |interface| interface.attachment = Some(attachment));
     publish(tx, id)?;
     Ok(its_id)
 }
 
-/// Takes an interface out of its instance. The public address that it had there is given back; an Elastic one stays its.
-pub(in crate::ec2) fn detach(tx: &mut Transaction<'_>, id: NetworkInterfaceId) {
+/// An interface is in no instance any more. The public address that it had there is given back; an Elastic one stays its.
+pub(crate) fn release(tx: &mut Transaction<'_>, id: NetworkInterfaceId) {
     unpublish(tx, id);
     tx.update::<NetworkInterface>(id, |interface| interface.attachment = None);
 }

@@ -18,7 +18,8 @@ use super::errors::invalid_value;
 use crate::plane::{Plane, Serve as _};
 use crate::records::{InterfaceOwner, NetworkInterface};
 
-pub(super) use make::{GROUPS_MAX, NewInterface, attach, detach, elastic, make, publish, remove, unpublish};
+pub(crate) use make::release;
+pub(super) use make::{GROUPS_MAX, NewInterface, attach, elastic, make, publish, remove, unpublish};
 pub(super) use part::in_instance;
 pub(super) use show::shown_groups;
 

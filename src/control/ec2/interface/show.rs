@@ -9,7 +9,9 @@ use types::{InstanceId, SecurityGroupId};
 use super::{elastic, names};
 use crate::ec2::row::{Row, time};
 use crate::ec2::tags;
-use crate::records::{Attachment, InterfaceOwner, NetworkInterface, PrivateAddress, SecurityGroup, Subnet};
+use crate::records::{
+    Attachment, AttachmentState, InterfaceOwner, NetworkInterface, PrivateAddress, SecurityGroup, Subnet,
+};
 use crate::state::View;
 
 /// Whose public addresses are that go with an instance.
@@ -114,8 +116,16 @@ pub(super) fn shown_attachment(view: View<'_>, attachment: &Attachment) -> ec2::
         network_card_index: Some(0),
         instance_id: Some(attachment.instance.to_string()),
         instance_owner_id: Some(view.space.account.to_string()),
-        status: Some(ec2::AttachmentStatus::Attached),
+        status: Some(attachment_status(attachment)),
         ..Default::default()
+    }
+}
+
+fn attachment_status(attachment: &Attachment) -> ec2::AttachmentStatus {
+    match attachment.state {
+        AttachmentState::Attaching => ec2::AttachmentStatus::Attaching,
+        AttachmentState::Attached => ec2::AttachmentStatus::Attached,
+        AttachmentState::Detaching { .. } => ec2::AttachmentStatus::Detaching,
     }
 }
 
@@ -231,7 +241,7 @@ fn of_attachment(view: View<'_>, attachment: &Attachment, name: &str, values: &m
         "device-index" => values.shown(attachment.device_index),
         "instance-id" => values.shown(instance),
         "instance-owner-id" => values.shown(view.space.account),
-        "status" => values.text("attached"),
+        "status" => values.text(attachment_status(attachment).as_str()),
         _ => unreachable!("{name} is no filter of attachments"),
     }
 }

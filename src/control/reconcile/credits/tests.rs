@@ -164,6 +164,27 @@ impl Machines for Weak {
         self.0.cpu_time(id)
     }
 
+    fn interfaces(&self, id: InstanceId) -> Option<std::collections::BTreeSet<types::NetworkInterfaceId>> {
+        self.0.interfaces(id)
+    }
+
+    fn plug_interface<'a>(
+        &'a self,
+        id: InstanceId,
+        spec: &'a crate::ports::InterfaceSpec,
+    ) -> BoxFuture<'a, Result<(), crate::ports::HostError>> {
+        self.0.plug_interface(id, spec)
+    }
+
+    fn unplug_interface(
+        &self,
+        id: InstanceId,
+        interface: types::NetworkInterfaceId,
+        is_forced: bool,
+    ) -> BoxFuture<'_, Result<(), crate::ports::HostError>> {
+        self.0.unplug_interface(id, interface, is_forced)
+    }
+
     fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {
         self.0.on_change(call);
     }

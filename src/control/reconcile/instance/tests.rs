@@ -1,15 +1,13 @@
 mod rest;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use types::{RandomId as _, VolumeId};
 
 use super::*;
-use crate::ports::{BoxFuture, End, Machine, MachineSpec};
+use crate::ports::{End, Machine};
 use crate::records::ShutdownBehavior;
 use crate::simulation::Simulation;
 use crate::store::Memory;
-use crate::testing::{plane, space};
+use crate::testing::{FakeMachines, plane, space};
 
 fn id() -> InstanceId {
     InstanceId::from_random([7; 16])
@@ -222,73 +220,6 @@ fn a_guest_is_asked_to_power_off_again_and_again_until_it_is_killed() {
     assert_eq!(next(Some(115), 120), Step::Kill);
 }
 
-/// A host on which effects stop after some: as when the process that asks for them ends there.
-struct Stopping {
-    inner: Arc<Simulation>,
-    left: AtomicUsize,
-    /// The last effect happens, and nobody hears of it.
-    after: bool,
-}
-
-impl Stopping {
-    fn effect<'a>(
-        &'a self,
-        effect: impl FnOnce() -> BoxFuture<'a, Result<(), HostError>>,
-    ) -> BoxFuture<'a, Result<(), HostError>> {
-        let is_last =
-            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
-        if !is_last {
-            return effect();
-        }
-        if self.after {
-            drop(effect());
-        }
-        Box::pin(std::future::pending())
-    }
-}
-
-impl Machines for Stopping {
-    fn observe(&self, id: InstanceId) -> Option<Machine> {
-        self.inner.observe(id)
-    }
-
-    fn ids(&self) -> Vec<InstanceId> {
-        self.inner.ids()
-    }
-
-    fn start<'a>(&'a self, spec: MachineSpec) -> BoxFuture<'a, Result<(), HostError>> {
-        self.effect(|| self.inner.start(spec))
-    }
-
-    fn press_power_button(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(|| self.inner.press_power_button(id))
-    }
-
-    fn reset(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(|| self.inner.reset(id))
-    }
-
-    fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(|| self.inner.kill(id))
-    }
-
-    fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(|| self.inner.forget(id))
-    }
-
-    fn discard(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
-        self.effect(|| self.inner.discard(id))
-    }
-
-    fn console(&self, id: InstanceId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
-        self.inner.console(id)
-    }
-
-    fn on_change(&self, call: Arc<dyn Fn(InstanceId) + Send + Sync>) {
-        self.inner.on_change(call);
-    }
-}
-
 /// What is asked for, and when it is done.
 type Wish = (fn(&mut Instance, Timestamp), fn(&Instance) -> bool);
 
@@ -311,8 +242,7 @@ async fn a_control_plane_that_ends_at_any_effect_is_gone_on_with_by_the_next() {
             let mut seed = 1;
             let mut current = plane(store.clone(), seed).await;
             launch(&current).await;
-            let machines: Arc<dyn Machines> =
-                Arc::new(Stopping { inner: inner.clone(), left: effects.into(), after });
+            let machines = Arc::new(FakeMachines::stopping(inner.clone(), effects, after));
             let mut work = tokio::spawn(InstanceReconciler::new(Arc::clone(&current), machines).run());
             for (wish, is_granted) in WISHES {
                 let now = current.ledger.now();

@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
-use types::{
-    AddressAssociationId, AllocationId, AttachmentId, MacAddress, SecurityGroupId, SubnetId,
-    VpcPeeringConnectionId,
-};
+use types::{AddressAssociationId, AllocationId, AttachmentId, SecurityGroupId, VpcPeeringConnectionId};
 
 use super::*;
 use crate::ports::{BoxFuture, HostError, VpcSpec};
 use crate::records::{
-    AddressAssociation, Attachment, Cause, InstanceState, InterfaceOwner, NetworkInterface, PeerVpc,
-    PeeringState, PrivateAddress, SecurityGroup, Stored, Vpc,
+    AddressAssociation, Attachment, AttachmentState, Cause, InstanceState, NetworkInterface, PeerVpc,
+    PeeringState, SecurityGroup, Stored, Vpc,
 };
 use crate::state::Transaction;
 use crate::store::Memory;
@@ -66,29 +63,16 @@ const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
 
 /// An instance with an interface in the default VPC.
 fn launch(tx: &mut Transaction<'_>) {
-    let vpc = default_vpc(tx.tables());
-    let subnet: SubnetId = tx.tables().subnets.linked_to(vpc).next().unwrap().id;
-    let group: SecurityGroupId = tx.tables().security_groups.linked_to(vpc).next().unwrap().id;
+    let attachment = Attachment {
+        id: id::<AttachmentId>(1),
+        instance: id(1),
+        device_index: 0,
+        attached: tx.now(),
+        delete_on_termination: true,
+        state: AttachmentState::Attached,
+    };
     tx.put(crate::testing::instance(id(1), InstanceState::Pending, tx.now()));
-    tx.put(NetworkInterface {
-        id: id(1),
-        vpc,
-        subnet,
-        mac: MacAddress::new([6, 0, 0, 0, 0, 1]),
-        addresses: vec![PrivateAddress { ip: PRIVATE, public_ip: None }],
-        groups: vec![group],
-        description: String::new(),
-        checks_source_and_destination: true,
-        attachment: Some(Attachment {
-            id: id::<AttachmentId>(1),
-            instance: id(1),
-            device_index: 0,
-            attached: tx.now(),
-            delete_on_termination: true,
-        }),
-        owner: InterfaceOwner::User,
-        wants_public_address: false,
-    });
+    tx.put(crate::testing::interface(tx.tables(), id(1), PRIVATE, Some(attachment)));
 }
 
 fn default_vpc(tables: &Tables) -> VpcId {

@@ -96,6 +96,16 @@ fn a_device_that_goes_is_missed_and_works_when_it_is_back() {
 }
 
 #[test]
+fn a_device_that_is_made_anew_works_when_the_vpc_is_applied() {
+    let (mut lab, [one, two]) = pair();
+    run(lab.fabric.namespace(), &format!("ip link del {}", device_name(id(2))));
+    lab.fabric.renew(id(2));
+    two.plug(&mut lab, 2, "eth0");
+    two.number(&["10.0.2.4"], "eth0");
+    assert!(one.pings("10.0.2.4"));
+}
+
+#[test]
 fn a_gateway_whose_device_goes_is_a_blackhole() {
     let (mut lab, [one, _]) = pair();
     let (internet, peer) = (Gateway::Internet(id(1)), Gateway::Peering(id(1)));

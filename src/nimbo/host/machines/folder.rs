@@ -4,6 +4,7 @@
 //!   RUN/instances/i-…/
 //!     spec.json       what it is: written before anything else is done, removed after all else
 //!     volumes.json    the volumes that it was given since, written before it is
+//!     interfaces.json and the interfaces
 //!     process.json    which process it is: written before that is told what to be
 //!     started         the guest has begun to run
 //!     killed          it was to be killed
@@ -21,7 +22,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use control::ports::{End, MachineSpec};
+use control::ports::{End, InterfaceSpec, MachineSpec};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -141,6 +142,18 @@ impl Folder {
             self.write("volumes.json", &volumes)?;
         }
         Ok(())
+    }
+
+    /// Interfaces that it was given after its start, those too that it has no more.
+    pub(super) fn interfaces(&self) -> anyhow::Result<Vec<InterfaceSpec>> {
+        Ok(self.read("interfaces.json")?.unwrap_or_default())
+    }
+
+    pub(super) fn add_interface(&self, interface: &InterfaceSpec) -> anyhow::Result<()> {
+        let mut interfaces = self.interfaces()?;
+        interfaces.retain(|other| other.id != interface.id);
+        interfaces.push(interface.clone());
+        Ok(self.write("interfaces.json", &interfaces)?)
     }
 
     pub(super) fn note_start(&self) -> io::Result<()> {

@@ -20,7 +20,7 @@ use tokio::process::Child;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use types::{InstanceId, VolumeId};
+use types::{InstanceId, NetworkInterfaceId, VolumeId};
 use vmm::control::api::{DeviceStatus, Devices};
 use vmm::control::client::{Client, ClientError};
 
@@ -44,6 +44,8 @@ pub(super) struct Guest {
     process: Mutex<Option<Arc<Process>>>,
     /// What it has, and where each is served, once that is known.
     volumes: Mutex<BTreeMap<VolumeId, Option<PathBuf>>>,
+    /// Those that are among its devices. None: its process was not asked yet.
+    interfaces: Mutex<Option<BTreeSet<NetworkInterfaceId>>>,
 }
 
 /// A process that runs or has ended, and no other that gets its number.
@@ -70,7 +72,15 @@ impl Process {
 impl Guest {
     pub(super) fn new(id: InstanceId, folder: Folder) -> Self {
         let (state, _) = watch::channel(None);
-        Self { id, folder, turn: Arc::default(), state, process: Mutex::default(), volumes: Mutex::default() }
+        Self {
+            id,
+            folder,
+            turn: Arc::default(),
+            state,
+            process: Mutex::default(),
+            volumes: Mutex::default(),
+            interfaces: Mutex::default(),
+        }
     }
 
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
@@ -83,6 +93,10 @@ impl Guest {
 
     pub(super) fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Option<PathBuf>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn interfaces(&self) -> MutexGuard<'_, Option<BTreeSet<NetworkInterfaceId>>> {
+        self.interfaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It has those of its volumes that are among its devices; gives the others.
@@ -197,7 +211,7 @@ impl Machines {
             let prepare =
                 |machines: &Self, folder: &Folder, spec: &MachineSpec| machines.prepare(folder, spec);
             let prepared = self.aside(guest, spec, prepare).await?;
-            self.networks.in_force(spec).await.map(|()| prepared)
+            self.networks.in_force(spec.id, &spec.interfaces).await.map(|()| prepared)
         };
         // Whatever becomes of one of them, what the other makes is there to be undone.
         let (prepared, sockets) = tokio::join!(prepared, self.serve_volumes(guest, spec));
@@ -205,6 +219,7 @@ impl Machines {
         let begin =
             move |_: &Self, folder: &Folder, spec: &MachineSpec| begin(folder, spec, prepared, &sockets);
         let begun = self.aside(guest, spec, begin).await?;
+        *guest.interfaces() = Some(spec.interfaces.iter().map(|interface| interface.id).collect());
         self.see_it_start(guest, begun).await.map_err(|error| failed(&error))
     }
 
@@ -327,13 +342,14 @@ impl Machines {
     fn resume(
         self: &Arc<Self>,
         guest: Arc<Guest>,
-        spec: MachineSpec,
+        mut spec: MachineSpec,
         process: Arc<Process>,
     ) -> anyhow::Result<()> {
         // Until the process says which it still has.
         let volumes = guest.all_volumes(Some(&spec))?;
         volumes.iter().for_each(|volume| self.storage.claim(*volume, guest.id));
         guest.volumes().extend(volumes.iter().map(|volume| (*volume, None)));
+        guest.folder.interfaces()?.into_iter().for_each(|interface| spec.put_interface(interface));
         guest.set_process(Arc::clone(&process));
         // Whoever forgets it waits for this.
         let turn = Arc::clone(&guest.turn).try_lock_owned().context("somebody else works on it")?;
@@ -356,7 +372,10 @@ impl Machines {
     /// Sees to it that all volumes that it has are served, whoever did so before.
     async fn serve_again(&self, guest: &Guest) {
         match guest.talk(|mut client| client.get::<Devices>("/v1/devices")).await {
-            Ok(found) => self.release(guest.id, guest.keep(&found.devices), &Handle::current()),
+            Ok(found) => {
+                self.release(guest.id, guest.keep(&found.devices), &Handle::current());
+                self.keep_interfaces(guest, &found.devices).await;
+            }
             Err(error) => tracing::warn!(id = %guest.id, "{error}"),
         }
         let volumes: Vec<_> = guest.volumes().keys().copied().collect();
@@ -409,9 +428,11 @@ fn begin(
     let disks = sockets.iter().zip(0..).map(|((id, socket), place)| disk(*id, socket, place, &mut handed));
     let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
     let interfaces = spec.interfaces.iter().zip(queues).map(|(interface, queues)| InterfaceSpec {
+        id: interface.id.to_string(),
         mac: interface.mac,
         mtu: fabric::MTU,
         queues: queues.into_iter().map(|queue| handed.hand(queue)).collect(),
+        is_removable: interface.device_index > 0,
     });
     let interfaces = interfaces.collect();
     let Provisions { nowhere, cpuid } = provisions.wait()?;

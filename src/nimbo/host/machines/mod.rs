@@ -13,6 +13,7 @@
 
 mod folder;
 mod guest;
+mod interfaces;
 mod plug;
 #[cfg(test)]
 mod tests;
@@ -52,7 +53,7 @@ pub(crate) struct Machines {
     storage: Arc<dyn Storage>,
     networks: Arc<Networks>,
     guests: Mutex<BTreeMap<InstanceId, Arc<Guest>>>,
-    /// Called when a microVM has ended or begun to run, and when it got or lost a volume.
+    /// Called when a microVM has ended or begun to run, and when it got or lost a volume or an interface.
     calls: Mutex<Vec<Call>>,
 }
 
@@ -167,7 +168,7 @@ impl Machines {
         console.map_err(|error| HostError::Failed(format!("cannot read the console of {id}: {error}")))
     }
 
-    /// Has `call` called whenever [`Self::observe`] or [`Self::plugged`] would say something new.
+    /// Has `call` called whenever [`Self::observe`], [`Self::plugged`] or [`Self::interfaces`] would say something new.
     pub(crate) fn on_change(&self, call: Call) {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }

@@ -12,7 +12,7 @@ use vmm::control::api::{DeviceId, DeviceStatus, DiskFormat, DiskSpec, EventKind}
 use vmm::control::client::ClientError;
 
 use super::guest::Guest;
-use super::{Machines, failed};
+use super::{Machines, failed, interfaces};
 use crate::microvm::reconnect::{self, Owner};
 use crate::socket;
 
@@ -88,7 +88,7 @@ impl Machines {
         }
     }
 
-    fn running(&self, instance: InstanceId) -> Result<Arc<Guest>, HostError> {
+    pub(super) fn running(&self, instance: InstanceId) -> Result<Arc<Guest>, HostError> {
         self.guest(instance)
             .filter(|guest| guest.state() == Some(Machine::Running))
             .ok_or_else(|| HostError::Unavailable(format!("{instance} does not run on this host")))
@@ -145,6 +145,17 @@ impl Follower {
             machines.tell(self.guest.id);
         }
     }
+
+    /// By who may change what it has: an event may be told of an interface that it was given again since.
+    fn look_at_interfaces(&self) {
+        let (machines, guest) = (Weak::clone(&self.machines), Arc::clone(&self.guest));
+        self.runtime.spawn(async move {
+            let _turn = guest.turn().await;
+            if let Some(machines) = machines.upgrade() {
+                machines.look_at_interfaces(&guest).await;
+            }
+        });
+    }
 }
 
 impl Owner for Follower {
@@ -159,14 +170,18 @@ impl Owner for Follower {
     /// What guests have let go of while nobody followed.
     fn devices(&self, devices: &[DeviceStatus]) {
         self.release(self.guest.keep(devices));
+        if *self.guest.interfaces() != Some(interfaces::among(devices)) {
+            self.look_at_interfaces();
+        }
     }
 
     fn happened(&self, event: &EventKind) {
-        if let EventKind::DeviceUnplugged { device } = event
-            && let Ok(volume) = device.as_str().parse()
-        {
+        let EventKind::DeviceUnplugged { device } = event else { return };
+        if let Ok(volume) = device.as_str().parse() {
             self.guest.volumes().remove(&volume);
             self.release(vec![volume]);
+        } else {
+            self.look_at_interfaces();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! On payloads of a few instructions, so that any KVM will do; with real networks, volumes and processes, so as root.
 
+mod interfaces;
 #[path = "../../tests/payload/mod.rs"]
 #[allow(dead_code, reason = "other tests have use for all of it")]
 mod payload;
@@ -298,14 +299,19 @@ fn wait_for_reset(lab: &Lab) {
 const WAITS: [Instruction; 3] =
     [Instruction::EchoLine, Instruction::Print("after it\n"), Instruction::PowerOff];
 
-/// Not a test: what [`Lab::start_elsewhere`] runs.
+/// Not a test: what [`Lab::start_elsewhere`] runs. It gives the microVM another interface, if there is one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it is run by other tests"]
 async fn a_process_that_is_to_be_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let spec: MachineSpec = serde_json::from_slice(&fs::read(folder.join("spec.json")).unwrap()).unwrap();
     let machines = open(&folder, std::env::var_os(HANGS).is_some(), &spec).await;
-    machines.start(spec).await.unwrap();
+    machines.start(spec.clone()).await.unwrap();
+    if let Ok(second) = fs::read(folder.join(interfaces::SECOND)) {
+        let second = serde_json::from_slice(&second).unwrap();
+        machines.networks().apply(vpc(&interfaces::with(&spec, &second))).await.unwrap();
+        machines.plug_interface(spec.id, &second).await.unwrap();
+    }
     println!("it got there");
     std::future::pending().await
 }

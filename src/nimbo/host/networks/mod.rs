@@ -17,7 +17,7 @@ mod policy;
 mod tests;
 mod vpc;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use control::ports::{BoxFuture, HostError, MachineSpec, VpcSpec};
+use control::ports::{BoxFuture, HostError, InterfaceSpec, MachineSpec, VpcSpec};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use types::{InstanceId, VpcId};
+use types::{InstanceId, NetworkInterfaceId, VpcId};
 
 use vpc::{Standing, VpcNetwork};
 
@@ -85,6 +85,20 @@ impl Networks {
         }
     }
 
+    /// Makes the device of one more interface of an instance that has devices, and gives its queues.
+    ///
+    /// # Errors
+    /// When the host cannot have it; then there is nothing of it.
+    pub(super) fn plug_one(&self, id: InstanceId, interface: &InterfaceSpec) -> anyhow::Result<Vec<OwnedFd>> {
+        let vpc = self.shared.vpc(interface.vpc);
+        vpc.with_context(|| format!("{id} is not in {}", interface.vpc))?.plug_one(id, interface)
+    }
+
+    /// An instance has these interfaces and no others any more.
+    pub(super) fn keep(&self, id: InstanceId, has: &BTreeSet<NetworkInterfaceId>) {
+        self.shared.all().iter().for_each(|vpc| vpc.keep(id, has));
+    }
+
     /// Takes up an instance that runs.
     ///
     /// # Errors
@@ -95,18 +109,21 @@ impl Networks {
         Ok(())
     }
 
-    /// Returns when what passes an instance's interfaces is what its VPC says, and it is answered there.
+    /// Returns when what passes interfaces of an instance is what their VPC says, and it is answered there.
     ///
     /// # Errors
     /// When that takes too long, with what stands in its way.
-    pub(super) async fn in_force(&self, spec: &MachineSpec) -> Result<(), HostError> {
-        let unavailable = |why: &str| HostError::Unavailable(format!("the network of {} {why}", spec.id));
-        let id = home(spec).map_err(|error| HostError::Failed(format!("{error:#}")))?;
-        let Some(vpc) = self.shared.vpc(id) else { return Err(unavailable("was removed")) };
+    pub(super) async fn in_force(
+        &self,
+        id: InstanceId,
+        interfaces: &[InterfaceSpec],
+    ) -> Result<(), HostError> {
+        let Some(first) = interfaces.first() else { return Ok(()) };
+        let unavailable = |why: &str| HostError::Unavailable(format!("the network of {id} {why}"));
+        let Some(vpc) = self.shared.vpc(first.vpc) else { return Err(unavailable("was removed")) };
         let mut force = vpc.force();
-        let has_all = |force: &vpc::Force| {
-            spec.interfaces.iter().all(|interface| force.interfaces.contains(&interface.id))
-        };
+        let has_all =
+            |force: &vpc::Force| interfaces.iter().all(|interface| force.interfaces.contains(&interface.id));
         let found = timeout(PATIENCE, force.wait_for(has_all)).await.map(|found| found.map(drop));
         match found {
             Ok(Ok(())) => Ok(()),

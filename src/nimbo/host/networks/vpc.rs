@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use control::ports::{InterfaceSpec, MachineSpec, VpcSpec};
 use metadata::{Service, TokenKey};
 use network::dhcp::Lease;
@@ -166,14 +166,39 @@ impl VpcNetwork {
             return Ok(Standing::Removed);
         }
         let fabric = self.fabric(&mut work)?;
-        let queues = spec.interfaces.iter().map(|interface| {
-            let name = device_name(interface.id);
-            let tap = Tap::create(fabric.namespace(), &name, microvm::queue_pairs(spec.vcpus));
-            Ok(tap.with_context(|| format!("cannot make the device of {}", interface.id))?.into_queues())
-        });
+        let queues = spec.interfaces.iter().map(|interface| make_tap(fabric, interface.id, spec.vcpus));
         let queues = queues.collect::<anyhow::Result<_>>()?;
         self.add(&mut work, spec);
         Ok(Standing::There(queues))
+    }
+
+    /// Makes the device of one more interface of an instance, and gives its queues.
+    ///
+    /// # Errors
+    /// When the host cannot have it, or the instance has no devices here; then there is nothing of it.
+    pub(super) fn plug_one(&self, id: InstanceId, interface: &InterfaceSpec) -> anyhow::Result<Vec<OwnedFd>> {
+        let mut work = self.work();
+        let Work { fabric: Some(fabric), guests, .. } = &mut *work else {
+            bail!("{} has no network", self.id);
+        };
+        let guest = guests.get_mut(&id).with_context(|| format!("{id} is not in {}", self.id))?;
+        let queues = make_tap(fabric, interface.id, guest.spec.vcpus)?;
+        guest.spec.put_interface(interface.clone());
+        // It answered on a device of that name which is gone.
+        guest.ports.remove(&interface.id);
+        guest.tell();
+        // Who waits for it is told what stands in its way.
+        let _ = self.settle(&mut work);
+        Ok(queues)
+    }
+
+    /// An instance has these interfaces and no others any more: on others nobody answers.
+    pub(super) fn keep(&self, id: InstanceId, has: &BTreeSet<NetworkInterfaceId>) {
+        if let Some(guest) = self.work().guests.get_mut(&id) {
+            guest.spec.interfaces.retain(|interface| has.contains(&interface.id));
+            guest.ports.retain(|interface, _| has.contains(interface));
+            guest.tell();
+        }
     }
 
     /// Takes up an instance whose interfaces have devices.
@@ -353,7 +378,21 @@ impl VpcNetwork {
     }
 }
 
+fn make_tap(fabric: &mut Fabric, id: NetworkInterfaceId, vcpus: u8) -> anyhow::Result<Vec<OwnedFd>> {
+    let tap = Tap::create(fabric.namespace(), &device_name(id), microvm::queue_pairs(vcpus));
+    let tap = tap.with_context(|| format!("cannot make the device of {id}"))?;
+    fabric.renew(id);
+    Ok(tap.into_queues())
+}
+
 impl Guest {
+    /// What it can ask about itself is what is known now.
+    fn tell(&self) {
+        if let Some(metadata) = &self.metadata {
+            metadata.update(guest::known(&self.spec));
+        }
+    }
+
     /// Answers on those of its interfaces that are there, with what is known now.
     fn serve(
         &mut self,
@@ -368,8 +407,8 @@ impl Guest {
             self.spec.interfaces.iter().map(|known| its(known.id).unwrap_or(known).clone()).collect();
         let has_changed = self.spec.interfaces != now;
         self.spec.interfaces = now;
-        if let Some(metadata) = self.metadata.as_ref().filter(|_| has_changed) {
-            metadata.update(guest::known(&self.spec));
+        if has_changed {
+            self.tell();
         }
         if self.metadata.is_none() && self.spec.guest.metadata_options.is_enabled {
             let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;

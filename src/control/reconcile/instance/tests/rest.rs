@@ -3,18 +3,20 @@
 use types::{SnapshotId, VolumeSpec};
 
 use super::*;
-use crate::ports::{Disk, DiskSpec, Disks, OnDiskChange, SnapshotCopySpec, SnapshotProgress, SnapshotSpec};
+use crate::ports::{
+    BoxFuture, Disk, DiskSpec, Disks, OnDiskChange, SnapshotCopySpec, SnapshotProgress, SnapshotSpec,
+};
 use crate::records::{Outage, Sharing, Snapshot, SnapshotSource, SnapshotState};
 use crate::simulation::Delays;
 
 /// A host of which snapshots are begun when nobody writes.
 struct Host {
-    machines: Arc<Stopping>,
+    machines: Arc<FakeMachines>,
 }
 
 impl Host {
     fn new(inner: &Arc<Simulation>, left: usize, after: bool) -> Arc<Self> {
-        let machines = Arc::new(Stopping { inner: Arc::clone(inner), left: left.into(), after });
+        let machines = Arc::new(FakeMachines::stopping(Arc::clone(inner), left, after));
         Arc::new(Self { machines })
     }
 
