@@ -175,6 +175,17 @@ async fn an_instance_that_stops_or_ends_meanwhile_has_what_its_records_say() {
     tokio::time::sleep(meanwhile).await;
     write(&plane, stop).await;
     until(&plane, || is_stopped(&plane) && state(&plane, 1).is_none()).await;
+    write(&plane, attach).await;
+    until(&plane, || state(&plane, 1) == Some(AttachmentState::Attached)).await;
+    write(&plane, |tx| {
+        detach(tx, false);
+        enter(tx, InstanceState::Pending);
+    })
+    .await;
+    until(&plane, || is_running(&plane)).await;
+    assert!(has(&host, &[0]));
+    write(&plane, stop).await;
+    until(&plane, || is_stopped(&plane) && state(&plane, 1).is_none()).await;
     // Attached to one that is stopped, and taken back while it is started.
     write(&plane, attach).await;
     until(&plane, || state(&plane, 1) == Some(AttachmentState::Attached)).await;
