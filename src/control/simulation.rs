@@ -172,10 +172,8 @@ impl Simulation {
 
 /// Those that an instance has, and not those that are on their way into it.
 fn interfaces(tables: &Tables, id: InstanceId) -> impl Iterator<Item = NetworkInterfaceId> {
-    let its = tables.network_interfaces.linked_to(id).filter(|interface| {
-        let state = interface.attachment.as_ref().map(|attachment| attachment.state);
-        state.is_some_and(|state| state != AttachmentState::Attaching)
-    });
+    let its = tables.network_interfaces.linked_to(id);
+    let its = its.filter(|interface| interface.attachment_state() != Some(AttachmentState::Attaching));
     its.map(|interface| interface.id)
 }
 

@@ -1,9 +1,9 @@
 //! Interfaces on their way into instances that run, and out of them.
 //!
-//! The host says which an instance has that is up, and takes one step after the other until that is what its records say. One that is stopped has nothing,
-//! and is started with what its records say; meanwhile, or while it stops, nothing is done: what it has is known when it is up. What cannot be
-//! brought in, or not before [`DEADLINE`], is taken out by force, so that nothing is left of it. A guest that does not let go is asked again, as
-//! long as its owner does not force it.
+//! Of an instance that is up its host says which it has, and is asked to change that until it is what records say. One that is stopped has none, and
+//! is started with what records say. Between the two nothing is done: what it has is known when it is up. What cannot be brought in, or not before
+//! [`DEADLINE`], is taken out by force, so that nothing is left of it. A guest that does not let go is asked again and again, as long as its owner
+//! does not force it.
 
 #[cfg(test)]
 mod tests;
@@ -249,9 +249,7 @@ async fn write(
             _ if !tx.get(id).is_some_and(is_same) => {}
             Change::Release => release(tx, id),
             Change::Enter(state) => {
-                tx.update::<NetworkInterface>(id, |interface| {
-                    interface.attachment.iter_mut().for_each(|its| its.state = state);
-                });
+                tx.update::<NetworkInterface>(id, |interface| interface.set_attachment_state(state));
             }
         }
     })

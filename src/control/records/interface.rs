@@ -63,6 +63,20 @@ pub struct Attachment {
     pub state: AttachmentState,
 }
 
+impl NetworkInterface {
+    /// How far it is on its way into an instance, or out of it.
+    pub fn attachment_state(&self) -> Option<AttachmentState> {
+        self.attachment.as_ref().map(|attachment| attachment.state)
+    }
+
+    /// It is so far now, if it is in an instance at all.
+    pub fn set_attachment_state(&mut self, state: AttachmentState) {
+        if let Some(attachment) = &mut self.attachment {
+            attachment.state = state;
+        }
+    }
+}
+
 resource!(
     NetworkInterface,
     NetworkInterfaceId,
@@ -95,5 +109,5 @@ resource!(
     count | {
         count(Counted::Addresses(this.subnet), u64::try_from(this.addresses.len()).unwrap_or(u64::MAX));
     },
-    settled | this | this.attachment.as_ref().is_none_or(|its| its.state == AttachmentState::Attached)
+    settled | this | this.attachment_state().is_none_or(|state| state == AttachmentState::Attached)
 );

@@ -57,11 +57,9 @@ pub(super) fn publish_interfaces(tx: &mut Transaction<'_>, id: InstanceId) -> Re
 
 fn attach_interfaces(tx: &mut Transaction<'_>, id: InstanceId) {
     for interface in interface_ids(tx, id) {
-        let attachment = tx.get::<NetworkInterface>(interface).and_then(|found| found.attachment.as_ref());
-        if attachment.is_some_and(|attachment| attachment.state == AttachmentState::Attaching) {
-            tx.update::<NetworkInterface>(interface, |interface| {
-                interface.attachment.iter_mut().for_each(|its| its.state = AttachmentState::Attached);
-            });
+        let state = tx.get(interface).and_then(NetworkInterface::attachment_state);
+        if state == Some(AttachmentState::Attaching) {
+            tx.update::<NetworkInterface>(interface, |it| it.set_attachment_state(AttachmentState::Attached));
         }
     }
 }

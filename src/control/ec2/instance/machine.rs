@@ -14,10 +14,8 @@ use crate::state::View;
 pub(crate) fn machine(view: View<'_>, instance: &Instance) -> Result<MachineSpec, HostError> {
     let kind = InstanceType::find(&instance.instance_type)
         .ok_or_else(|| HostError::Failed(format!("there is no instance type {}", instance.instance_type)))?;
-    let interfaces = interfaces(view, instance.id).into_iter().filter(|found| {
-        let state = found.attachment.as_ref().map(|attachment| attachment.state);
-        state.is_some_and(stays)
-    });
+    let interfaces = interfaces(view, instance.id).into_iter();
+    let interfaces = interfaces.filter(|found| found.attachment_state().is_some_and(stays));
     let interfaces = interfaces.map(|found| interface(view, found));
     Ok(MachineSpec {
         id: instance.id,

@@ -7,7 +7,7 @@ use types::{AttachmentId, InstanceId, NetworkInterfaceId};
 use super::{check_owner, make};
 use crate::catalog::InstanceType;
 use crate::ec2::errors::{id, incorrect_state, invalid_value, not_found};
-use crate::records::{Attachment, AttachmentState, Instance, InstanceState, NetworkInterface, Subnet};
+use crate::records::{AttachmentState, Instance, InstanceState, NetworkInterface, Subnet};
 use crate::state::{Transaction, View};
 
 pub(super) fn attach(
@@ -92,7 +92,6 @@ pub(super) fn detach(
         return Err(incorrect_state(message));
     }
     let state = AttachmentState::Detaching { is_forced };
-    let attachment = Attachment { state, ..attachment.clone() };
-    tx.update::<NetworkInterface>(interface.id, |interface| interface.attachment = Some(attachment));
+    tx.update::<NetworkInterface>(interface.id, |interface| interface.set_attachment_state(state));
     Ok(Empty)
 }

@@ -49,7 +49,7 @@ fn attach(tx: &mut Transaction<'_>) {
 
 fn detach(tx: &mut Transaction<'_>, is_forced: bool) {
     let state = AttachmentState::Detaching { is_forced };
-    tx.update::<NetworkInterface>(id(1), |it| it.attachment.as_mut().unwrap().state = state);
+    tx.update::<NetworkInterface>(id(1), |it| it.set_attachment_state(state));
 }
 
 fn enter(tx: &mut Transaction<'_>, state: InstanceState) {
@@ -72,10 +72,7 @@ async fn write(plane: &Plane, change: impl FnOnce(&mut Transaction<'_>)) {
 
 /// How far the interface of this number is.
 fn state(plane: &Plane, number: u8) -> Option<AttachmentState> {
-    let look = |state: &State| {
-        let found = state.space(space())?.network_interfaces.get(id(number))?;
-        Some(found.attachment.as_ref()?.state)
-    };
+    let look = |state: &State| state.space(space())?.network_interfaces.get(id(number))?.attachment_state();
     plane.ledger.read(look).0
 }
 
