@@ -56,7 +56,7 @@ class Worker:
     def work(self) -> None:
         try:
             while True:
-                self.chance.choice([self.launch, self.launch, self.volume, self.tag, self.stop, self.terminate, self.delete])()
+                self.chance.choice([self.launch, self.launch, self.volume, self.tag, self.plug, self.stop, self.terminate, self.delete])()
                 self.facts.doubt = None
         except BotoCoreError:
             pass  # The server is gone.
@@ -112,6 +112,19 @@ class Worker:
             self.facts.doubt = ("tag", (id, value))
             self.ec2.create_tags(Resources=[id], Tags=[{"Key": "n", "Value": str(value)}])
             self.facts.tags[id] = value
+
+    def plug(self) -> None:
+        """Gives an instance a second interface, or takes it away."""
+        id = self.pick([id for id in self.facts.live() if id not in self.facts.stopped])
+        [found] = self.ec2.describe_instances(InstanceIds=[id])["Reservations"][0]["Instances"] if id else [None]
+        if not found or found["State"]["Name"] != "running":
+            return
+        second = [each["Attachment"] for each in found["NetworkInterfaces"] if each["Attachment"]["DeviceIndex"] == 1]
+        if not second:
+            made = self.ec2.create_network_interface(SubnetId=found["SubnetId"])["NetworkInterface"]["NetworkInterfaceId"]
+            self.ec2.attach_network_interface(NetworkInterfaceId=made, InstanceId=id, DeviceIndex=1)
+        elif second[0]["Status"] != "detaching":
+            self.ec2.detach_network_interface(AttachmentId=second[0]["AttachmentId"])
 
     def stop(self) -> None:
         if id := self.pick([id for id in self.facts.live() if id not in self.facts.stopped]):
@@ -195,7 +208,9 @@ def check_whole(ec2: Any, workers: list[Worker]) -> None:
 
     def is_settled() -> bool:
         volumes = {volume["State"] for volume in ec2.describe_volumes()["Volumes"]}
-        return {each["State"]["Name"] for each in instances(ec2).values()} <= {"running", "stopped", "terminated"} and volumes <= {"available", "in-use"}
+        states = {each["State"]["Name"] for each in instances(ec2).values()}
+        attachments = {each["Attachment"]["Status"] for each in ec2.describe_network_interfaces()["NetworkInterfaces"] if "Attachment" in each}
+        return states <= {"running", "stopped", "terminated"} and volumes <= {"available", "in-use"} and attachments <= {"attached"}
 
     until(is_settled, "something stays under way")
     found = instances(ec2)
@@ -210,7 +225,10 @@ def check_whole(ec2: Any, workers: list[Worker]) -> None:
     for id in live:
         assert [mapping["Ebs"]["VolumeId"] for mapping in found[id]["BlockDeviceMappings"]] == [attached[id]["VolumeId"]]
     interfaces = ec2.describe_network_interfaces()["NetworkInterfaces"]
-    assert sorted(interface["Attachment"]["InstanceId"] for interface in interfaces) == sorted(live)
+    attachments = [interface["Attachment"] for interface in interfaces if "Attachment" in interface]
+    places = collections.Counter((attachment["InstanceId"], attachment["DeviceIndex"]) for attachment in attachments)
+    assert {id for id, index in places if index == 0} == live == {id for id, _ in places}
+    assert set(places.values()) <= {1}
 
 
 def test_a_server_that_is_killed_knows_all_that_it_told(tmp_path: Path) -> None:
