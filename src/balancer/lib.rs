@@ -17,3 +17,4 @@ pub mod config;
 mod engine;
 pub mod http1;
 pub mod proxy;
+pub mod rules;
