@@ -3,11 +3,15 @@
 //! Numbers are seconds where a name ends in `_s`. What is left out has the default that AWS publishes. Ranges are checked by
 //! [`LoadBalancer::check`], which is asked before any of it is used.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use check::{ConfigError, Problem};
 
 /// An Application Load Balancer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

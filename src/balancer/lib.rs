@@ -15,6 +15,7 @@
 
 pub mod config;
 mod engine;
+pub mod health;
 pub mod http1;
 pub mod proxy;
 pub mod rules;

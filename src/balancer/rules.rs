@@ -1,11 +1,12 @@
 //! Which of a listener's rules a request is for, and the answers that need no target.
 //!
 //! ```text
-//! request ─▶ host ─▶ trie ─┐
-//!         └▶ path ─▶ trie ─┴▶ rules that may fit, by priority ─▶ the first of which all conditions hold
+//! request ─▶ host's end ───────▶ trie ─┐
+//!         ├▶ path's beginning ─▶ trie ─┤
+//!         └▶ path's end ───────▶ trie ─┴▶ rules that may fit, by priority ─▶ the first of which all conditions hold
 //! ```
 //!
-//! [`Table`] is made once for a configuration and only read after that. Two tries leave few rules to look at, and each of these is then
+//! [`Table`] is made once for a configuration and only read after that. The tries leave few rules to look at, and each of these is then
 //! asked in full: a trie that leaves too many is slow, never wrong. The reference is a walk over the rules by priority, which a property
 //! test compares with.
 //!
@@ -50,10 +51,9 @@ pub struct RequestView<'a, H> {
 pub struct Table {
     /// By priority.
     rules: Vec<Compiled>,
-    /// By the end of the host.
-    hosts: Trie,
-    /// By the beginning of the path.
-    paths: Trie,
+    host_ends: Trie,
+    path_beginnings: Trie,
+    path_ends: Trie,
 }
 
 #[derive(Debug)]
@@ -82,15 +82,18 @@ impl Table {
         by_priority.sort_by_key(|index| rules[*index].priority);
         let rules: Vec<Compiled> =
             by_priority.into_iter().map(|index| Compiled::new(index, &rules[index])).collect();
-        let hosts = trie(&rules, |condition| match condition {
-            Condition::Host(patterns) => Some((patterns, Pattern::reversed_tail)),
+        let hosts = |condition| match condition {
+            &Condition::Host(ref patterns) => Some(patterns),
             _ => None,
-        });
-        let paths = trie(&rules, |condition| match condition {
-            Condition::Path(patterns) => Some((patterns, Pattern::head)),
+        };
+        let paths = |condition| match condition {
+            &Condition::Path(ref patterns) => Some(patterns),
             _ => None,
-        });
-        Self { rules, hosts, paths }
+        };
+        let host_ends = trie(&rules, hosts, Pattern::reversed_tail);
+        let path_beginnings = trie(&rules, paths, Pattern::head);
+        let path_ends = trie(&rules, paths, Pattern::reversed_tail);
+        Self { rules, host_ends, path_beginnings, path_ends }
     }
 
     /// Where in [`config::Listener::rules`] the rule stands that `request` is for; none: the default action is.
@@ -99,10 +102,14 @@ impl Table {
         H: Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
     {
         let host = without_port(request.host);
-        let by_host = self.hosts.find(host.len(), |at| host[host.len() - 1 - at].to_ascii_lowercase());
-        let by_path = self.paths.find(request.path.len(), |at| request.path[at]);
-        for (word, (of_host, of_path)) in by_host.iter().zip(by_path).enumerate() {
-            let mut left = of_host & of_path;
+        let path = request.path;
+        let of_host = self.host_ends.find(host.len(), |at| host[host.len() - 1 - at].to_ascii_lowercase());
+        let of_beginning = self.path_beginnings.find(path.len(), |at| path[at]);
+        let of_end = self.path_ends.find(path.len(), |at| path[path.len() - 1 - at]);
+        for (word, ((host_bits, beginning_bits), end_bits)) in
+            of_host.iter().zip(of_beginning).zip(of_end).enumerate()
+        {
+            let mut left = host_bits & beginning_bits & end_bits;
             while left != 0 {
                 let rule = &self.rules[word * 64 + left.trailing_zeros() as usize];
                 if rule.conditions.iter().all(|condition| condition.holds(host, request)) {
@@ -115,18 +122,19 @@ impl Table {
     }
 }
 
-/// The trie for the field that `field` finds conditions and literal parts of. Rules without such a condition, and patterns without a
-/// literal part, are in its root, which every text passes.
+/// The trie over the `literal` parts of the patterns that `field` finds in a rule's conditions. A rule without any is in the root, which every
+/// text passes; so is one with a pattern without such a part.
 fn trie<'a>(
     rules: &'a [Compiled],
-    field: impl Fn(&'a Condition) -> Option<(&'a Vec<Pattern>, fn(&Pattern) -> Vec<u8>)>,
+    field: impl Fn(&'a Condition) -> Option<&'a Vec<Pattern>>,
+    literal: impl Fn(&Pattern) -> Vec<u8>,
 ) -> Trie {
     let mut keys = Vec::new();
     let mut always = trie::empty(rules.len());
     for (rule, compiled) in rules.iter().enumerate() {
         match compiled.conditions.iter().find_map(&field) {
             None => trie::insert(&mut always, rule),
-            Some((patterns, literal)) => keys.extend(patterns.iter().map(|pattern| Key {
+            Some(patterns) => keys.extend(patterns.iter().map(|pattern| Key {
                 bytes: literal(pattern),
                 is_whole: pattern.wildcards() == 0,
                 rule,

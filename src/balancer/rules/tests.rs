@@ -291,12 +291,15 @@ fn nanoseconds_of_a_pick_among_a_hundred_rules() {
         let table = Table::new(&rules);
         let ask = |host: &'static [u8], path: &'static [u8]| {
             let request = RequestView { host, path, headers: headers.iter().copied(), ..get() };
-            const ROUNDS: u32 = 1_000_000;
-            let started = Instant::now();
-            for _ in 0..ROUNDS {
-                black_box(table.pick(black_box(&request)));
-            }
-            (table.pick(&request), started.elapsed().as_nanos() / u128::from(ROUNDS))
+            // The quietest of some rounds: what else runs on the machine only adds to it.
+            let round = |_| {
+                let started = Instant::now();
+                for _ in 0..1000 {
+                    black_box(table.pick(black_box(&request)));
+                }
+                started.elapsed().as_nanos() / 1000
+            };
+            (table.pick(&request), (0..100).map(round).min().unwrap_or_default())
         };
         let tenant = ask(b"www.tenant-99.example.com:8080", b"/static/picture.t99");
         let service = ask(b"service-99.example.com", b"/api/v1/service-99/items/1");

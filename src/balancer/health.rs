@@ -1,0 +1,2 @@
+mod matcher;
+pub use matcher::{Matcher, MatcherError};
