@@ -19,3 +19,4 @@ pub mod health;
 pub mod http1;
 pub mod proxy;
 pub mod rules;
+pub mod targets;

@@ -82,17 +82,9 @@ impl Table {
         by_priority.sort_by_key(|index| rules[*index].priority);
         let rules: Vec<Compiled> =
             by_priority.into_iter().map(|index| Compiled::new(index, &rules[index])).collect();
-        let hosts = |condition| match condition {
-            &Condition::Host(ref patterns) => Some(patterns),
-            _ => None,
-        };
-        let paths = |condition| match condition {
-            &Condition::Path(ref patterns) => Some(patterns),
-            _ => None,
-        };
-        let host_ends = trie(&rules, hosts, Pattern::reversed_tail);
-        let path_beginnings = trie(&rules, paths, Pattern::head);
-        let path_ends = trie(&rules, paths, Pattern::reversed_tail);
+        let host_ends = trie(&rules, Condition::hosts, Pattern::reversed_tail);
+        let path_beginnings = trie(&rules, Condition::paths, Pattern::head);
+        let path_ends = trie(&rules, Condition::paths, Pattern::reversed_tail);
         Self { rules, host_ends, path_beginnings, path_ends }
     }
 
@@ -172,6 +164,14 @@ impl Condition {
                 Self::Query(pairs.iter().map(pair).collect())
             }
         }
+    }
+
+    fn hosts(&self) -> Option<&Vec<Pattern>> {
+        if let Self::Host(patterns) = self { Some(patterns) } else { None }
+    }
+
+    fn paths(&self) -> Option<&Vec<Pattern>> {
+        if let Self::Path(patterns) = self { Some(patterns) } else { None }
     }
 
     fn cost(&self) -> u8 {
