@@ -1,4 +1,4 @@
-//! Which of a listener's rules a request is for, and the answers that need no target.
+//! Which of a listener's rules a request is for, and where one that redirects leads.
 //!
 //! ```text
 //! request ─▶ host's end ───────▶ trie ─┐
@@ -18,7 +18,7 @@
 //! Nothing here knows target groups, and nothing here checks a configuration: [`crate::config::LoadBalancer::check`] does.
 
 mod pattern;
-mod reply;
+mod redirect;
 mod trie;
 
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use ipnet::IpNet;
 
 use crate::config;
 pub use pattern::Pattern;
-pub use reply::{Origin, Reply, fixed_response, redirect};
+pub use redirect::{Origin, location};
 use trie::{Key, Trie};
 
 /// What rules look at in a request. Bytes are as the client sent them.

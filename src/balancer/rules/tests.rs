@@ -249,6 +249,9 @@ proptest! {
     }
 }
 
+/// What the rule with a number asks for.
+type Conditions = Box<dyn Fn(u32) -> Vec<config::Condition>>;
+
 /// What a pick costs with a hundred rules: `cargo test --release -p balancer -- --ignored --nocapture nanoseconds`.
 #[test]
 #[ignore = "a measurement"]
@@ -256,7 +259,7 @@ fn nanoseconds_of_a_pick_among_a_hundred_rules() {
     let agents =
         config::Condition::HttpHeader { name: "User-Agent".to_owned(), values: strings(&["*Chrome/9*"]) };
     let numbered = |text: &str, number: u32| text.replace('N', &number.to_string());
-    let kinds: Vec<(&str, Box<dyn Fn(u32) -> Vec<config::Condition>>)> = vec![
+    let kinds: Vec<(&str, Conditions)> = vec![
         ("no rules", Box::new(|_| vec![])),
         ("hosts", Box::new(move |n| vec![hosts(&[&numbered("service-N.example.com", n)])])),
         ("wildcard hosts", Box::new(move |n| vec![hosts(&[&numbered("*.tenant-N.example.com", n)])])),
