@@ -10,6 +10,9 @@
 //!   └── DelayElapsed ── Draining ◀── Deregistered, from any of these
 //! ```
 //!
+//! InUse leads from Unused to Initial, if the target is still registered. Without checks, a target that is not Unused is Unavailable, and with
+//! them again it is Initial.
+//!
 //! [`State::next`] is the only place where a target's health changes; one task owns the states. [`Schedule`] says when to check, spread in
 //! time. [`Matcher`] says which answers pass. None of them sends anything or reads a clock.
 //!

@@ -189,7 +189,7 @@ fn rule(rule: &Rule, place: &Place) -> Checked {
         values += size.values;
         wildcards += size.wildcards;
     }
-    place.field("conditions").count(values, 1, RULE_VALUES)?;
+    place.field("conditions (values)").count(values, 1, RULE_VALUES)?;
     place.field("conditions (wildcards)").count(wildcards, 0, RULE_WILDCARDS)
 }
 
@@ -231,7 +231,7 @@ fn condition(condition: &Condition, place: &Place) -> Result<Size, ConfigError> 
             texts().try_for_each(|text| printable(text, place))?;
             Ok(Size {
                 values: pairs.len(),
-                wildcards: texts().map(|text| Pattern::any_case(text).wildcards()).sum(),
+                wildcards: texts().map(|text| Pattern::exact_case(text).wildcards()).sum(),
             })
         }
         Condition::SourceIp(networks) => Ok(Size { values: networks.len(), wildcards: 0 }),

@@ -134,7 +134,7 @@ fn an_error_names_the_place_and_what_is_wrong_there() {
         (
             "/listeners/0/rules/0/conditions/1/path_pattern",
             json!(["/a", "/b", "/c"]),
-            "listeners[0].rules[0].conditions: there are 6, and must be 1 to 5",
+            "listeners[0].rules[0].conditions (values): there are 6, and must be 1 to 5",
         ),
         (
             "/listeners/0/rules/0/conditions/1/path_pattern",

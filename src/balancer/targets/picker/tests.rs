@@ -233,3 +233,20 @@ proptest! {
         prop_assert_eq!(picked.len(), left);
     }
 }
+
+/// What a pick and its lease cost among fifty targets: `cargo test --release -p balancer -- --ignored --nocapture nanoseconds`.
+#[test]
+#[ignore = "a measurement"]
+fn nanoseconds_of_a_pick_among_fifty_targets() {
+    for algorithm in ALGORITHMS {
+        let mut picker = ready(algorithm, &["a", "b"].repeat(25));
+        let mut round = || {
+            let started = std::time::Instant::now();
+            for _ in 0..1000 {
+                std::hint::black_box(picker.pick(at(0)));
+            }
+            started.elapsed().as_nanos() / 1000
+        };
+        println!("{algorithm:30} {:?}", (0..1000).map(|_| round()).min());
+    }
+}
