@@ -173,6 +173,14 @@ fn the_first_targets_of_a_group_do_not_begin_slowly() {
 }
 
 #[test]
+fn who_is_healthy_when_slow_start_is_turned_on_keeps_a_full_share() {
+    let before = group(&config("round_robin", 0, &["a"; 2]), None, None);
+    set_all(&before, &[Standing::Ready; 2]);
+    let after = group(&config("round_robin", 100, &["a"; 2]), None, Some(&before));
+    assert!(after.members().iter().all(|member| member.share(after.slow_start, at(1)) >= 1.0));
+}
+
+#[test]
 fn only_a_tag_of_one_that_may_be_picked_finds_a_target() {
     let picker = ready("round_robin", &["a"; 3]);
     let group = picker.group();
