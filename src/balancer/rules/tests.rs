@@ -275,9 +275,16 @@ fn nanoseconds_of_a_pick_among_a_hundred_rules() {
             }),
         ),
         ("suffixes of paths", Box::new(move |n| vec![paths(&[&numbered("*.tN", n)])])),
-        ("headers", Box::new(move |_| vec![agents.clone()])),
+        ("wildcards in a header", Box::new(move |_| vec![agents.clone()])),
+        (
+            "values of a header",
+            Box::new(move |n| {
+                let name = "X-Tenant".to_owned();
+                vec![config::Condition::HttpHeader { name, values: strings(&[&numbered("tenant-N", n)]) }]
+            }),
+        ),
     ];
-    let headers: [(&[u8], &[u8]); 6] = [
+    let headers: [(&[u8], &[u8]); 7] = [
         (b"Host", b"service-99.example.com"),
         (
             b"User-Agent",
@@ -287,6 +294,7 @@ fn nanoseconds_of_a_pick_among_a_hundred_rules() {
         (b"Accept-Encoding", b"gzip"),
         (b"Accept-Language", b"en"),
         (b"Cookie", b"session=0123456789"),
+        (b"x-tenant", b"tenant-99"),
     ];
     for (kind, conditions) in kinds {
         let count = if kind == "no rules" { 0 } else { 100 };
@@ -308,6 +316,6 @@ fn nanoseconds_of_a_pick_among_a_hundred_rules() {
         let service = ask(b"service-99.example.com", b"/api/v1/service-99/items/1");
         let last = ask(b"service-9.example.com", b"/api/v9/items/1");
         let whole = ask(b"example.com", b"/api/v1/service-99");
-        println!("{kind:20} {tenant:?} {service:?} {last:?} {whole:?}");
+        println!("{kind:22} {tenant:?} {service:?} {last:?} {whole:?}");
     }
 }

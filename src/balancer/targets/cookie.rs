@@ -157,7 +157,10 @@ mod tests {
     fn what_is_no_value_is_none() {
         let right = format!("{:048x}", 1);
         assert!(Value::parse(right.as_bytes()).is_some());
-        for wrong in ["", "_remove_", &right[1..], &right.replacen('0', "+", 1), &right.replace('1', "g")] {
+        let longer = format!("{right}0");
+        for wrong in
+            ["", "_remove_", &right[1..], &longer, &right.replacen('0', "+", 1), &right.replace('1', "g")]
+        {
             assert_eq!(Value::parse(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(Value::parse(&[0xff; 48]), None);
