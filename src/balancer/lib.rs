@@ -13,10 +13,13 @@
 //! The terms are those of Elastic Load Balancing (<https://docs.aws.amazon.com/elasticloadbalancing/latest/application/>).
 #![deny(unsafe_code)]
 
+mod checks;
 pub mod config;
 mod engine;
 pub mod health;
 pub mod http1;
 pub mod proxy;
+pub mod routes;
 pub mod rules;
+pub mod server;
 pub mod targets;

@@ -12,7 +12,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -165,7 +165,7 @@ impl Ring {
     }
 
     /// Tells when somebody has written to `event`, once.
-    pub(crate) fn watch(&mut self, event: &OwnedFd, token: u64) {
+    pub(crate) fn watch(&mut self, event: BorrowedFd<'_>, token: u64) {
         let entry =
             opcode::PollAdd::new(Fd(event.as_raw_fd()), u32::from(libc::POLLIN.unsigned_abs())).build();
         self.begin(Operation { token, kind: Kind::Wake, _socket: None }, |_| entry);

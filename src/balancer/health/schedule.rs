@@ -31,6 +31,10 @@ impl<K: Clone + Ord + Hash> Schedule<K> {
         Self { interval, by_key: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Begins to check `key`, whose first check is due within a second. One that is there already stays as it is.
     pub fn add(&mut self, key: K, now: Instant) {
         if !self.by_key.contains_key(&key) {

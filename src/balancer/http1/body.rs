@@ -8,11 +8,12 @@ const SIZE_LINE_BYTES_MAX: u32 = 1024;
 const TRAILER_BYTES_MAX: u32 = 16 << 10;
 
 /// How far a body is. It is forwarded as it came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Body {
     Length(u64),
     Chunked(Chunks),
     UntilClose,
+    #[default]
     Ended,
 }
 

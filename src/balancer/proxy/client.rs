@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, setsockopt, shutdown, sockopt};
 
 use super::answer::{self, Manner};
-use super::{Decision, LINGER_TIME, RequestView, Router, Worker, cut};
+use super::{LINGER_TIME, Worker, cut};
 use crate::config::DesyncMode;
 use crate::engine::{Buffer, Data, Outcome, Socket};
 use crate::http1::{self, Body, Connection, Flaw, HEAD_BYTES_MAX, Severity};
+use crate::routes::{Decision, Incoming};
+use crate::targets::{self, Choice};
+use types::Instant;
 
 /// What a client may send ahead of what is answered.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
@@ -42,6 +45,7 @@ enum Ending {
 }
 
 /// A request that was understood, until its answer is told.
+#[derive(Default)]
 pub(super) struct Exchange {
     /// Who is asked, if anybody is.
     pub(super) target: Option<usize>,
@@ -59,6 +63,28 @@ pub(super) struct Exchange {
     pub(super) wants_tunnel: bool,
     /// As it was forwarded, for another try: none, if what was asked may be done only once.
     pub(super) again: Option<Vec<u8>>,
+    /// Counts for its target as long as this lasts.
+    pub(super) choice: Option<Choice>,
+    /// The client's browser wants to be told which cookies are for other sites, too.
+    pub(super) is_cross_site_aware: bool,
+}
+
+impl Exchange {
+    /// Fields that make the client stay with its target, to be added to this answer.
+    pub(super) fn cookies(&self, head: &[u8], response: &http1::Response, wall: SystemTime) -> Vec<u8> {
+        let Some(choice) = &self.choice else { return Vec::new() };
+        let is_set = choice.application_cookie().is_some_and(|cookie| {
+            response.fields.iter().any(|field| {
+                let name = &head[field.name.clone()];
+                name.eq_ignore_ascii_case(b"set-cookie") && targets::sets(&head[field.value.clone()], cookie)
+            })
+        });
+        let mut fields = Vec::new();
+        for value in choice.set_cookies(is_set, self.is_cross_site_aware, wall) {
+            fields.extend_from_slice(format!("Set-Cookie: {value}\r\n").as_bytes());
+        }
+        fields
+    }
 }
 
 impl Client {
@@ -67,7 +93,7 @@ impl Client {
     }
 }
 
-impl<R: Router> Worker<R> {
+impl Worker {
     pub(super) fn begin_client(&mut self, listener: usize, socket: OwnedFd) {
         let peer = getpeername::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|address| {
             let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
@@ -186,94 +212,81 @@ impl<R: Router> Worker<R> {
     }
 
     fn begin_exchange(&mut self, place: usize, end: usize) {
-        let client = &mut self.clients[place];
+        let attributes = *self.attributes();
+        let client = &self.clients[place];
         let head = &client.inbox[..end];
         if let Err(flaw) = self.request.parse(head) {
             self.refuse(place, if flaw == Flaw::BadVersion { 505 } else { 400 });
             return;
         }
         let request = &self.request;
-        let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
-        if request.flaw.is_some() && self.attributes.desync_mitigation_mode == DesyncMode::Strictest {
+        if request.flaw.is_some() && attributes.desync_mitigation_mode == DesyncMode::Strictest {
             self.refuse(place, 400);
             return;
         }
-        let to_head = head[request.method.clone()] == *b"HEAD";
-        if head[request.method.clone()] == *b"TRACE" {
+        let method = &head[request.method.clone()];
+        if method == b"TRACE" {
             self.refuse(place, 405);
             return;
         }
+        let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
+        let is_suspect = is_ambiguous && attributes.desync_mitigation_mode == DesyncMode::Defensive;
+        // What may be asked twice: RFC 9110, 9.2.2.
+        let is_idempotent = matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE");
         let mut exchange = Exchange {
-            target: None,
             request: Body::new(request.framing),
-            response: None,
-            held: None,
-            to_head,
+            to_head: method == b"HEAD",
             is_old: request.is_old,
-            closes: request.connection == Connection::Close
-                || (is_ambiguous && self.attributes.desync_mitigation_mode == DesyncMode::Defensive),
-            is_tunnel: false,
+            closes: request.connection == Connection::Close || is_suspect,
             wants_tunnel: request.connection == Connection::Upgrade,
-            again: None,
+            ..Exchange::default()
         };
-        let view = RequestView { head, request, source: client.peer, listener: client.listener };
-        match self.router.decide(&view) {
-            Decision::Forward(address) => {
-                // What may be asked twice: RFC 9110, 9.2.2.
-                let is_idempotent = matches!(
-                    &head[request.method.clone()],
-                    b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE"
-                );
-                let mut out = self.spare.pop().unwrap_or_default();
+        let incoming = Incoming { head, request, source: client.peer, listener: client.listener };
+        let decision = self.routes.decide(&incoming, self.now, self.wall);
+        let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
+            self.refuse(place, 400);
+            return;
+        };
+        let body = end..end + taken.bytes;
+        let mut out = self.spare.pop().unwrap_or_default();
+        match decision {
+            Decision::Forward(choice) => {
                 let trace = self.trace();
                 let client = &mut self.clients[place];
+                let head = &client.inbox[..end];
                 let from = http1::Client {
                     ip: client.peer.ip(),
                     port: client.peer.port(),
                     is_tls: false,
                     listener_port: client.listener_port,
                 };
-                http1::rewrite_request(
-                    &client.inbox[..end],
-                    &self.request,
-                    &from,
-                    &self.attributes,
-                    trace,
-                    &mut out,
-                );
-                let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
-                    self.router.ended(address);
-                    self.refuse(place, 400);
-                    return;
-                };
-                out.extend_from_slice(&client.inbox[end..end + taken.bytes]);
-                client.inbox.drain(..end + taken.bytes);
-                if is_idempotent && exchange.request.has_ended() {
-                    exchange.again = Some(out.clone());
-                }
+                http1::rewrite_request(head, &self.request, &from, &attributes, trace, &mut out);
+                exchange.is_cross_site_aware =
+                    choice.application_cookie().is_some() && is_cross_site_aware(head, &self.request);
+                out.extend_from_slice(&client.inbox[body.clone()]);
+                client.inbox.drain(..body.end);
+                exchange.again = (is_idempotent && exchange.request.has_ended()).then(|| out.clone());
+                let target = &choice.lease.member().target;
+                let address = SocketAddr::new(target.ip, target.port);
+                exchange.choice = Some(choice);
                 client.exchange = Some(exchange);
                 self.receive_from_client(place, true);
                 self.ask(place, address, out);
             }
             decision => {
-                let mut out = self.spare.pop().unwrap_or_default();
-                let client = &mut self.clients[place];
-                let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
-                    self.refuse(place, 400);
-                    return;
-                };
-                client.inbox.drain(..end + taken.bytes);
                 // What is still to come of the request nobody wants.
                 exchange.closes |= !exchange.request.has_ended();
-                let manner = Manner { to_head, closes: exchange.closes };
+                exchange.response = Some(Body::Ended);
+                let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
                 match decision {
                     Decision::Answer(response) => answer::fixed(&response, manner, &mut out),
                     Decision::Redirect { status, location } => {
-                        answer::redirect(status, &location, manner, &mut out)
+                        answer::redirect(status, &location, manner, &mut out);
                     }
                     Decision::Nobody | Decision::Forward(_) => answer::status(503, manner, &mut out),
                 }
-                exchange.response = Some(Body::Ended);
+                let client = &mut self.clients[place];
+                client.inbox.drain(..body.end);
                 client.exchange = Some(exchange);
                 self.send_to_client(place, Data::Bytes(out));
                 self.receive_from_client(place, true);
@@ -283,11 +296,11 @@ impl<R: Router> Worker<R> {
 
     /// The time, and what nobody else has drawn.
     fn trace(&mut self) -> [u8; 16] {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let seconds = self.wall.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut trace = [0; 16];
         trace[..4].copy_from_slice(&seconds.to_be_bytes()[4..]);
-        trace[4..12].copy_from_slice(&self.draw().to_be_bytes());
-        trace[12..].copy_from_slice(&self.draw().to_be_bytes()[..4]);
+        trace[4..12].copy_from_slice(&self.random.draw().to_be_bytes());
+        trace[12..].copy_from_slice(&self.random.draw().to_be_bytes()[..4]);
         trace
     }
 
@@ -295,18 +308,7 @@ impl<R: Router> Worker<R> {
     fn refuse(&mut self, place: usize, status: u16) {
         let client = &mut self.clients[place];
         client.inbox.clear();
-        client.exchange = Some(Exchange {
-            target: None,
-            request: Body::Ended,
-            response: None,
-            held: None,
-            to_head: false,
-            is_old: false,
-            closes: true,
-            is_tunnel: false,
-            wants_tunnel: false,
-            again: None,
-        });
+        client.exchange = Some(Exchange { closes: true, ..Exchange::default() });
         self.fail(place, status);
     }
 
@@ -329,6 +331,7 @@ impl<R: Router> Worker<R> {
     }
 
     pub(super) fn client_has_got_it(&mut self, place: usize) {
+        let age_max = Duration::from_secs(self.attributes().client_keep_alive_s.into());
         let client = &mut self.clients[place];
         let Some(exchange) = &client.exchange else { return };
         if exchange.response.is_none_or(|response| !response.has_ended()) {
@@ -342,8 +345,7 @@ impl<R: Router> Worker<R> {
         if client.end != Ending::Open {
             return;
         }
-        let age_max = Duration::from_secs(self.attributes.client_keep_alive_s.into());
-        if closes || !is_whole || self.now.duration_since(client.began) > age_max {
+        if closes || !is_whole || self.now.since(client.began) > age_max {
             // It hears the end when it has heard all.
             let _ = shutdown(client.socket.as_raw_fd(), Shutdown::Write);
             client.end = Ending::Lingers;
@@ -392,7 +394,7 @@ impl<R: Router> Worker<R> {
 
     pub(super) fn sweep_client(&mut self, place: usize, idle_max: Duration) {
         let client = &self.clients[place];
-        let still = self.now.duration_since(client.still_since);
+        let still = self.now.since(client.still_since);
         match (&client.exchange, client.end) {
             (_, Ending::Lingers) if still > LINGER_TIME => self.cut_client(place),
             (Some(exchange), Ending::Open) if still > idle_max && exchange.response.is_none() => {
@@ -407,4 +409,12 @@ impl<R: Router> Worker<R> {
             self.clients.remove(place);
         }
     }
+}
+
+fn is_cross_site_aware(head: &[u8], request: &http1::Request) -> bool {
+    let mut agents = request.fields.iter().filter(|field| {
+        let name = &head[field.name.clone()];
+        name.eq_ignore_ascii_case(b"user-agent")
+    });
+    agents.any(|field| targets::is_cross_site_aware(&head[field.value.clone()]))
 }

@@ -1,4 +1,4 @@
-//! What is between clients and targets, for one thread: requests come, go to whom a [`Router`] says, and their answers come back.
+//! What is between clients and targets, for one thread: requests come, go where the [`Routes`] lead, and their answers come back.
 //!
 //! ```text
 //!             head             body, piece by piece
@@ -23,16 +23,21 @@ mod tests;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, SystemTime};
 
+use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{Shutdown, shutdown};
 use slab::Slab;
+use types::{Clock as _, Instant, SystemClock};
 
-use crate::config::{Attributes, FixedResponse};
+use crate::config::Attributes;
 use crate::engine::{Completion, Outcome, Ring, Socket};
 use crate::http1::{Request, Response};
+use crate::routes::{Plan, Routes};
+use crate::targets::Random;
 use client::Client;
 use target::Upstream;
 
@@ -46,43 +51,18 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LISTENERS: u64 = 1 << 62;
 const WAKE: u64 = 1 << 63;
 
-/// A request, as it is looked at to decide about it.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestView<'a> {
-    pub head: &'a [u8],
-    pub request: &'a Request,
-    pub source: SocketAddr,
-    /// Which of the listeners it came to.
-    pub listener: usize,
-}
-
-/// What becomes of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    Forward(SocketAddr),
-    Answer(FixedResponse),
-    /// To this URL, by this status.
-    Redirect {
-        status: u16,
-        location: String,
-    },
-    /// There is nobody to ask.
-    Nobody,
-}
-
-/// Who decides what becomes of requests. Each worker has its own.
-pub trait Router {
-    fn decide(&mut self, request: &RequestView<'_>) -> Decision;
-
-    /// What was forwarded to this target has ended.
-    fn ended(&mut self, target: SocketAddr);
+/// What a worker is told.
+pub enum Order {
+    /// Requests that come from now on go by this plan. Its listeners are those of the one before.
+    Follow(Arc<Plan>),
+    End,
 }
 
 /// Everything of one thread.
-pub struct Worker<R> {
+pub struct Worker {
     ring: Ring,
-    router: R,
-    attributes: Arc<Attributes>,
+    routes: Routes,
+    orders: Receiver<Order>,
     listeners: Vec<TcpListener>,
     clients: Slab<Client>,
     upstreams: Slab<Upstream>,
@@ -90,11 +70,12 @@ pub struct Worker<R> {
     idle: HashMap<SocketAddr, Vec<usize>>,
     /// The time, as of the last return from the kernel.
     now: Instant,
+    wall: SystemTime,
     request: Request,
     response: Response,
     /// Memory of what was sent.
     spare: Vec<Vec<u8>>,
-    random: u64,
+    random: Random,
     is_ending: bool,
 }
 
@@ -102,16 +83,16 @@ pub struct Worker<R> {
 const SPARE_BYTES_MAX: usize = 32 << 10;
 const SPARE_MAX: usize = 256;
 
-impl<R: Router> Worker<R> {
-    /// Serves what comes to `listeners` on the calling thread.
+impl Worker {
+    /// Serves what comes to `listeners`, which are the plan's, on the calling thread.
     ///
     /// # Errors
     /// When the kernel has no ring for it.
     pub fn new(
         listeners: Vec<TcpListener>,
-        attributes: Arc<Attributes>,
-        router: R,
-        seed: u64,
+        plan: Arc<Plan>,
+        orders: Receiver<Order>,
+        mut random: Random,
     ) -> io::Result<Self> {
         let mut ring = Ring::new()?;
         for (listener, place) in listeners.iter().zip(0..) {
@@ -119,36 +100,44 @@ impl<R: Router> Worker<R> {
         }
         Ok(Self {
             ring,
-            router,
-            attributes,
+            routes: Routes::new(plan, &mut random),
+            orders,
             listeners,
             clients: Slab::new(),
             upstreams: Slab::new(),
             idle: HashMap::new(),
-            now: Instant::now(),
+            now: SystemClock.now(),
+            wall: SystemTime::now(),
             request: Request::default(),
             response: Response::default(),
             spare: Vec::new(),
-            random: seed | 1,
+            random,
             is_ending: false,
         })
     }
 
-    /// Works until somebody writes to `end`.
+    /// Works until it is told to end. Orders are looked at when somebody has written to `event`, an eventfd(2).
     ///
     /// # Errors
     /// When the ring fails.
-    pub fn run(&mut self, end: &OwnedFd) -> io::Result<()> {
-        self.ring.watch(end, WAKE);
+    pub fn run(&mut self, event: &EventFd) -> io::Result<()> {
+        self.ring.watch(event.as_fd(), WAKE);
         let mut completions = Vec::new();
-        let mut swept = Instant::now();
+        let mut swept = self.now;
         while !self.is_ending {
             self.ring.wait(SWEEP_PERIOD, &mut completions)?;
-            self.now = Instant::now();
+            (self.now, self.wall) = (SystemClock.now(), SystemTime::now());
             for completion in completions.drain(..) {
-                self.complete(completion);
+                match completion.outcome {
+                    Outcome::Woken => {
+                        event.read()?;
+                        self.ring.watch(event.as_fd(), WAKE);
+                        self.heed();
+                    }
+                    _ => self.complete(completion),
+                }
             }
-            if self.now.duration_since(swept) >= SWEEP_PERIOD {
+            if self.now.since(swept) >= SWEEP_PERIOD {
                 swept = self.now;
                 self.sweep();
             }
@@ -156,9 +145,22 @@ impl<R: Router> Worker<R> {
         Ok(())
     }
 
+    fn heed(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Follow(plan) => self.routes = Routes::new(plan, &mut self.random),
+                Order::End => self.is_ending = true,
+            }
+        }
+    }
+
+    fn attributes(&self) -> &Attributes {
+        &self.routes.plan().config.attributes
+    }
+
     fn complete(&mut self, Completion { token, outcome }: Completion) {
         match outcome {
-            Outcome::Woken => self.is_ending = true,
+            Outcome::Woken => {}
             Outcome::Accepted(accepted) => self.accepted(token, accepted),
             outcome => {
                 // Places fit: they came from a slab.
@@ -187,7 +189,7 @@ impl<R: Router> Worker<R> {
 
     /// Ends what has been idle for too long.
     fn sweep(&mut self) {
-        let idle_max = Duration::from_secs(self.attributes.idle_timeout_s.into());
+        let idle_max = Duration::from_secs(self.attributes().idle_timeout_s.into());
         for place in places(&self.clients) {
             self.sweep_client(place, idle_max);
         }
@@ -206,14 +208,6 @@ impl<R: Router> Worker<R> {
             memory.clear();
             self.spare.push(memory);
         }
-    }
-
-    /// Not for secrets (xorshift64*).
-    fn draw(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 }
 

@@ -3,12 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
+use types::Instant;
+
 use super::client::Exchange;
-use super::{CONNECT_TIME, Router, Worker, cut};
+use super::{CONNECT_TIME, Worker, cut};
 use crate::engine::{Buffer, Data, Outcome, Socket};
 use crate::http1::{self, Body, HEAD_BYTES_MAX};
 
@@ -50,7 +52,7 @@ impl Upstream {
     }
 }
 
-impl<R: Router> Worker<R> {
+impl Worker {
     /// Sends a client's request to a target, on a connection that waits or a new one.
     pub(super) fn ask(&mut self, client: usize, address: SocketAddr, request: Vec<u8>) {
         let waiting = self.idle.get_mut(&address).and_then(Vec::pop);
@@ -59,7 +61,6 @@ impl<R: Router> Worker<R> {
             None => match self.connect(address, client) {
                 Ok(place) => place,
                 Err(_) => {
-                    self.router.ended(address);
                     self.fail(client, 502);
                     return;
                 }
@@ -258,7 +259,8 @@ impl<R: Router> Worker<R> {
         upstream.is_used = true;
         upstream.stays = self.response.stays && !exchange.is_tunnel && taken.bytes == rest.len();
         let mut out = self.spare.pop().unwrap_or_default();
-        http1::rewrite_response(head, &self.response, exchange.is_old, exchange.closes, &[], &mut out);
+        let cookies = exchange.cookies(head, &self.response, self.wall);
+        http1::rewrite_response(head, &self.response, exchange.is_old, exchange.closes, &cookies, &mut out);
         if exchange.is_tunnel {
             out.extend_from_slice(rest);
             body = Body::UntilClose;
@@ -340,7 +342,6 @@ impl<R: Router> Worker<R> {
         let upstream = &mut self.upstreams[place];
         upstream.client = None;
         let (address, is_kept) = (upstream.address, upstream.stays && !upstream.is_sending);
-        self.router.ended(address);
         let idle = self.idle.entry(address).or_default();
         if is_kept && idle.len() < IDLE_MAX && matches!(upstream.state, State::Connected) {
             idle.push(place);
@@ -372,7 +373,6 @@ impl<R: Router> Worker<R> {
             && let Some(exchange) = self.clients.get_mut(client).and_then(|client| client.exchange.as_mut())
         {
             exchange.target = None;
-            self.router.ended(upstream.address);
         }
         upstream.state = State::Cut;
         cut(&upstream.socket);
@@ -383,7 +383,7 @@ impl<R: Router> Worker<R> {
 
     pub(super) fn sweep_target(&mut self, place: usize, idle_max: Duration) {
         let upstream = &self.upstreams[place];
-        let still = self.now.duration_since(upstream.still_since);
+        let still = self.now.since(upstream.still_since);
         match (&upstream.state, upstream.client) {
             (State::Connecting(_), Some(client)) if still > CONNECT_TIME => self.fail(client, 504),
             (State::Connected, None) if still > idle_max => self.cut_target(place),

@@ -3,61 +3,65 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
-
-use nix::sys::eventfd::EventFd;
+use std::thread;
 
 use super::*;
-use crate::config::DesyncMode;
+use crate::config::{
+    Action, Attributes, DesyncMode, FixedResponse, Forward, HealthCheck, Listener, LoadBalancer, Protocol,
+    Target, TargetGroup, WeightedTargetGroup,
+};
+use crate::server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Forwards all to one target, and counts.
-struct ToOne {
-    decision: Decision,
-    under_way: Arc<AtomicUsize>,
+/// A load balancer that does the same with all requests.
+fn config(action: Action, targets: Vec<SocketAddr>, attributes: Attributes) -> LoadBalancer {
+    let target = |address: SocketAddr| Target {
+        id: address.to_string(),
+        ip: address.ip(),
+        port: address.port(),
+        zone: None,
+    };
+    let group = TargetGroup {
+        protocol: Protocol::Http,
+        algorithm: crate::config::Algorithm::RoundRobin,
+        targets: targets.into_iter().map(target).collect(),
+        stickiness: None,
+        slow_start_s: 0,
+        deregistration_delay_s: 0,
+        health_check: HealthCheck::default(),
+    };
+    let listener = Listener {
+        // A port that was free a moment ago.
+        address: TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
+        protocol: Protocol::Http,
+        default_action: action,
+        rules: Vec::new(),
+    };
+    LoadBalancer { listeners: vec![listener], target_groups: [("all".to_owned(), group)].into(), attributes }
 }
 
-impl Router for ToOne {
-    fn decide(&mut self, _: &RequestView<'_>) -> Decision {
-        if matches!(self.decision, Decision::Forward(_)) {
-            self.under_way.fetch_add(1, Ordering::SeqCst);
-        }
-        self.decision.clone()
-    }
-
-    fn ended(&mut self, _: SocketAddr) {
-        self.under_way.fetch_sub(1, Ordering::SeqCst);
-    }
+fn forward() -> Action {
+    let all = WeightedTargetGroup { name: "all".to_owned(), weight: 1 };
+    Action::Forward(Forward { target_groups: vec![all], stickiness_s: None })
 }
 
 struct Lab {
     address: SocketAddr,
-    end: Arc<OwnedFd>,
-    worker: Option<JoinHandle<()>>,
-    under_way: Arc<AtomicUsize>,
+    server: Server,
 }
 
 impl Lab {
-    fn new(decision: Decision, attributes: Attributes) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let end = Arc::new(OwnedFd::from(EventFd::new().unwrap()));
-        let under_way = Arc::new(AtomicUsize::new(0));
-        let router = ToOne { decision, under_way: Arc::clone(&under_way) };
-        let worker = {
-            let end = Arc::clone(&end);
-            thread::spawn(move || {
-                let mut worker = Worker::new(vec![listener], Arc::new(attributes), router, 1).unwrap();
-                worker.run(&end).unwrap();
-            })
-        };
-        Lab { address, end, worker: Some(worker), under_way }
+    fn new(action: Action, targets: Vec<SocketAddr>, attributes: Attributes) -> Self {
+        let config = config(action, targets, attributes);
+        let address = config.listeners[0].address;
+        let server = Server::start(config, 1, None, [7; 32]).unwrap();
+        Self { address, server }
     }
 
     /// Before a target that answers each connection by `serve`.
     fn before(serve: impl Fn(TcpStream) + Send + Clone + 'static) -> Self {
-        Self::new(Decision::Forward(target(serve)), Attributes::default())
+        Self::new(forward(), vec![target(serve)], Attributes::default())
     }
 
     fn connect(&self) -> TcpStream {
@@ -79,12 +83,16 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        nix::unistd::write(&*self.end, &1_u64.to_ne_bytes()).unwrap();
-        let ended = self.worker.take().unwrap().join();
-        if !thread::panicking() {
-            ended.unwrap();
-            assert_eq!(self.under_way.load(Ordering::SeqCst), 0, "all that was forwarded has ended");
+        let is_over = || {
+            let mut groups = self.server.plan().groups().values();
+            groups.all(|group| group.members().iter().all(|member| member.outstanding() == 0))
+        };
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !thread::panicking() && !is_over() {
+            assert!(std::time::Instant::now() < deadline, "something that was forwarded has not ended");
+            thread::yield_now();
         }
+        assert!(thread::panicking() || !self.server.has_failed());
     }
 }
 
@@ -227,9 +235,9 @@ fn what_goes_wrong_has_its_published_status() {
     let status = |lab: &Lab, request: &str| lab.ask(request).lines().next().unwrap_or("").to_owned();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let get = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    let lab = Lab::new(Decision::Forward(nobody), Attributes::default());
+    let lab = Lab::new(forward(), vec![nobody], Attributes::default());
     assert_eq!(status(&lab, get), "HTTP/1.1 502 Bad Gateway");
-    let lab = Lab::new(Decision::Nobody, Attributes::default());
+    let lab = Lab::new(forward(), Vec::new(), Attributes::default());
     assert_eq!(status(&lab, get), "HTTP/1.1 503 Service Temporarily Unavailable");
     assert_eq!(status(&lab, "GET / HTTP/1.1\r\n\r\n"), "HTTP/1.1 400 Bad Request");
     assert_eq!(status(&lab, "GET / HTTP/3.1\r\nHost: h\r\n\r\n"), "HTTP/1.1 505 HTTP Version Not Supported");
@@ -246,13 +254,13 @@ fn what_goes_wrong_has_its_published_status() {
         assert_eq!(status(&lab, get), "HTTP/1.1 502 Bad Gateway", "{answer:?}");
     }
     let strict = Attributes { desync_mitigation_mode: DesyncMode::Strictest, ..Attributes::default() };
-    let lab = Lab::new(Decision::Nobody, strict);
+    let lab = Lab::new(forward(), Vec::new(), strict);
     let odd =
         "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(status(&lab, odd), "HTTP/1.1 400 Bad Request");
     let short = Attributes { idle_timeout_s: 1, ..Attributes::default() };
     let silent = target(|mut stream| while stream.read(&mut [0; 64]).is_ok_and(|length| length > 0) {});
-    let lab = Lab::new(Decision::Forward(silent), short);
+    let lab = Lab::new(forward(), vec![silent], short);
     assert_eq!(status(&lab, get), "HTTP/1.1 504 Gateway Time-out");
     assert_eq!(
         status(&lab, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"),
@@ -347,4 +355,150 @@ fn a_client_that_leaves_takes_its_request_along() {
     heard.recv_timeout(PATIENCE).unwrap();
     drop(stream);
     heard.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn what_is_changed_meanwhile_fails_no_request() {
+    let targets: Vec<_> = (0..4).map(|_| target(echo)).collect();
+    let mut lab = Lab::new(forward(), targets.clone(), Attributes::default());
+    let address = lab.address;
+    let asking: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                for _ in 0..2000 {
+                    stream.write_all(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+                    assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 200"));
+                    body(&mut stream, 15);
+                }
+            })
+        })
+        .collect();
+    let mut changes = 0;
+    while asking.iter().any(|asking| !asking.is_finished()) {
+        changes += 1;
+        let some = targets.iter().copied().cycle().skip(changes % 4).take(1 + changes % 3).collect();
+        let mut config = config(forward(), some, Attributes::default());
+        config.listeners[0].address = address;
+        lab.server.replace(config).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    asking.into_iter().for_each(|asking| asking.join().unwrap());
+    assert!(changes > 10, "{changes} changes");
+}
+
+#[test]
+fn rules_decide_and_actions_answer() {
+    let fixed = |status, body: &str| {
+        Action::FixedResponse(FixedResponse {
+            status,
+            content_type: Some("text/plain".into()),
+            body: body.into(),
+        })
+    };
+    let mut config = config(fixed(404, "nothing here"), vec![target(echo)], Attributes::default());
+    let rule = |priority, path: &str, action| crate::config::Rule {
+        priority,
+        conditions: vec![crate::config::Condition::PathPattern(vec![path.to_owned()])],
+        action,
+    };
+    let redirect: crate::config::Redirect =
+        serde_json::from_str(r#"{"host": "other.example", "status": 301}"#).unwrap();
+    config.listeners[0].rules =
+        vec![rule(2, "/old/*", Action::Redirect(redirect)), rule(1, "/app/*", forward())];
+    let address = config.listeners[0].address;
+    let lab = Lab { address, server: Server::start(config, 2, None, [7; 32]).unwrap() };
+    let get = |path: &str| lab.ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
+    assert!(get("/app/a?b").ends_with("\r\n\r\nGET /app/a?b HTTP/1.1"));
+    let (port, moved) = (address.port(), get("/old/a?b"));
+    assert!(moved.starts_with("HTTP/1.1 301 Moved Permanently\r\n"), "{moved}");
+    assert!(moved.contains(&format!("\r\nLocation: http://other.example:{port}/old/a?b\r\n")), "{moved}");
+    let nothing = get("/");
+    assert!(
+        nothing.starts_with("HTTP/1.1 404 Not Found\r\n") && nothing.ends_with("\r\n\r\nnothing here"),
+        "{nothing}"
+    );
+}
+
+#[test]
+fn a_client_stays_with_its_target_by_its_cookie() {
+    let named = |name: &'static str| {
+        target(move |mut stream| {
+            while head(&mut stream).is_some() {
+                stream
+                    .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{name}").as_bytes())
+                    .unwrap();
+            }
+        })
+    };
+    let mut config = config(forward(), vec![named("a"), named("b"), named("c")], Attributes::default());
+    let group = config.target_groups.get_mut("all").unwrap();
+    group.stickiness = Some(crate::config::Stickiness::LbCookie { duration_s: 60 });
+    let address = config.listeners[0].address;
+    let lab = Lab { address, server: Server::start(config, 1, None, [7; 32]).unwrap() };
+    let ask =
+        |cookie: &str| lab.ask(&format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{cookie}\r\n"));
+    let first = ask("");
+    let cookie = first.lines().find_map(|line| line.strip_prefix("Set-Cookie: AWSALB=")).unwrap();
+    let value = cookie.split(';').next().unwrap();
+    for _ in 0..10 {
+        let again = ask(&format!("Cookie: x=y; AWSALB={value}\r\n"));
+        assert_eq!(again.chars().last(), first.chars().last());
+    }
+    let others: std::collections::BTreeSet<_> =
+        (0..6).map(|_| ask("Cookie: AWSALB=forged\r\n").chars().last()).collect();
+    assert_eq!(others.len(), 3);
+}
+
+#[test]
+fn a_target_that_fails_its_checks_gets_nothing_until_it_passes_them() {
+    let is_well = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let switch = Arc::clone(&is_well);
+    let weak = target(move |mut stream| {
+        while let Some(request) = head(&mut stream) {
+            let is_check = request.starts_with("GET /health ");
+            let status = if is_check && !switch.load(Ordering::SeqCst) { "500 no" } else { "200 yes" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\nweak");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let mut config = config(forward(), vec![weak, target(echo)], Attributes::default());
+    let group = config.target_groups.get_mut("all").unwrap();
+    group.health_check = HealthCheck {
+        path: "/health".to_owned(),
+        interval_s: 5,
+        timeout_s: 2,
+        healthy_threshold: 2,
+        unhealthy_threshold: 2,
+        ..HealthCheck::default()
+    };
+    let address = config.listeners[0].address;
+    let lab = Lab { address, server: Server::start(config, 1, None, [7; 32]).unwrap() };
+    let until = |name: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while lab.server.health("all", weak).name() != name {
+            assert!(std::time::Instant::now() < deadline, "it does not become {name}");
+            thread::yield_now();
+        }
+    };
+    let get = || lab.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    until("healthy");
+    assert!((0..10).any(|_| get().ends_with("weak")));
+    is_well.store(false, Ordering::SeqCst);
+    until("unhealthy");
+    assert!((0..20).all(|_| get().ends_with("GET / HTTP/1.1")));
+    assert_eq!(lab.server.health("all", weak).reason().unwrap().code, "Target.ResponseCodeMismatch");
+    is_well.store(true, Ordering::SeqCst);
+    until("healthy");
+    assert!((0..10).any(|_| get().ends_with("weak")));
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused() {
+    let mut config = config(forward(), Vec::new(), Attributes::default());
+    config.listeners[0].protocol = Protocol::Https;
+    let refused = Server::start(config, 1, None, [7; 32]).err().unwrap().to_string();
+    assert!(refused.contains("HTTPS"), "{refused}");
 }

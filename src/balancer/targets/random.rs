@@ -11,14 +11,24 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03)
     }
 
-    /// A number below `end`, all equally likely; 0 if `end` is 0.
-    pub fn below(&mut self, end: u32) -> u32 {
+    /// Another one, for another use.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.draw())
+    }
+
+    /// All 64 bits of it.
+    pub fn draw(&mut self) -> u64 {
         self.0 = if self.0 == 0 { 1 } else { self.0 };
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `end`, all equally likely; 0 if `end` is 0.
+    pub fn below(&mut self, end: u32) -> u32 {
         // The high half is the better one.
-        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let high = self.draw() >> 32;
         u32::try_from((high * u64::from(end)) >> 32).unwrap_or(0)
     }
 }

@@ -1,0 +1,209 @@
+//! Health checks: asks targets, and says how they stand.
+//!
+//! ```text
+//! Schedule ─▶ due ─▶ probe ─▶ Passed / Failed ─▶ State::next ─▶ Group::set_standing
+//! ```
+//!
+//! One thread has all states. It does not check over TLS yet, which [`crate::server::Server`] refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use types::{Clock as _, SystemClock};
+
+use crate::config::{HealthCheck, Target, TargetGroup};
+use crate::health::{Event, Failure, Matcher, Schedule, State, Thresholds};
+use crate::routes::Plan;
+
+/// The most that is read of an answer to find its status.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// A target in a group.
+type Key = (String, SocketAddr);
+type States = Arc<Mutex<BTreeMap<Key, State>>>;
+
+/// Who checks. It ends when this is dropped.
+pub(crate) struct Checks {
+    plans: Option<UnboundedSender<Arc<Plan>>>,
+    states: States,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checks {
+    /// Begins to check a plan's targets.
+    pub(crate) fn begin(plan: Arc<Plan>) -> io::Result<Self> {
+        let (plans, inbox) = unbounded_channel();
+        let states = States::default();
+        let mut owner = Owner { plan, schedules: BTreeMap::new(), states: Arc::clone(&states) };
+        owner.follow();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || runtime.block_on(owner.work(inbox));
+        let thread = thread::Builder::new().name("checks".to_owned()).spawn(work)?;
+        Ok(Self { plans: Some(plans), states, thread: Some(thread) })
+    }
+
+    /// Checks this plan's targets from now on.
+    pub(crate) fn follow(&self, plan: Arc<Plan>) {
+        // It ends with this only.
+        let _ = self.plans.as_ref().map(|plans| plans.send(plan));
+    }
+
+    /// The health of a target of a group.
+    pub(crate) fn state(&self, group: &str, target: SocketAddr) -> State {
+        locked(&self.states).get(&(group.to_owned(), target)).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.plans = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Owner {
+    plan: Arc<Plan>,
+    schedules: BTreeMap<String, Schedule<SocketAddr>>,
+    states: States,
+}
+
+impl Owner {
+    async fn work(mut self, mut plans: UnboundedReceiver<Arc<Plan>>) {
+        let mut probes = JoinSet::new();
+        loop {
+            self.begin_due(&mut probes);
+            let next = self.schedules.values().filter_map(Schedule::next_due).min();
+            let wait = next.map_or(Duration::MAX, |next| next.since(SystemClock.now()));
+            tokio::select! {
+                plan = plans.recv() => match plan {
+                    Some(plan) => {
+                        self.plan = plan;
+                        self.follow();
+                    }
+                    None => return,
+                },
+                Some(Ok((key, event))) = probes.join_next() => self.note(&key, event),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Begins to check targets that are new, and no more those that have gone.
+    fn follow(&mut self) {
+        let now = SystemClock.now();
+        let mut there = BTreeSet::new();
+        self.schedules.retain(|name, _| self.plan.config.target_groups.contains_key(name));
+        for (name, group) in &self.plan.config.target_groups {
+            let interval = Duration::from_secs(group.health_check.interval_s.into());
+            // A schedule keeps its interval: another one begins anew.
+            let schedule = self.schedules.entry(name.clone()).or_insert_with(|| Schedule::new(interval));
+            if schedule.interval() != interval {
+                *schedule = Schedule::new(interval);
+            }
+            for target in &group.targets {
+                schedule.add(address(target), now);
+                there.insert((name.clone(), address(target)));
+            }
+        }
+        let gone: Vec<Key> =
+            locked(&self.states).keys().filter(|key| !there.contains(*key)).cloned().collect();
+        for (name, target) in &gone {
+            if let Some(schedule) = self.schedules.get_mut(name) {
+                schedule.remove(target);
+            }
+            locked(&self.states).remove(&(name.clone(), *target));
+        }
+        there.iter().for_each(|key| self.note(key, Event::Registered));
+    }
+
+    fn begin_due(&mut self, probes: &mut JoinSet<(Key, Event)>) {
+        let now = SystemClock.now();
+        let mut due = Vec::new();
+        for (name, schedule) in &mut self.schedules {
+            due.extend(std::iter::from_fn(|| schedule.due(now)).map(|target| (name.clone(), target)));
+        }
+        for key in due {
+            let Some(group) = self.plan.config.target_groups.get(&key.0) else { continue };
+            let check = group.health_check.clone();
+            self.note(&key, Event::CheckBegins);
+            probes.spawn(async move {
+                let event = check_target(key.1, &check).await;
+                (key, event)
+            });
+        }
+    }
+
+    /// What an event makes of a target's health, and of its standing.
+    fn note(&self, key: &Key, event: Event) {
+        let (name, target) = key;
+        let (Some(config), Some(group)) =
+            (self.plan.config.target_groups.get(name), self.plan.groups().get(name))
+        else {
+            return;
+        };
+        let mut states = locked(&self.states);
+        let before = states.get(key).copied().unwrap_or_default();
+        // An answer may come when its target has gone; one that is registered stays so.
+        let Ok(after) = before.next(event, thresholds(config)) else { return };
+        states.insert(key.clone(), after);
+        let members = group.members().iter().filter(|member| address(&member.target) == *target);
+        members.for_each(|member| group.set_standing(member, after.standing(), SystemClock.now()));
+    }
+}
+
+fn locked(states: &States) -> std::sync::MutexGuard<'_, BTreeMap<Key, State>> {
+    states.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn address(target: &Target) -> SocketAddr {
+    SocketAddr::new(target.ip, target.port)
+}
+
+fn thresholds(group: &TargetGroup) -> Thresholds {
+    let check = &group.health_check;
+    Thresholds { healthy: check.healthy_threshold, unhealthy: check.unhealthy_threshold }
+}
+
+async fn check_target(target: SocketAddr, check: &HealthCheck) -> Event {
+    let Ok(matcher) = Matcher::http(&check.matcher) else { return Event::Failed(Failure::Internal) };
+    let asked = SocketAddr::new(target.ip(), check.port.unwrap_or(target.port()));
+    let time = Duration::from_secs(check.timeout_s.into());
+    match timeout(time, status_of(asked, &check.path)).await {
+        Ok(Ok(status)) if matcher.matches(status) => Event::Passed,
+        Ok(Ok(status)) => Event::Failed(Failure::Code(status)),
+        Ok(Err(_)) => Event::Failed(Failure::Connection),
+        Err(_) => Event::Failed(Failure::Timeout),
+    }
+}
+
+/// The status that a target answers with.
+async fn status_of(target: SocketAddr, path: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(target).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\nUser-Agent: ELB-HealthChecker/2.0\r\nAccept-Encoding: gzip, compressed\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    loop {
+        if let Some(end) = crate::http1::end_of_head(&answer, 0) {
+            let mut response = crate::http1::Response::default();
+            let parsed = response.parse(&answer[..end], false);
+            return parsed.map(|()| response.status).map_err(|_| io::ErrorKind::InvalidData.into());
+        }
+        if answer.len() > ANSWER_BYTES_MAX || stream.read_buf(&mut answer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A load balancer that runs: its workers, and what they are told.
+//!
+//! Each worker has sockets of its own at the addresses of all listeners, and the kernel shares connections out among them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
+
+use crate::checks::Checks;
+use crate::config::{ConfigError, LoadBalancer, Protocol};
+use crate::health::State;
+use crate::proxy::{Order, Worker};
+use crate::routes::Plan;
+use crate::targets::{Random, TagKey};
+
+/// Connections that wait to be accepted, for each worker.
+const BACKLOG: i32 = 4096;
+
+/// Why a load balancer does not run, or not as it is to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("the configuration")]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("{place} is HTTPS, which is not there yet")]
+    Https { place: String },
+    #[error("targets cannot be checked")]
+    Checks { source: io::Error },
+    #[error("no worker can be had: io_uring of Linux 6.1 or later is needed")]
+    Worker { source: io::Error },
+    #[error("listeners are those that there were at the start: {address} comes or goes with another process")]
+    Listeners { address: SocketAddr },
+}
+
+/// A load balancer. It ends when it is dropped, and what is under way on its connections with it.
+pub struct Server {
+    plan: Arc<Plan>,
+    key: TagKey,
+    zone: Option<String>,
+    checks: Checks,
+    workers: Vec<Running>,
+}
+
+struct Running {
+    orders: Sender<Order>,
+    event: Arc<EventFd>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    fn tell(&self, order: Order) {
+        // One that has failed hears nothing; whoever waits for it learns why.
+        if self.orders.send(order).is_ok() {
+            let _ = self.event.write(1);
+        }
+    }
+}
+
+impl Server {
+    /// Begins to serve, on so many threads. `secret` is what stickiness cookies are made with.
+    ///
+    /// # Errors
+    /// [`ServerError`]; then nothing is served.
+    pub fn start(
+        config: LoadBalancer,
+        workers: usize,
+        zone: Option<String>,
+        secret: [u8; 32],
+    ) -> Result<Self, ServerError> {
+        let key = TagKey::new(secret);
+        refuse_https(&config)?;
+        let plan = Arc::new(Plan::new(config, zone.as_deref(), &key, None)?);
+        let checks = Checks::begin(Arc::clone(&plan)).map_err(|source| ServerError::Checks { source })?;
+        let seed = secret.iter().fold(0_u64, |seed, byte| seed.rotate_left(7) ^ u64::from(*byte));
+        let mut random = Random::new(seed);
+        let mut server = Self { plan: Arc::clone(&plan), key, zone, checks, workers: Vec::new() };
+        // All listen before any is served, so that what cannot be had is told before anybody was answered.
+        let listeners = (0..workers.max(1)).map(|_| {
+            plan.config
+                .listeners
+                .iter()
+                .map(|listener| listen_on(listener.address))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        for listeners in listeners.collect::<Result<Vec<_>, _>>()? {
+            server.workers.push(begin(listeners, Arc::clone(&plan), random.fork())?);
+        }
+        Ok(server)
+    }
+
+    /// Requests that come from now on are served so; those under way end as they began.
+    ///
+    /// # Errors
+    /// [`ServerError`]; then all is as it was.
+    pub fn replace(&mut self, config: LoadBalancer) -> Result<(), ServerError> {
+        refuse_https(&config)?;
+        let plan = Plan::new(config, self.zone.as_deref(), &self.key, Some(&self.plan))?;
+        let addresses = |plan: &Plan| plan.config.listeners.iter().map(|listener| listener.address).collect();
+        let (old, new): (Vec<SocketAddr>, Vec<SocketAddr>) = (addresses(&self.plan), addresses(&plan));
+        if let Some(address) =
+            old.iter().chain(&new).find(|address| old.contains(address) != new.contains(address))
+        {
+            return Err(ServerError::Listeners { address: *address });
+        }
+        self.plan = Arc::new(plan);
+        self.checks.follow(Arc::clone(&self.plan));
+        for worker in &self.workers {
+            worker.tell(Order::Follow(Arc::clone(&self.plan)));
+        }
+        Ok(())
+    }
+
+    /// The health of a target of a group.
+    pub fn health(&self, group: &str, target: SocketAddr) -> State {
+        self.checks.state(group, target)
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// A worker has ended by itself, which none should.
+    pub fn has_failed(&self) -> bool {
+        self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.workers.iter().for_each(|worker| worker.tell(Order::End));
+        for worker in self.workers.drain(..) {
+            // A worker's panic was printed.
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+fn begin(listeners: Vec<TcpListener>, plan: Arc<Plan>, random: Random) -> Result<Running, ServerError> {
+    let failed = |source| ServerError::Worker { source };
+    let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+    let event = Arc::new(event.map_err(|error| failed(error.into()))?);
+    let (orders, inbox) = channel();
+    let (tell, told) = channel();
+    let its = Arc::clone(&event);
+    // A ring belongs to the thread that made it.
+    let work = move || match Worker::new(listeners, plan, inbox, random) {
+        Ok(mut worker) => {
+            let _ = tell.send(Ok(()));
+            worker.run(&its)
+        }
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            Ok(())
+        }
+    };
+    let thread = thread::Builder::new().name("worker".to_owned()).spawn(work).map_err(failed)?;
+    match told.recv() {
+        Ok(Ok(())) => Ok(Running { orders, event, thread }),
+        Ok(Err(source)) => Err(failed(source)),
+        Err(_) => Err(failed(io::Error::other("it ended at once"))),
+    }
+}
+
+fn refuse_https(config: &LoadBalancer) -> Result<(), ServerError> {
+    let listeners = config
+        .listeners
+        .iter()
+        .map(|listener| (format!("the listener {}", listener.address), listener.protocol));
+    let groups = config.target_groups.iter().flat_map(|(name, group)| {
+        let check = (format!("the health check of {name}"), group.health_check.protocol);
+        [(format!("the target group {name}"), group.protocol), check]
+    });
+    match listeners.chain(groups).find(|(_, protocol)| *protocol == Protocol::Https) {
+        Some((place, _)) => Err(ServerError::Https { place }),
+        None => Ok(()),
+    }
+}
+
+fn listen_on(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let open = || -> nix::Result<OwnedFd> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let descriptor = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&descriptor, sockopt::ReuseAddr, &true)?;
+        setsockopt(&descriptor, sockopt::ReusePort, &true)?;
+        if address.is_ipv6() {
+            setsockopt(&descriptor, sockopt::Ipv6V6Only, &true)?;
+        }
+        bind(std::os::fd::AsRawFd::as_raw_fd(&descriptor), &SockaddrStorage::from(address))?;
+        listen(&descriptor, Backlog::new(BACKLOG)?)?;
+        Ok(descriptor)
+    };
+    open().map(TcpListener::from).map_err(|error| ServerError::Listen { address, source: error.into() })
+}
