@@ -16,6 +16,8 @@
 //! [`Standalone`] puts the parts together for one instance without a cloud. The parts are [`Namespace`], [`Tap`], [`Uplink`], and the
 //! services [`dhcp`], [`dns`] and [`publish`].
 //!
+//! [`capture`] is about frames that passed: what they are, and files of them.
+//!
 //! A VPC of many interfaces is a [`Fabric`], which enforces a [`policy`]: groups, ACLs and route tables. An [`InternetGateway`] gives it public
 //! addresses, a [`NatGateway`] lends its own.
 //!
@@ -32,6 +34,7 @@
 #![deny(unsafe_code)]
 
 mod bound;
+pub mod capture;
 pub mod dhcp;
 pub mod dns;
 mod error;

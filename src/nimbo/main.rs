@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo serve` | the API of a region |
+//! | `nimbo capture`, `nimbo impair` | packets as they pass, and links made worse |
 //! | `nimbo coverage` | what of AWS's API that serves |
 //! | `nimbo status` | what it is, and what there is |
 //! | `nimbo console`, `nimbo logs`, `nimbo ssh` | a guest's console, what it wrote there, a shell in it |
@@ -21,6 +22,7 @@
 mod account;
 mod boot_source;
 mod cache;
+mod capture;
 mod checkout;
 mod client;
 mod completions;
@@ -32,9 +34,12 @@ mod env;
 mod failure;
 mod host;
 mod image;
+mod impair;
+mod interfaces;
 mod logs;
 mod microvm;
 mod progress;
+mod quantity;
 mod run;
 mod serve;
 mod signals;
@@ -92,6 +97,10 @@ enum Command {
     Logs(logs::Args),
     /// Logs in to an instance
     Ssh(ssh::Args),
+    /// Shows the packets of an instance, or writes them to a file
+    Capture(capture::Args),
+    /// Makes the links of an instance slower, later, or lossy
+    Impair(impair::Args),
     /// Tells which operations of AWS are served
     Coverage(coverage::Args),
     /// Prints what to export for the AWS CLI, boto3, Terraform and Ansible
@@ -135,6 +144,8 @@ fn main() -> ExitCode {
             Command::Console(args) => console::main(&args),
             Command::Logs(args) => logs::main(&args),
             Command::Ssh(args) => ssh::main(&args),
+            Command::Capture(args) => capture::main(&args),
+            Command::Impair(args) => impair::main(&args),
             Command::Coverage(args) => coverage::main(&args),
             Command::Env(args) => env::main(&args),
             Command::Account(command) => account::main(&command),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use types::{ByteSize, MacAddress};
 
 use crate::virtio::DeviceKind;
+pub use crate::virtio::net::{CaptureStatus, Impairment, Impairments};
 
 /// The id of a device, which its owner chose: 1 to 64 of `a-z A-Z 0-9 . _ -`, so that it stands in a path as it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -176,6 +177,30 @@ pub struct InterfaceSpec {
     /// 68 to 65535, told to the guest; none leaves the choice to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+}
+
+/// `GET /v1/interfaces`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interfaces {
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// A network interface, and what is done to its frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub id: DeviceId,
+    pub mac: MacAddress,
+    pub captures: Vec<CaptureStatus>,
+    pub impairments: Impairments,
+}
+
+/// `POST /v1/interfaces/{id}/captures`, with one descriptor: a Unix socket of packets, whose other end is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureSpec {
+    /// How many bytes of each frame are of interest; all of them if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
 }
 
 /// `GET /v1/balloon`

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use super::api::{
-    BalloonStatus, BalloonTarget, Counters, DeviceId, DeviceStatus, DiskSpec, InterfaceSpec, MachineState,
-    MachineStatus,
+    BalloonStatus, BalloonTarget, CaptureSpec, CaptureStatus, Counters, DeviceId, DeviceStatus, DiskSpec,
+    Impairments, InterfaceSpec, InterfaceStatus, MachineState, MachineStatus,
 };
 use crate::virtio::DeviceKind;
 
@@ -77,6 +77,27 @@ pub trait Operations {
         taps: Vec<OwnedFd>,
     ) -> Result<DeviceStatus, OperationError>;
 
+    /// The network interfaces, and what is done to their frames.
+    fn interfaces(&self) -> Vec<InterfaceStatus>;
+
+    /// Has the frames of an interface pass as over such a link. `impairments` are in their ranges.
+    ///
+    /// # Errors
+    /// [`OperationError::NoDevice`].
+    fn impair(&mut self, id: &DeviceId, impairments: Impairments) -> Result<InterfaceStatus, OperationError>;
+
+    /// Has the frames of an interface shown to who is at the other end of `socket`.
+    ///
+    /// # Errors
+    /// [`OperationError::NoDevice`], [`OperationError::TooManyCaptures`], [`OperationError::Invalid`] when it is no socket of
+    /// packets.
+    fn capture(
+        &mut self,
+        id: &DeviceId,
+        spec: CaptureSpec,
+        socket: OwnedFd,
+    ) -> Result<CaptureStatus, OperationError>;
+
     /// Unplugs the device `id` if it is of `kind`. Asked twice, the guest is asked twice.
     ///
     /// # Errors
@@ -131,6 +152,8 @@ pub enum OperationError {
     NotRemovable { id: DeviceId },
     #[error("all {slots} slots are in use: unplug a device first")]
     NoSlot { slots: usize },
+    #[error("{max} captures of interface {id} are under way: end one first")]
+    TooManyCaptures { id: DeviceId, max: usize },
     #[error("cannot {operation} a machine that is {state}")]
     WrongState { operation: &'static str, state: MachineState },
     #[error("{member}: {reason}")]
@@ -151,6 +174,7 @@ impl OperationError {
             OperationError::NotDisconnected { .. } => (409, "not_disconnected"),
             OperationError::NotRemovable { .. } => (409, "not_removable"),
             OperationError::NoSlot { .. } => (409, "no_slot"),
+            OperationError::TooManyCaptures { .. } => (409, "too_many_captures"),
             OperationError::WrongState { .. } => (409, "wrong_state"),
             OperationError::Invalid { .. } => (400, "invalid"),
             OperationError::Descriptors { .. } => (400, "descriptors"),

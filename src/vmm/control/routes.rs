@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::api::{DeviceId, Devices, DiskSpec, InterfaceSpec, Nothing, Version};
+use super::api::{
+    CaptureSpec, DeviceId, Devices, DiskSpec, Impairments, InterfaceSpec, Interfaces, Nothing, Version,
+};
 use super::operations::{OperationError, Operations, Removal, Removed};
 use super::request::Request;
 use super::response::Response;
@@ -93,8 +95,10 @@ fn carry_out(
     let Some(route) = path.strip_prefix("/v1/") else { return Err(Denied::NoSuchPath) };
     let segments: Vec<&str> = route.split('/').collect();
     let descriptors = std::mem::take(&mut request.descriptors);
-    let takes_descriptors =
-        matches!((&*request.method, &*segments), ("POST", ["disks" | "interfaces"]) | ("PUT", ["disks", _]));
+    let takes_descriptors = matches!(
+        (&*request.method, &*segments),
+        ("POST", ["disks" | "interfaces"] | ["interfaces", _, "captures"]) | ("PUT", ["disks", _])
+    );
     if !descriptors.is_empty() && !takes_descriptors {
         return Err(
             OperationError::Descriptors { expected: "no descriptor", received: descriptors.len() }.into()
@@ -113,7 +117,12 @@ fn carry_out(
         ["disks"] => post(&request, |spec| add_disk(spec, descriptors, operations)),
         ["disks", id] if request.method == "PUT" => reconnect(&request, id, descriptors, operations),
         ["disks", id] => remove(&request, DeviceKind::Block, id, "DELETE, PUT", operations),
-        ["interfaces"] => post(&request, |spec| add_interface(spec, descriptors, operations)),
+        ["interfaces"] if request.method == "POST" => {
+            post(&request, |spec| add_interface(spec, descriptors, operations))
+        }
+        ["interfaces"] => interfaces(&request, operations),
+        ["interfaces", id, "captures"] => post(&request, |spec| capture(spec, id, descriptors, operations)),
+        ["interfaces", id, "impairments"] => impair(&request, id, operations),
         ["interfaces", id] => remove(&request, DeviceKind::Net, id, "DELETE", operations),
         ["balloon"] => balloon(&request, operations),
         ["console"] => return attach_console(&request, console),
@@ -199,6 +208,42 @@ fn add_interface(
         return Err(OperationError::Descriptors { expected, received: 0 }.into());
     }
     created(&operations.add_interface(spec, taps)?)
+}
+
+fn interfaces(request: &Request, operations: &dyn Operations) -> Result<Response, Denied> {
+    if !matches!(&*request.method, "GET" | "HEAD") {
+        return Err(Denied::Method { allowed: "GET, HEAD, POST" });
+    }
+    get(request, || Ok(Response::json(200, &Interfaces { interfaces: operations.interfaces() })))
+}
+
+fn capture(
+    spec: CaptureSpec,
+    id: &str,
+    descriptors: Vec<OwnedFd>,
+    operations: &mut dyn Operations,
+) -> Result<Response, Denied> {
+    let id: DeviceId = id.parse().map_err(|_| Denied::NoSuchPath)?;
+    let received = descriptors.len();
+    let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
+        .map_err(|_| OperationError::Descriptors { expected: "one descriptor, a socket,", received })?;
+    Ok(Response::json(201, &operations.capture(&id, spec, socket)?))
+}
+
+fn impair(request: &Request, id: &str, operations: &mut dyn Operations) -> Result<Response, Denied> {
+    if request.method != "PUT" {
+        return Err(Denied::Method { allowed: "PUT" });
+    }
+    Query::of(request)?.end()?;
+    let impairments: Impairments = body(request)?;
+    for impairment in [&impairments.inbound, &impairments.outbound].into_iter().flatten() {
+        impairment.check().map_err(|wrong| OperationError::Invalid {
+            member: wrong.member,
+            reason: format!("expected {}", wrong.expected),
+        })?;
+    }
+    let id: DeviceId = id.parse().map_err(|_| Denied::NoSuchPath)?;
+    Ok(Response::json(200, &operations.impair(&id, impairments)?))
 }
 
 fn created(status: &super::api::DeviceStatus) -> Result<Response, Denied> {

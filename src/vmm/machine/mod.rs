@@ -36,6 +36,7 @@ use crate::memory::{self, Backing, Memory, MemoryError};
 use crate::pci::Slot;
 use crate::platform::{Request, SerialPort};
 pub use crate::virtio::pci::DriverState;
+use crate::virtio::net::Net;
 use crate::virtio::pci::{DeviceUnit, TransportError};
 use crate::virtio::worker::WorkerThread;
 use crate::virtio::{DeviceKind, DeviceParts, ReconnectError};
@@ -459,6 +460,11 @@ impl Machine {
         let device = self.devices.get(id).ok_or_else(|| MachineError::NoDevice { id: id.into() })?;
         let reconnected = device.unit.device.reconnect(stream);
         reconnected.map_err(|source| MachineError::Reconnect { id: id.into(), source })
+    }
+
+    /// The network interfaces, with their ids.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&str, &Net)> {
+        self.devices.iter().filter_map(|(id, device)| Some((id.as_str(), device.unit.device.as_net()?)))
     }
 
     /// The serial port, for whoever types.

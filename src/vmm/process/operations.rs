@@ -15,8 +15,9 @@ use volume::{RawFile, RawOptions};
 
 use super::{Disk, Interface, ProcessError, Served, disk_parts, interface_parts};
 use crate::control::api::{
-    BalloonStatus, BalloonTarget, Counters, DeviceCounters, DeviceId, DeviceState, DeviceStatus, DiskSpec,
-    EventKind, InterfaceSpec, MachineState, MachineStatus, VcpuCounters,
+    BalloonStatus, BalloonTarget, CaptureSpec, CaptureStatus, Counters, DeviceCounters, DeviceId,
+    DeviceState, DeviceStatus, DiskSpec, EventKind, Impairments, InterfaceSpec, InterfaceStatus,
+    MachineState, MachineStatus, VcpuCounters,
 };
 use crate::control::operations::{OperationError, Operations, Removal, Removed};
 use crate::control::{EventLog, ProcessMemoryFile};
@@ -24,6 +25,7 @@ use crate::cpu::CpuCounts;
 use crate::machine::{self, DriverState, Machine, MachineError, MachineEvent};
 use crate::memory::Backing;
 use crate::virtio::balloon::Balloon;
+use crate::virtio::net::{CaptureError, Net};
 use crate::virtio::vhost_user::RemoteDisk;
 use crate::virtio::{DeviceKind, DeviceParts, ReconnectError};
 
@@ -125,6 +127,12 @@ impl Owned {
     fn find(&self, id: &DeviceId) -> Result<DeviceStatus, OperationError> {
         let found = self.devices().into_iter().find(|device| device.id == *id);
         found.ok_or_else(|| OperationError::NoDevice { id: id.clone() })
+    }
+
+    fn interface(&self, id: &DeviceId) -> Result<&Net, OperationError> {
+        let mut interfaces = self.machine.interfaces();
+        let found = interfaces.find(|(known, _)| *known == id.as_str());
+        found.map(|(_, net)| net).ok_or_else(|| OperationError::NoDevice { id: id.clone() })
     }
 
     /// A disk that whoever is at the other end of a socket serves.
@@ -301,6 +309,34 @@ impl Operations for Owned {
         self.plug("add the interface", &id, parts)
     }
 
+    fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let statuses = self.machine.interfaces();
+        statuses.filter_map(|(id, net)| Some(interface_status(id.parse().ok()?, net))).collect()
+    }
+
+    fn impair(&mut self, id: &DeviceId, impairments: Impairments) -> Result<InterfaceStatus, OperationError> {
+        let net = self.interface(id)?;
+        net.impair(impairments);
+        Ok(interface_status(id.clone(), net))
+    }
+
+    fn capture(
+        &mut self,
+        id: &DeviceId,
+        spec: CaptureSpec,
+        socket: OwnedFd,
+    ) -> Result<CaptureStatus, OperationError> {
+        let all = usize::MAX;
+        let snaplen = spec.snaplen.map_or(all, |bytes| usize::try_from(bytes).unwrap_or(all));
+        self.interface(id)?.capture(socket, snaplen).map_err(|error| match error {
+            CaptureError::TooMany { max } => OperationError::TooManyCaptures { id: id.clone(), max },
+            CaptureError::NotPackets => {
+                OperationError::Invalid { member: "socket", reason: error.to_string() }
+            }
+            error @ CaptureError::SetUp { .. } => host("capture")(error),
+        })
+    }
+
     fn remove_device(
         &mut self,
         kind: DeviceKind,
@@ -356,6 +392,10 @@ fn here(spec: DiskSpec, file: File) -> Result<Served, OperationError> {
         .map_err(|error| OperationError::Invalid { member: "disk", reason: chain(&error) })?;
     let serial = spec.serial.unwrap_or_else(|| spec.id.to_string());
     Ok(Served::Here { serial, backend: Arc::new(raw) })
+}
+
+fn interface_status(id: DeviceId, net: &Net) -> InterfaceStatus {
+    InterfaceStatus { id, mac: net.mac(), captures: net.captures(), impairments: net.impairments() }
 }
 
 fn vcpu_counters(index: u8, counts: CpuCounts) -> VcpuCounters {

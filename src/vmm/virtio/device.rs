@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use super::net::Net;
 use super::{ActiveQueue, DeviceSignals, QueueError};
 use crate::memory::Memory;
 use crate::poll::Token;
@@ -77,6 +78,11 @@ pub trait VirtioDevice: Send + Sync {
     /// [`ReconnectError`]
     fn reconnect(&self, _stream: UnixStream) -> Result<(), ReconnectError> {
         Err(ReconnectError::Served)
+    }
+
+    /// The device as a network interface, if it is one.
+    fn as_net(&self) -> Option<&Net> {
+        None
     }
 
     /// Bytes, operations, errors and latency so far, for the control socket.

@@ -27,6 +27,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct FakeMachine {
     pub(super) state: MachineState,
     pub(super) devices: Vec<DeviceStatus>,
+    interface: InterfaceStatus,
     balloon: BalloonStatus,
     events: Arc<EventLog>,
     /// What the disks that were plugged in hold.
@@ -42,10 +43,17 @@ impl FakeMachine {
             pci_address: "0000:00:01.0".to_owned(),
             removable: false,
         };
+        let interface = InterfaceStatus {
+            id: "net0".parse().unwrap(),
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            captures: Vec::new(),
+            impairments: Impairments::default(),
+        };
         let gib = |count| ByteSize::from_gib(count).unwrap();
         FakeMachine {
             state: MachineState::Running,
             devices: vec![root],
+            interface,
             balloon: BalloonStatus { target_bytes: gib(0), actual_bytes: gib(0) },
             events,
             contents: Arc::default(),
@@ -172,6 +180,38 @@ impl Operations for FakeMachine {
     ) -> Result<DeviceStatus, OperationError> {
         self.contents.lock().unwrap().push(format!("{} {} taps", spec.mac, taps.len()));
         self.plug(spec.id, DeviceKind::Net)
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceStatus> {
+        vec![self.interface.clone()]
+    }
+
+    fn impair(&mut self, id: &DeviceId, impairments: Impairments) -> Result<InterfaceStatus, OperationError> {
+        if *id != self.interface.id {
+            return Err(OperationError::NoDevice { id: id.clone() });
+        }
+        self.interface.impairments = impairments;
+        Ok(self.interface.clone())
+    }
+
+    fn capture(
+        &mut self,
+        id: &DeviceId,
+        spec: CaptureSpec,
+        socket: OwnedFd,
+    ) -> Result<CaptureStatus, OperationError> {
+        if *id != self.interface.id {
+            return Err(OperationError::NoDevice { id: id.clone() });
+        }
+        // A packet of a frame of four bytes.
+        let mut packet = [0; 20];
+        packet[8] = 4;
+        packet[16..].copy_from_slice(b"ping");
+        let length = spec.snaplen.map_or(packet.len(), |snaplen| 16 + usize::try_from(snaplen).unwrap());
+        File::from(socket).write_all(&packet[..length]).unwrap();
+        let status = CaptureStatus { id: 1, captured: 1, dropped: 0 };
+        self.interface.captures.push(status.clone());
+        Ok(status)
     }
 
     fn remove_device(

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 use types::MacAddress;
 
+use super::experiments::{Experiments, Passage};
 use super::handler::NetHandler;
-use super::{CONTROL_QUEUE_SIZE, QUEUE_SIZE, Tap, TapError, feature};
+use super::{
+    CONTROL_QUEUE_SIZE, CaptureError, CaptureStatus, Impairments, QUEUE_SIZE, Tap, TapError, feature,
+};
 use crate::virtio::{
     AttachedSignals, Counter, DeviceKind, DeviceParts, DeviceSignals, VirtioDevice, WorkerPart,
 };
@@ -36,6 +39,7 @@ pub struct Net {
     queue_sizes: Vec<u16>,
     is_up: AtomicBool,
     pairs: Vec<Arc<PairCounters>>,
+    experiments: Arc<Experiments>,
     signals: AttachedSignals,
 }
 
@@ -55,6 +59,14 @@ pub(super) struct DirectionCounters {
     pub(super) errors: Counter,
     /// Lost because there was no place.
     pub(super) dropped: Counter,
+    /// Shown to captures.
+    pub(super) captured: Counter,
+    /// Not shown, because a capture's reader was too slow.
+    pub(super) capture_dropped: Counter,
+    /// Put onto an impaired line.
+    pub(super) delayed: Counter,
+    /// Lost there.
+    pub(super) impairment_dropped: Counter,
 }
 
 impl DirectionCounters {
@@ -81,19 +93,23 @@ impl Net {
         let control = 2 * pair_count;
         let mut queue_sizes = vec![QUEUE_SIZE; usize::from(control)];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
+        let no_events = |source| TapError::Events { source };
+        let experiments = Arc::new(Experiments::new(pair_count).map_err(no_events)?);
         let mut workers = Vec::new();
         let mut pairs = Vec::new();
         for pair in 0..pair_count {
             let counters = Arc::new(PairCounters::default());
             let mut queues = vec![2 * pair, 2 * pair + 1];
             queues.extend((pair == 0).then_some(control));
-            let handler = Box::new(NetHandler::new(taps.clone(), usize::from(pair), mtu, counters.clone()));
+            let index = usize::from(pair);
+            let passage = Passage::new(experiments.clone(), index, counters.clone()).map_err(no_events)?;
+            let handler = Box::new(NetHandler::new(taps.clone(), index, mtu, counters.clone(), passage));
             workers.push(WorkerPart { name: format!("{name}-q{pair}"), queues, handler });
             pairs.push(counters);
         }
         let is_up = AtomicBool::new(true);
-        let device =
-            Arc::new(Net { mac, mtu, queue_sizes, is_up, pairs, signals: AttachedSignals::default() });
+        let signals = AttachedSignals::default();
+        let device = Arc::new(Net { mac, mtu, queue_sizes, is_up, pairs, experiments, signals });
         Ok((device.clone(), DeviceParts { device, workers }))
     }
 
@@ -107,6 +123,33 @@ impl Net {
 
     pub fn is_link_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
+    }
+
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// Has frames shown to who is at the other end of `socket`, the first `snaplen` bytes of each, until that is closed: each is a packet, a
+    /// [`Record`](super::Record) and the frame.
+    ///
+    /// # Errors
+    /// [`CaptureError`]
+    pub fn capture(&self, socket: OwnedFd, snaplen: usize) -> Result<CaptureStatus, CaptureError> {
+        self.experiments.capture(socket, snaplen)
+    }
+
+    pub fn captures(&self) -> Vec<CaptureStatus> {
+        self.experiments.capture_statuses()
+    }
+
+    /// Has frames pass as over such a link from now on, and what is under way arrive at once. It [has been
+    /// checked](super::Impairment::check).
+    pub fn impair(&self, impairments: Impairments) {
+        self.experiments.impair(impairments);
+    }
+
+    pub fn impairments(&self) -> Impairments {
+        self.experiments.impairments()
     }
 }
 
@@ -146,6 +189,10 @@ impl VirtioDevice for Net {
         self.signals.attach(signals);
     }
 
+    fn as_net(&self) -> Option<&Net> {
+        Some(self)
+    }
+
     fn counters(&self) -> Value {
         let direction = |part: fn(&PairCounters) -> &DirectionCounters| {
             let sum = |counter: fn(&DirectionCounters) -> &Counter| {
@@ -156,6 +203,10 @@ impl VirtioDevice for Net {
                 "bytes": sum(|counters| &counters.bytes),
                 "errors": sum(|counters| &counters.errors),
                 "dropped": sum(|counters| &counters.dropped),
+                "captured": sum(|counters| &counters.captured),
+                "capture_dropped": sum(|counters| &counters.capture_dropped),
+                "delayed": sum(|counters| &counters.delayed),
+                "impairment_dropped": sum(|counters| &counters.impairment_dropped),
             })
         };
         json!({ "receive": direction(|pair| &pair.receive), "transmit": direction(|pair| &pair.transmit) })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::device::PairCounters;
+use super::experiments::Passage;
 use super::receive::Receiver;
 use super::request::{self, Ack, Command, Limits};
 use super::{FRAME_BYTES_MAX, HEADER_BYTES, LINK_HEADER_BYTES, PIECES_MAX, Tap, feature};
@@ -11,6 +12,7 @@ use crate::virtio::worker::WorkerContext;
 use crate::virtio::{Activation, Buffers, DeviceError, QueueHandler, Ring};
 
 const TAP: Token = 0;
+const PASSAGE: Token = 1;
 
 /// Frames that one call transmits before others get their turn.
 const FRAMES_PER_TURN: usize = 64;
@@ -21,6 +23,7 @@ pub(super) struct NetHandler {
     pair: usize,
     mtu: u16,
     counters: Arc<PairCounters>,
+    passage: Passage,
     buffers: Buffers,
     receiver: Option<Receiver>,
     transmit: Option<Ring>,
@@ -33,9 +36,25 @@ struct Control {
 }
 
 impl NetHandler {
-    pub(super) fn new(taps: Arc<[Tap]>, pair: usize, mtu: u16, counters: Arc<PairCounters>) -> Self {
+    pub(super) fn new(
+        taps: Arc<[Tap]>,
+        pair: usize,
+        mtu: u16,
+        counters: Arc<PairCounters>,
+        passage: Passage,
+    ) -> Self {
         let buffers = Buffers::with_capacity(PIECES_MAX);
-        NetHandler { taps, pair, mtu, counters, buffers, receiver: None, transmit: None, control: None }
+        NetHandler {
+            taps,
+            pair,
+            mtu,
+            counters,
+            passage,
+            buffers,
+            receiver: None,
+            transmit: None,
+            control: None,
+        }
     }
 
     fn tap(&self) -> &Tap {
@@ -72,35 +91,39 @@ impl NetHandler {
     }
 
     fn receive(&mut self) -> Result<(), DeviceError> {
+        self.passage.heed();
         match &mut self.receiver {
-            Some(receiver) => receiver.receive(&self.taps[self.pair]),
+            Some(receiver) => self.passage.receive(&self.taps[self.pair], receiver),
             None => Ok(()),
         }
     }
 
     fn transmit(&mut self) -> Result<(), DeviceError> {
+        self.passage.heed();
         let Some(ring) = &mut self.transmit else { return Ok(()) };
         let tap = &self.taps[self.pair];
         ring.suppress_kicks();
+        let mut is_over = false;
         for _ in 0..FRAMES_PER_TURN {
-            let Some(head) = ring.pop_or_allow_kicks()? else { return Ok(()) };
+            let Some(head) = ring.pop_or_allow_kicks()? else {
+                is_over = true;
+                break;
+            };
             ring.gather(head, &mut self.buffers)?;
             if self.buffers.writable_bytes() > 0 {
                 return Err(ring.bad_chain("a frame to send cannot be read by the device"));
             }
             let bytes = usize::try_from(self.buffers.readable_bytes()).unwrap_or(usize::MAX);
-            let bytes = bytes
-                .checked_sub(HEADER_BYTES)
-                .ok_or_else(|| ring.bad_chain("a frame to send is too short for its header"))?;
-            match tap.write(self.buffers.readable()) {
-                Ok(()) => self.counters.transmit.frame(bytes),
-                // A bad header or frame; an interface that is down; a queue that is detached.
-                Err(_) => self.counters.transmit.errors.add(1),
+            if bytes < HEADER_BYTES {
+                return Err(ring.bad_chain("a frame to send is too short for its header"));
             }
+            self.passage.transmit(tap, self.buffers.readable(), bytes);
             ring.put_used(head, 0);
         }
         ring.notify();
-        ring.kick_self();
+        if !self.passage.send_due(tap)? || !is_over {
+            ring.kick_self();
+        }
         Ok(())
     }
 
@@ -164,6 +187,7 @@ impl QueueHandler for NetHandler {
         if self.receiver.is_some() {
             context.watch(self.tap(), TAP, Interest::ReadEdge).map_err(host("watch the tap"))?;
         }
+        self.passage.watch(context, PASSAGE).map_err(host("watch the interface's timer"))?;
         self.resume(context)
     }
 
@@ -175,11 +199,14 @@ impl QueueHandler for NetHandler {
         }
     }
 
-    fn ready(&mut self, _token: Token, _context: &WorkerContext) -> Result<(), DeviceError> {
+    fn ready(&mut self, token: Token, _context: &WorkerContext) -> Result<(), DeviceError> {
+        if token == PASSAGE {
+            self.transmit()?;
+        }
         self.receive()
     }
 
-    /// Nothing is ever in flight between two calls.
+    /// Nothing of the guest's memory is ever in use between two calls.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
@@ -194,5 +221,6 @@ impl QueueHandler for NetHandler {
         (self.receiver, self.transmit, self.control) = (None, None, None);
         // It is not watched when nothing was started.
         let _ = context.unwatch(self.tap());
+        self.passage.stop(context);
     }
 }

@@ -21,18 +21,25 @@
 //! every buffer it adds. A frame for which buffers are missing waits half received, see [`receive`]; nothing is read
 //! from the tap meanwhile, so frames queue up there and the kernel drops what is too much.
 //!
+//! What passes can be captured, and made to pass as over a worse link, while the guest uses it: see [`experiments`].
+//!
 //! Not offered: filters by address or VLAN (the tap delivers what the fabric lets through), RSS, UDP segmentation
 //! (kernels before 6.2 do not have it).
 
+mod capture;
 mod device;
+mod experiments;
 mod handler;
+mod impairment;
 mod receive;
 mod request;
 mod tap;
 #[cfg(test)]
 mod tests;
 
+pub use capture::{CaptureError, CaptureStatus, Direction, Record};
 pub use device::{Net, NetSpec};
+pub use impairment::{Impairment, ImpairmentError, Impairments};
 pub use tap::{Tap, TapError};
 
 /// Feature bits (virtio 1.2, 5.1.3).

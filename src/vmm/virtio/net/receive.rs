@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use volume::IoBuffer;
 
+use super::capture::{Direction, Watchers};
 use super::device::PairCounters;
 use super::{FRAME_BYTES_MAX, HEADER_BYTES, PIECES_MAX, Tap};
 use crate::virtio::{Buffers, DeviceError, Ring};
@@ -29,6 +30,21 @@ const OFFERED_PIECES_MAX: usize = 512;
 
 /// `num_buffers` in the frame's header.
 const CHAINS_OFFSET: usize = 10;
+
+/// Where frames to the guest come from.
+pub(super) trait Source {
+    /// Fills `into` with the next frame and its header, and says how long it is; `None` when there is none for now.
+    ///
+    /// # Errors
+    /// When a frame could not be read.
+    fn next(&mut self, into: &[IoBuffer]) -> io::Result<Option<usize>>;
+}
+
+impl Source for &Tap {
+    fn next(&mut self, into: &[IoBuffer]) -> io::Result<Option<usize>> {
+        self.read(into)
+    }
+}
 
 pub(super) struct Receiver {
     ring: Ring,
@@ -94,8 +110,17 @@ impl Receiver {
         self.wanted_bytes = frame_bytes;
     }
 
-    /// Gives the driver what the tap has, as far as there are chains for it.
-    pub(super) fn receive(&mut self, tap: &Tap) -> Result<(), DeviceError> {
+    /// Has the worker called again for this queue after everything else that waits.
+    pub(super) fn call_again(&self) {
+        self.ring.kick_self();
+    }
+
+    /// Gives the driver what the source has, as far as there are chains for it, and shows it to `watchers`.
+    pub(super) fn receive(
+        &mut self,
+        source: &mut impl Source,
+        watchers: &mut Watchers,
+    ) -> Result<(), DeviceError> {
         self.ring.suppress_kicks();
         let mut is_over = false;
         for _ in 0..FRAMES_PER_TURN {
@@ -109,7 +134,7 @@ impl Receiver {
                 }
                 return Ok(());
             }
-            let has_frame = if self.frame.spilled.is_empty() { self.read(tap) } else { Some(0) };
+            let has_frame = if self.frame.spilled.is_empty() { self.read(source, watchers) } else { Some(0) };
             let Some(bytes) = has_frame else {
                 is_over = true;
                 break;
@@ -150,30 +175,30 @@ impl Receiver {
     }
 
     /// Reads a frame into what is offered and, beyond that, into the spill; says how long it is.
-    fn read(&mut self, tap: &Tap) -> Option<usize> {
+    fn read(&mut self, source: &mut impl Source, watchers: &mut Watchers) -> Option<usize> {
         // SAFETY: the spill is ours and lives longer than the read; no reference to it is alive meanwhile.
         let spill = unsafe { IoBuffer::new(self.spill.as_mut_ptr(), self.spill.len()) };
         self.pieces.push(spill);
-        let outcome = tap.read(&self.pieces[self.first_piece..]);
-        self.pieces.pop();
-        match outcome {
-            Ok(bytes) if bytes >= HEADER_BYTES => Some(bytes),
-            Ok(_) => None,
-            Err(error) => {
-                // EBADFD: this queue is detached. EIO: the interface is down.
-                let is_idle = error.kind() == io::ErrorKind::WouldBlock
-                    || matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EIO | libc::EINTR));
-                if !is_idle {
-                    self.counters.receive.errors.add(1);
-                }
-                None
-            }
+        let pieces = &self.pieces[self.first_piece..];
+        let bytes = source.next(pieces).unwrap_or_else(|_| {
+            self.counters.receive.errors.add(1);
+            None
+        });
+        if let Some(bytes) = bytes.filter(|bytes| self.takes(*bytes)) {
+            watchers.show(Direction::In, pieces, bytes, &self.counters.receive);
         }
+        self.pieces.pop();
+        bytes
+    }
+
+    /// Whether the driver can be given a frame of `bytes`, now or with more chains.
+    fn takes(&self, bytes: usize) -> bool {
+        self.is_mergeable || bytes <= self.offered_bytes
     }
 
     /// Hands the `bytes` just read to the driver, or, if some of a frame is in the spill, more of those.
     fn deliver(&mut self, bytes: usize) {
-        if !self.is_mergeable && bytes > self.offered_bytes {
+        if !self.takes(bytes) {
             self.counters.receive.dropped.add(1);
             return;
         }

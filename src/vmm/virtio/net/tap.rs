@@ -20,6 +20,8 @@ pub enum TapError {
     QueueCount { count: usize, max: usize },
     #[error("the tap {name} has several queues only if it is made with IFF_MULTI_QUEUE")]
     SingleQueue { name: String },
+    #[error("no descriptor for the interface's events")]
+    Events { source: io::Error },
 }
 
 /// One queue of a tap.
@@ -103,21 +105,33 @@ impl Tap {
         }
     }
 
-    /// Reads one frame with its header into `pieces`; what does not fit is lost.
-    pub(super) fn read(&self, pieces: &[IoBuffer]) -> io::Result<usize> {
+    /// Reads one frame with its header into `pieces`, and says how long it is; what does not fit is lost. `None` when there is none.
+    pub(super) fn read(&self, pieces: &[IoBuffer]) -> io::Result<Option<usize>> {
         let count = libc::c_int::try_from(pieces.len()).map_err(io::Error::other)?;
         // SAFETY: an `IoBuffer` has the form of an iovec and is memory that may be written, by its own contract.
         let length = unsafe { libc::readv(self.fd.as_raw_fd(), pieces.as_ptr().cast(), count) };
-        usize::try_from(length).map_err(|_| io::Error::last_os_error())
+        if let Ok(bytes) = usize::try_from(length) {
+            return Ok((bytes >= HEADER_BYTES).then_some(bytes));
+        }
+        let error = io::Error::last_os_error();
+        // EBADFD: this queue is detached. EIO: the interface is down.
+        let is_idle = error.kind() == io::ErrorKind::WouldBlock
+            || matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EIO | libc::EINTR));
+        if is_idle { Ok(None) } else { Err(error) }
     }
 
     /// Writes the frame with its header in `pieces`.
     pub(super) fn write(&self, pieces: &[IoBuffer]) -> io::Result<()> {
-        let count = libc::c_int::try_from(pieces.len()).map_err(io::Error::other)?;
-        // SAFETY: an `IoBuffer` has the form of an iovec and is memory that may be read, by its own contract.
-        let length = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr().cast(), count) };
-        if length < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        write_pieces(self.fd.as_fd(), pieces)
     }
+}
+
+/// Writes `pieces` by one call: writev(2).
+pub(super) fn write_pieces(to: BorrowedFd<'_>, pieces: &[IoBuffer]) -> io::Result<()> {
+    let count = libc::c_int::try_from(pieces.len()).map_err(io::Error::other)?;
+    // SAFETY: an `IoBuffer` has the form of an iovec and is memory that may be read, by its own contract.
+    let length = unsafe { libc::writev(to.as_raw_fd(), pieces.as_ptr().cast(), count) };
+    if length < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl AsFd for Tap {
