@@ -89,7 +89,9 @@ type Read = (usize, Vec<u8>);
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let is_to_stdout = args.write.as_deref() == Some(Path::new("-"));
     if is_to_stdout && io::stdout().is_terminal() {
-        bail!("a capture is no text, and standard output is a terminal: name a file, or a program to read it");
+        bail!(
+            "a capture is no text, and standard output is a terminal: name a file, or a program to read it"
+        );
     }
     let found = args.place.find(args.target)?;
     // Before the first packet comes, so that none is lost for a file that cannot be made.

@@ -120,9 +120,8 @@ impl Args {
         if self.list || self.clear {
             return Ok(None);
         }
-        let microseconds = |time: Option<Duration>| {
-            u64::try_from(time.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
-        };
+        let microseconds =
+            |time: Option<Duration>| u64::try_from(time.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
         let impairment = Impairment {
             latency_us: microseconds(self.latency),
             jitter_us: microseconds(self.jitter),

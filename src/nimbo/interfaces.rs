@@ -32,7 +32,13 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let instance = || text.parse().map(Target::Instance);
         let interface = |_| text.parse().map(Target::Interface);
-        let expected = |_| format!("expected an instance, {}…, or an interface, {}…", InstanceId::PREFIX, NetworkInterfaceId::PREFIX);
+        let expected = |_| {
+            format!(
+                "expected an instance, {}…, or an interface, {}…",
+                InstanceId::PREFIX,
+                NetworkInterfaceId::PREFIX
+            )
+        };
         instance().or_else(interface).map_err(expected)
     }
 }
@@ -124,7 +130,9 @@ impl Place {
     fn of_instance(&self, instance: InstanceId, attached: &[Attached]) -> anyhow::Result<Option<Found>> {
         let path = self.run.join("instances").join(instance.to_string()).join("control");
         let stream = match socket::connect(&path) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
                 return Ok(None);
             }
             connected => connected.with_context(|| cannot_reach(&path))?,

@@ -42,8 +42,7 @@ pub(crate) fn share_ppm(text: &str) -> Result<u32, String> {
     ppm.filter(|ppm| *ppm <= 1_000_000).ok_or_else(|| "expected a percentage such as 1% or 0.05%".to_owned())
 }
 
-const RATES: [(&str, u64); 4] =
-    [("bit", 1), ("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+const RATES: [(&str, u64); 4] = [("bit", 1), ("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
 
 /// Bits in a second: a number and `bit`, `kbit`, `mbit` or `gbit`.
 ///
@@ -59,7 +58,9 @@ pub(crate) struct Microseconds(pub(crate) u64);
 impl fmt::Display for Microseconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            seconds if seconds > 0 && seconds.is_multiple_of(1_000_000) => write!(f, "{}s", seconds / 1_000_000),
+            seconds if seconds > 0 && seconds.is_multiple_of(1_000_000) => {
+                write!(f, "{}s", seconds / 1_000_000)
+            }
             ms if ms.is_multiple_of(1_000) => write!(f, "{}ms", ms / 1_000),
             us => write!(f, "{us}us"),
         }
@@ -100,9 +101,23 @@ mod tests {
         assert_eq!(us("50ms"), Ok(50_000));
         assert_eq!(us("1.5s"), Ok(1_500_000));
         assert_eq!((us("7us"), us("2m"), us("1H")), (Ok(7), Ok(120_000_000), Ok(3_600_000_000)));
-        assert_eq!((share_ppm("1%"), share_ppm("0.1%"), share_ppm("100%")), (Ok(10_000), Ok(1_000), Ok(1_000_000)));
+        assert_eq!(
+            (share_ppm("1%"), share_ppm("0.1%"), share_ppm("100%")),
+            (Ok(10_000), Ok(1_000), Ok(1_000_000))
+        );
         assert_eq!((rate_bps("10mbit"), rate_bps("1.5Gbit")), (Ok(10_000_000), Ok(1_500_000_000)));
-        for wrong in ["", "50", "ms", "-1ms", "1..5ms", "1e3ms", "5 ms", "0.5us", "1.0000001s", "99999999999999999999s"] {
+        for wrong in [
+            "",
+            "50",
+            "ms",
+            "-1ms",
+            "1..5ms",
+            "1e3ms",
+            "5 ms",
+            "0.5us",
+            "1.0000001s",
+            "99999999999999999999s",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(share_ppm("101%").is_err() && share_ppm("0.5").is_err() && rate_bps("10").is_err());

@@ -40,6 +40,7 @@ macro_rules! for_targets {
             aws_json,
             aws_query,
             aws_request,
+            capture,
             control_http,
             dhcp,
             disk_boot,

@@ -133,9 +133,9 @@ impl Term {
                 Network::Other { .. } => false,
             },
             Term::Port(end, ports) => match transport {
-                Some(
-                    Transport::Tcp { source, destination, .. } | Transport::Udp { source, destination },
-                ) => end.has(source, destination, |port| ports.contains(&port)),
+                Some(Transport::Tcp { source, destination, .. } | Transport::Udp { source, destination }) => {
+                    end.has(source, destination, |port| ports.contains(&port))
+                }
                 _ => false,
             },
         }
@@ -220,8 +220,9 @@ impl Words<'_> {
                 let address: IpAddr = word.parse().ok()?;
                 Some(Term::Net(end, address.into()))
             }),
-            (Some("net"), _) => self
-                .value("a range of addresses such as 10.0.0.0/16", |word| Some(Term::Net(end, word.parse().ok()?))),
+            (Some("net"), _) => self.value("a range of addresses such as 10.0.0.0/16", |word| {
+                Some(Term::Net(end, word.parse().ok()?))
+            }),
             (Some("port"), _) => self.value("a port, or several such as 8000-8080", |word| {
                 let (first, last) = word.split_once('-').unwrap_or((word, word));
                 let (first, last) = (first.parse().ok()?, last.parse().ok()?);
@@ -269,22 +270,55 @@ mod tests {
     fn packets_are_wanted_by_protocol_end_address_and_port() {
         let http = tcp(51514, 80, 2);
         for filter in [
-            "tcp", "ip", "out", "port 80", "dst port 80", "src port 50000-52000", "host 10.0.0.4", "dst host 10.0.0.5",
-            "net 10.0.0.0/16", "src net 10.0.0.4/31", "tcp port 80", "tcp and not udp", "udp or tcp", "not(udp or icmp)",
-            "udp and icmp or tcp", "tcp or udp and icmp", "not not tcp", "src host 10.0.0.4 dst port 80",
+            "tcp",
+            "ip",
+            "out",
+            "port 80",
+            "dst port 80",
+            "src port 50000-52000",
+            "host 10.0.0.4",
+            "dst host 10.0.0.5",
+            "net 10.0.0.0/16",
+            "src net 10.0.0.4/31",
+            "tcp port 80",
+            "tcp and not udp",
+            "udp or tcp",
+            "not(udp or icmp)",
+            "udp and icmp or tcp",
+            "tcp or udp and icmp",
+            "not not tcp",
+            "src host 10.0.0.4 dst port 80",
         ] {
             assert!(wants(filter, &http), "{filter}");
         }
         for filter in [
-            "udp", "icmp", "arp", "ip6", "in", "port 81", "src port 80", "dst port 51514", "host 10.0.0.6",
-            "src host 10.0.0.5", "net 10.1.0.0/16", "dst net 10.0.0.4/32", "udp port 80", "not tcp",
-            "(udp or tcp) and icmp", "net 2000::/3",
+            "udp",
+            "icmp",
+            "arp",
+            "ip6",
+            "in",
+            "port 81",
+            "src port 80",
+            "dst port 51514",
+            "host 10.0.0.6",
+            "src host 10.0.0.5",
+            "net 10.1.0.0/16",
+            "dst net 10.0.0.4/32",
+            "udp port 80",
+            "not tcp",
+            "(udp or tcp) and icmp",
+            "net 2000::/3",
         ] {
             assert!(!wants(filter, &http), "{filter}");
         }
-        assert!(wants("icmp", &ipv4(1, 0, &[3, 1, 0, 0])) && !wants("port 0-65535", &ipv4(1, 0, &[3, 1, 0, 0])));
+        assert!(
+            wants("icmp", &ipv4(1, 0, &[3, 1, 0, 0])) && !wants("port 0-65535", &ipv4(1, 0, &[3, 1, 0, 0]))
+        );
         assert!(!wants("port 80", &ipv4(6, 7, &[0, 80, 0, 80])), "a later fragment has no ports");
-        let arp = frame(0x0806, &[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 10, 0, 0, 4, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+        let arp = frame(
+            0x0806,
+            &[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 10, 0, 0, 4, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1],
+        );
         assert!(wants("arp src host 10.0.0.4 and dst host 10.0.0.1", &arp) && !wants("ip", &arp));
         assert!(Filter::default().wants(&Packet::parse(&[], 0), Direction::In));
     }
@@ -295,19 +329,41 @@ mod tests {
         assert_eq!(told("port"), "expected a port, or several such as 8000-8080, not the end of the filter");
         assert_eq!(told("port 90-80"), "expected a port, or several such as 8000-8080, not \"90-80\"");
         assert_eq!(told("host web"), "expected an address such as 10.0.0.4, not \"web\"");
-        assert_eq!(told("net 10.0.0.0"), "expected a range of addresses such as 10.0.0.0/16, not \"10.0.0.0\"");
+        assert_eq!(
+            told("net 10.0.0.0"),
+            "expected a range of addresses such as 10.0.0.0/16, not \"10.0.0.0\""
+        );
         assert_eq!(told("src tcp"), "expected host, net or port, not \"tcp\"");
         assert_eq!(told("(tcp"), "expected `)`, not the end of the filter");
         assert_eq!(told("tcp )"), "expected and, or, or the end, not \")\"");
-        assert!(told("").starts_with("expected host, net, port") && told("tcp and").ends_with("the end of the filter"));
+        assert!(
+            told("").starts_with("expected host, net, port")
+                && told("tcp and").ends_with("the end of the filter")
+        );
         assert!(told(&"(".repeat(100_000)).starts_with("expected fewer parentheses"));
         assert!(told(&"not ".repeat(100_000)).starts_with("expected fewer parentheses"));
         assert!(format!("{}tcp", "tcp and ".repeat(10_000)).parse::<Filter>().is_ok());
     }
 
     const WORDS: [&str; 18] = [
-        "and", "or", "not", "(", ")", "src", "dst", "host", "net", "port", "tcp", "icmp", "arp", "in", "10.0.0.4",
-        "10.0.0.0/8", "80", "1-9",
+        "and",
+        "or",
+        "not",
+        "(",
+        ")",
+        "src",
+        "dst",
+        "host",
+        "net",
+        "port",
+        "tcp",
+        "icmp",
+        "arp",
+        "in",
+        "10.0.0.4",
+        "10.0.0.0/8",
+        "80",
+        "1-9",
     ];
 
     proptest! {

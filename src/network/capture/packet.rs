@@ -45,15 +45,33 @@ pub struct Arp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `flags` are the header's byte 13 (RFC 9293, 3.1).
-    Tcp { source: u16, destination: u16, flags: u8 },
-    Udp { source: u16, destination: u16 },
+    Tcp {
+        source: u16,
+        destination: u16,
+        flags: u8,
+    },
+    Udp {
+        source: u16,
+        destination: u16,
+    },
     /// `echo` are identifier and sequence number of an echo (RFC 792).
-    Icmp { kind: u8, code: u8, echo: Option<(u16, u16)> },
-    Icmpv6 { kind: u8, code: u8 },
+    Icmp {
+        kind: u8,
+        code: u8,
+        echo: Option<(u16, u16)>,
+    },
+    Icmpv6 {
+        kind: u8,
+        code: u8,
+    },
     /// A later piece of a packet: its ports are in the first.
-    Fragment { protocol: u8 },
+    Fragment {
+        protocol: u8,
+    },
     /// Another protocol, or one whose header is cut.
-    Other { protocol: u8 },
+    Other {
+        protocol: u8,
+    },
 }
 
 /// A frame, and how long all of it is.
@@ -119,9 +137,8 @@ fn parse_ipv4(packet: &[u8]) -> Option<Network> {
     if head[0] >> 4 != 4 || header_bytes < head.len() {
         return None;
     }
-    let [source, destination] = [12, 16].map(|at| {
-        Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3])
-    });
+    let [source, destination] =
+        [12, 16].map(|at| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]));
     let offset = u16::from_be_bytes([head[6], head[7]]) & 0x1fff;
     let protocol = head[9];
     let transport = match offset {
@@ -210,7 +227,9 @@ fn fmt_ip(f: &mut fmt::Formatter<'_>, from: IpAddr, to: IpAddr, transport: Trans
             write!(f, "{from} > {to} icmp echo {what} id {id} seq {sequence}")
         }
         Transport::Icmpv6 { kind, code } => write!(f, "{from} > {to} icmpv6 type {kind} code {code}"),
-        Transport::Fragment { protocol } => write!(f, "{from} > {to} a later fragment of protocol {protocol}"),
+        Transport::Fragment { protocol } => {
+            write!(f, "{from} > {to} a later fragment of protocol {protocol}")
+        }
         Transport::Other { protocol } => write!(f, "{from} > {to} protocol {protocol}"),
     }
 }
@@ -221,7 +240,11 @@ struct TcpFlags(u8);
 impl fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
-        names.iter().enumerate().filter(|(bit, _)| self.0 & 1 << bit != 0).try_for_each(|(_, name)| write!(f, " {name}"))
+        names
+            .iter()
+            .enumerate()
+            .filter(|(bit, _)| self.0 & 1 << bit != 0)
+            .try_for_each(|(_, name)| write!(f, " {name}"))
     }
 }
 
@@ -256,11 +279,20 @@ pub(super) mod tests {
     #[test]
     fn frames_are_told_in_a_line() {
         assert_eq!(shown(&tcp(51514, 80, 0x12)), "10.0.0.4:51514 > 10.0.0.5:80 tcp SYN ACK, 54 bytes");
-        assert_eq!(shown(&ipv4(UDP, 0, &[0, 68, 0, 67, 0, 8, 0, 0])), "10.0.0.4:68 > 10.0.0.5:67 udp, 42 bytes");
+        assert_eq!(
+            shown(&ipv4(UDP, 0, &[0, 68, 0, 67, 0, 8, 0, 0])),
+            "10.0.0.4:68 > 10.0.0.5:67 udp, 42 bytes"
+        );
         let echo = [8, 0, 0, 0, 0, 7, 0, 1];
-        assert_eq!(shown(&ipv4(ICMP, 0, &echo)), "10.0.0.4 > 10.0.0.5 icmp echo request id 7 seq 1, 42 bytes");
+        assert_eq!(
+            shown(&ipv4(ICMP, 0, &echo)),
+            "10.0.0.4 > 10.0.0.5 icmp echo request id 7 seq 1, 42 bytes"
+        );
         assert_eq!(shown(&ipv4(ICMP, 0, &[3, 1, 0, 0])), "10.0.0.4 > 10.0.0.5 icmp type 3 code 1, 38 bytes");
-        assert_eq!(shown(&ipv4(UDP, 5, &echo)), "10.0.0.4 > 10.0.0.5 a later fragment of protocol 17, 42 bytes");
+        assert_eq!(
+            shown(&ipv4(UDP, 5, &echo)),
+            "10.0.0.4 > 10.0.0.5 a later fragment of protocol 17, 42 bytes"
+        );
         assert_eq!(shown(&ipv4(47, 0, &[])), "10.0.0.4 > 10.0.0.5 protocol 47, 34 bytes");
         let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
         arp.extend([2, 0, 0, 0, 0, 2, 10, 0, 0, 4, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);

@@ -207,7 +207,12 @@ mod tests {
         child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
         assert!(child.wait().unwrap().success());
         let [first, second] = told.lines().collect::<Vec<_>>()[..] else { panic!("{told}") };
-        assert!(first.starts_with("1764115200.123456789") && second.starts_with("1764115200.123456790"), "{told}");
-        assert!(first.contains("10.0.0.4.51514 > 10.0.0.5.80") && second.contains("10.0.0.4.80 > 10.0.0.5.51514"));
+        assert!(
+            first.starts_with("1764115200.123456789") && second.starts_with("1764115200.123456790"),
+            "{told}"
+        );
+        assert!(
+            first.contains("10.0.0.4.51514 > 10.0.0.5.80") && second.contains("10.0.0.4.80 > 10.0.0.5.51514")
+        );
     }
 }

@@ -2,6 +2,7 @@ pub mod aws_cbor;
 pub mod aws_json;
 pub mod aws_query;
 pub mod aws_request;
+pub mod capture;
 pub mod control_http;
 pub mod dhcp;
 pub mod disk_boot;

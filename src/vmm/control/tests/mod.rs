@@ -107,6 +107,41 @@ fn disks_and_interfaces_come_with_their_descriptors_and_go() {
 }
 
 #[test]
+fn frames_are_captured_and_links_impaired() {
+    let served = Served::new();
+    let mut client = served.client();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let spec = CaptureSpec { snaplen: Some(2) };
+    let status: CaptureStatus =
+        client.post("/v1/interfaces/net0/captures", &spec, &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    let mut packet = Vec::new();
+    (&ours).read_to_end(&mut packet).unwrap();
+    assert_eq!((status.id, &packet[16..]), (1, &b"pi"[..]));
+
+    let impairment = serde_json::json!({"latency_us": 50_000, "loss_ppm": 10_000, "seed": u64::MAX});
+    let both = serde_json::json!({"in": impairment, "out": {"rate_bps": 10_000_000}});
+    let set: InterfaceStatus = client.put("/v1/interfaces/net0/impairments", &both).unwrap();
+    let inbound = set.impairments.inbound.as_ref().unwrap();
+    assert_eq!((inbound.latency_us, inbound.loss_ppm, inbound.seed), (50_000, 10_000, u64::MAX));
+    let told: Interfaces = client.get("/v1/interfaces").unwrap();
+    assert_eq!((told.interfaces[0].captures.len(), &told.interfaces[0]), (1, &set));
+    let none: InterfaceStatus =
+        client.put("/v1/interfaces/net0/impairments", &serde_json::json!({})).unwrap();
+    assert_eq!(none.impairments, Impairments::default());
+
+    let mut put = |path: &str, body: &str| refused(client.request("PUT", path, body.as_bytes(), &[]));
+    assert_eq!(put("/v1/interfaces/none/impairments", "{}"), (404, "no_device".into()));
+    for wrong in [r#"{"in": {"jitter_us": 1}}"#, r#"{"out": {"latency": 1}}"#, r#"{"both": {}}"#] {
+        assert_eq!(put("/v1/interfaces/net0/impairments", wrong), (400, "invalid".into()), "{wrong}");
+    }
+    assert_eq!(put("/v1/interfaces", "{}"), (405, "method".into()));
+    let mut post = |path: &str| refused(client.request("POST", path, b"{}", &[]));
+    assert_eq!(post("/v1/interfaces/net0/captures"), (400, "descriptors".into()));
+    assert_eq!(post("/v1/interfaces/net0/impairments"), (405, "method".into()));
+}
+
+#[test]
 fn another_server_of_a_disk_comes_with_its_descriptor() {
     let Parts { mut served, mut event_loop } = fake::parts(ServerLimits::default());
     event_loop.machine.devices[0].state = DeviceState::Disconnected;

@@ -244,6 +244,33 @@ fn a_vsock_worker_serves_streams() {
 }
 
 #[test]
+fn a_net_worker_shows_frames_to_a_capture_and_holds_them_for_a_while() {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let (gone, nobody) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    drop(gone);
+    let mut timer = vmm_sys_util::timerfd::TimerFd::new().unwrap();
+    let mut memory = vec![7; 1 << 20];
+    let (start, length) = (memory.as_mut_ptr(), memory.len());
+    let ended = filtered(ThreadKind::Worker(DeviceKind::Net), || {
+        // SAFETY: the memory outlives the buffer, and nobody refers to it meanwhile.
+        let frame = unsafe { volume::IoBuffer::new(start, length) };
+        let write = |to: &std::os::fd::OwnedFd, bytes| {
+            crate::virtio::net::write_pieces(std::os::fd::AsFd::as_fd(to), &[frame.part(0, bytes); 2])
+        };
+        while write(&theirs, 30_000).is_ok() {}
+        assert_eq!(write(&nobody, 60).unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+        let _ = std::time::SystemTime::now();
+        timer.reset(Duration::from_nanos(1), None).unwrap();
+        timer.clear().unwrap();
+    });
+    assert_eq!(ended, Ended::Well);
+    let mut packet = vec![0; 1 << 17];
+    assert_eq!(nix::unistd::read(&ours, &mut packet).unwrap(), 60_000);
+}
+
+#[test]
 fn a_balloon_worker_gives_memory_back() {
     let ended = filtered(ThreadKind::Worker(DeviceKind::Balloon), || {
         let length = 1 << 20;

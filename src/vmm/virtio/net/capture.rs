@@ -144,7 +144,9 @@ impl Capture {
                 self.captured.fetch_add(1, Ordering::Relaxed);
                 counters.captured.add(1);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
                 self.has_ended.store(true, Ordering::Relaxed);
             }
             // Its queue is full, or the kernel has no memory for it.
@@ -234,7 +236,11 @@ mod tests {
             assert_eq!(Record::decode(&packet[..15]), None);
         }
         let record = Record { time_ns: 1, length: 4, direction: Direction::In };
-        assert_eq!(Record::decode(&[&record.encode()[..], b"frame"].concat()), None, "more than the frame has");
+        assert_eq!(
+            Record::decode(&[&record.encode()[..], b"frame"].concat()),
+            None,
+            "more than the frame has"
+        );
     }
 
     #[test]

@@ -310,7 +310,8 @@ mod tests {
     /// A link, a line on it, and when each of `frames`, which are (time, bytes), arrives; each is numbered in its first bytes.
     fn arrivals(impairment: Impairment, frames: &[(u64, usize)]) -> (Vec<(u64, u32)>, DirectionCounters) {
         impairment.check().unwrap();
-        let (link, mut line, counters) = (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
+        let (link, mut line, counters) =
+            (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
         lock(&link).set(Some(impairment));
         line.heed(&lock(&link));
         let mut arrived = Vec::new();
@@ -343,7 +344,8 @@ mod tests {
     #[test]
     fn frames_leave_at_the_rate_and_not_sooner_after_a_rest() {
         // 1250 bytes are 1 ms of 10 Mbit/s.
-        let impairment = Impairment { rate_bps: Some(10_000_000), latency_us: 1_000, ..Impairment::default() };
+        let impairment =
+            Impairment { rate_bps: Some(10_000_000), latency_us: 1_000, ..Impairment::default() };
         let (arrived, _) = arrivals(impairment, &[(0, 1250), (0, 1250), (100 * MS, 1250), (100 * MS, 2500)]);
         assert_eq!(arrived, [(2 * MS, 0), (3 * MS, 1), (102 * MS, 2), (104 * MS, 3)]);
     }
@@ -353,7 +355,8 @@ mod tests {
         let impairment =
             Impairment { rate_bps: Some(1_000_000), queue_bytes: Some(128 << 10), ..Impairment::default() };
         // Two fit, with what it takes to hold them.
-        let (arrived, counters) = arrivals(impairment, &[(0, 60_000), (0, 60_000), (0, 60_000), (480 * MS, 60_000)]);
+        let (arrived, counters) =
+            arrivals(impairment, &[(0, 60_000), (0, 60_000), (0, 60_000), (480 * MS, 60_000)]);
         assert_eq!(arrived, [(480 * MS, 0), (960 * MS, 1), (1440 * MS, 3)]);
         assert_eq!(counters.impairment_dropped.get(), 1);
     }
@@ -372,7 +375,9 @@ mod tests {
         let frames: Vec<_> = (0..200).map(|number| (number * MS / 10, 60)).collect();
         let (arrived, _) = arrivals(impairment.clone(), &frames);
         assert!(arrived.iter().map(|(_, number)| *number).eq(0..200));
-        assert!(arrived.iter().all(|&(at, number)| at - frames[usize::try_from(number).unwrap()].0 <= 20 * MS));
+        assert!(
+            arrived.iter().all(|&(at, number)| at - frames[usize::try_from(number).unwrap()].0 <= 20 * MS)
+        );
         let (arrived, _) = arrivals(Impairment { reorder: true, ..impairment }, &frames);
         assert!(!arrived.iter().map(|(_, number)| *number).eq(0..200));
         let late = arrived.iter().map(|&(at, number)| at - frames[usize::try_from(number).unwrap()].0);
@@ -398,12 +403,13 @@ mod tests {
 
     #[test]
     fn what_is_under_way_when_the_link_is_set_again_arrives_at_once_and_in_order() {
-        let (link, mut line, counters) = (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
+        let (link, mut line, counters) =
+            (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
         assert!(line.is_open());
         let slow = Impairment { latency_us: 1_000_000, ..Impairment::default() };
         lock(&link).set(Some(slow.clone()));
         line.heed(&lock(&link));
-        let mut send = |line: &mut Line, number: u8| {
+        let send = |line: &mut Line, number: u8| {
             line.send(&link, 5, HEADER_BYTES + 1, || vec![number; HEADER_BYTES + 1].into(), &counters);
         };
         send(&mut line, 1);

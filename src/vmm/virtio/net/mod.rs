@@ -40,6 +40,8 @@ mod tests;
 pub use capture::{CaptureError, CaptureStatus, Direction, Record};
 pub use device::{Net, NetSpec};
 pub use impairment::{Impairment, ImpairmentError, Impairments};
+#[cfg(test)]
+pub(crate) use tap::write_pieces;
 pub use tap::{Tap, TapError};
 
 /// Feature bits (virtio 1.2, 5.1.3).

@@ -127,7 +127,7 @@ impl Tap {
 }
 
 /// Writes `pieces` by one call: writev(2).
-pub(super) fn write_pieces(to: BorrowedFd<'_>, pieces: &[IoBuffer]) -> io::Result<()> {
+pub(crate) fn write_pieces(to: BorrowedFd<'_>, pieces: &[IoBuffer]) -> io::Result<()> {
     let count = libc::c_int::try_from(pieces.len()).map_err(io::Error::other)?;
     // SAFETY: an `IoBuffer` has the form of an iovec and is memory that may be read, by its own contract.
     let length = unsafe { libc::writev(to.as_raw_fd(), pieces.as_ptr().cast(), count) };

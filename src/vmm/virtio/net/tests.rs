@@ -1,5 +1,7 @@
 //! With real taps, each in a network namespace of its own that lives as long as its descriptors.
 
+mod experiments;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
