@@ -1,7 +1,7 @@
 //! `nimbo capture`: the packets of an instance, as they pass.
 //!
 //! ```text
-//! microVM ──a packet socket for each interface──▶ reader, one task each ──▶ filter ──▶ lines, or a file
+//! microVM ──a socket of packets for each interface──▶ filter ──▶ lines, or a file
 //! ```
 //! The microVM never waits for this process: what it is too slow for is lost, and counted.
 
@@ -10,12 +10,14 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use network::capture::{Direction, Filter, Interface, Packet, Writer};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
-use tokio::sync::mpsc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use vmm::control::api::{CaptureSpec, CaptureStatus, Interfaces};
 use vmm::control::client::Client as Machine;
 use vmm::virtio::net::{self, Record};
@@ -71,9 +73,6 @@ pub(crate) struct Args {
 
 /// Kept for a reader that is slow for a moment, if the kernel lets us.
 const QUEUE_BYTES: usize = 32 << 20;
-/// Packets that are read and not written yet.
-const PACKETS_WAITING: usize = 1024;
-
 /// A capture of one interface.
 struct Capture {
     name: String,
@@ -82,9 +81,6 @@ struct Capture {
     /// Of which machine, among those that are captured from.
     machine: usize,
 }
-
-/// What was read of an interface, by its number.
-type Read = (usize, Vec<u8>);
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let is_to_stdout = args.write.as_deref() == Some(Path::new("-"));
@@ -152,12 +148,8 @@ fn begin(
 /// Takes packets until it is enough.
 async fn follow(sockets: Vec<OwnedFd>, args: &Args, output: &mut Output) -> io::Result<()> {
     let mut signals = StopSignals::catch().map_err(io::Error::other)?;
-    let (sender, mut packets) = mpsc::channel(PACKETS_WAITING);
-    for (number, socket) in sockets.into_iter().enumerate() {
-        tokio::spawn(read(socket, number, sender.clone()));
-    }
-    // What is left are the readers', and ends with them.
-    drop(sender);
+    let source = |(number, socket)| Ok(Source { number, socket: sys::watch(socket)?, has_ended: false });
+    let mut sources = sockets.into_iter().enumerate().map(source).collect::<io::Result<Vec<_>>>()?;
     let end = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -165,42 +157,77 @@ async fn follow(sockets: Vec<OwnedFd>, args: &Args, output: &mut Output) -> io::
         }
     };
     tokio::pin!(end);
-    loop {
-        let packet = tokio::select! {
-            () = signals.next() => return Ok(()),
-            () = &mut end => return Ok(()),
-            packet = packets.recv() => packet,
+    while !sources.is_empty() {
+        let is_last = tokio::select! {
+            () = signals.next() => true,
+            () = &mut end => true,
+            ready = any_ready(&sources) => ready.map(|()| false)?,
         };
-        let Some(packet) = packet else {
-            say("the microVM has ended");
-            return Ok(());
-        };
-        let mut next = Some(packet);
-        while let Some((number, packet)) = next {
-            output.take(number, &packet)?;
-            if args.count.is_some_and(|count| output.taken >= count) {
-                return output.flush();
-            }
-            next = packets.try_recv().ok();
+        for source in &mut sources {
+            source.take(is_last, output)?;
         }
+        sources.retain(|source| !source.has_ended);
         output.flush()?;
+        if is_last || output.is_enough() {
+            return Ok(());
+        }
+    }
+    say("the interface is gone, or its microVM has ended");
+    Ok(())
+}
+
+/// Returns when there is something to read.
+async fn any_ready(sources: &[Source]) -> io::Result<()> {
+    std::future::poll_fn(|context| {
+        let mut polled = sources.iter().map(|source| source.socket.poll_read_ready(context));
+        match polled.find(Poll::is_ready) {
+            Some(ready) => ready.map_ok(drop),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Where the packets of an interface come from.
+struct Source {
+    /// Among those that are captured from.
+    number: usize,
+    socket: AsyncFd<OwnedFd>,
+    has_ended: bool,
+}
+
+impl Source {
+    /// Takes the packets that have passed until now.
+    fn take(&mut self, is_last: bool, output: &mut Output) -> io::Result<()> {
+        let now = now_ns();
+        let mut packet = [0; Record::PACKET_BYTES_MAX];
+        while !output.is_enough() {
+            let mut read = |socket: &OwnedFd| Ok(nix::unistd::read(socket, &mut packet)?);
+            // That there is something, the event loop knows a little later than the kernel.
+            let length = if is_last {
+                read(self.socket.get_ref())
+            } else {
+                self.socket.try_io(Interest::READABLE, read)
+            };
+            match length {
+                Ok(0) => {
+                    self.has_ended = true;
+                    break;
+                }
+                Ok(length) if output.take(self.number, &packet[..length])? > now => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
-/// Reads packets to the socket's end.
-async fn read(socket: OwnedFd, number: usize, packets: mpsc::Sender<Read>) -> io::Result<()> {
-    let socket = sys::watch(socket)?;
-    let mut packet = vec![0; Record::PACKET_BYTES_MAX];
-    loop {
-        let mut ready = socket.readable().await?;
-        let length = match ready.try_io(|socket| Ok(nix::unistd::read(socket, &mut packet)?)) {
-            Ok(length) => length?,
-            Err(_would_block) => continue,
-        };
-        if length == 0 || packets.send((number, packet[..length].to_vec())).await.is_err() {
-            return Ok(());
-        }
-    }
+/// Nanoseconds since 1970.
+fn now_ns() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }
 
 type Sink = Box<dyn Write>;
@@ -213,6 +240,8 @@ struct Output {
     names: Option<Vec<String>>,
     seen: u64,
     taken: u64,
+    /// How many packets are enough.
+    count: Option<u64>,
 }
 
 enum Form {
@@ -234,10 +263,16 @@ impl Output {
         };
         let names = captures.iter().map(|capture| capture.name.clone()).collect();
         let names = (captures.len() > 1).then_some(names);
-        Ok(Self { form, filter: args.filter.clone().unwrap_or_default(), names, seen: 0, taken: 0 })
+        let filter = args.filter.clone().unwrap_or_default();
+        Ok(Self { form, filter, names, seen: 0, taken: 0, count: args.count })
     }
 
-    fn take(&mut self, number: usize, packet: &[u8]) -> io::Result<()> {
+    fn is_enough(&self) -> bool {
+        self.count.is_some_and(|count| self.taken >= count)
+    }
+
+    /// Takes a packet of an interface, if it is wanted, and says when it passed.
+    fn take(&mut self, number: usize, packet: &[u8]) -> io::Result<u64> {
         let (record, frame) = Record::decode(packet)
             .ok_or_else(|| io::Error::other("the microVM sends what is no packet of a capture"))?;
         let direction = match record.direction {
@@ -247,19 +282,20 @@ impl Output {
         self.seen += 1;
         let parsed = Packet::parse(frame, record.length);
         if !self.filter.wants(&parsed, direction) {
-            return Ok(());
+            return Ok(record.time_ns);
         }
         self.taken += 1;
         match &mut self.form {
             Form::Lines(out) => {
                 let name = self.names.as_ref().map(|names| format!("{} ", names[number])).unwrap_or_default();
-                writeln!(out, "{} {name}{} {parsed}", TimeOfDay(record.time_ns), way(direction))
+                writeln!(out, "{} {name}{} {parsed}", TimeOfDay(record.time_ns), way(direction))?;
             }
             Form::File(writer) => {
                 let number = u32::try_from(number).map_err(io::Error::other)?;
-                writer.packet(number, record.time_ns, direction, record.length, frame)
+                writer.packet(number, record.time_ns, direction, record.length, frame)?;
             }
         }
+        Ok(record.time_ns)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -303,8 +339,7 @@ fn finish(machines: &mut [Machine], captures: &[Capture], output: &mut Output) -
     };
     let statuses: Vec<Option<CaptureStatus>> = captures.iter().map(status).collect();
     if let Form::File(writer) = &mut output.form {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let now = now_ns();
         for (number, status) in (0..).zip(&statuses) {
             if let Some(CaptureStatus { captured, dropped, .. }) = status {
                 writer.statistics(number, now, captured + dropped, *dropped)?;

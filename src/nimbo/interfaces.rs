@@ -107,10 +107,9 @@ impl Place {
         }
         let attached = client::run(async {
             let client = self.which.connect(true).await?;
-            if client.about.is_simulated {
-                bail!("nimbo serve --simulate runs nothing, so no packet passes");
-            }
-            attached(&client, target).await
+            let attached = attached(&client, target).await?;
+            target.map_or(Ok(()), |target| client.ensure_is_real(target))?;
+            anyhow::Ok(attached)
         })?;
         let mut all = Vec::new();
         for (instance, attached) in attached {
@@ -177,11 +176,14 @@ async fn attached(
             }
         }
     }
+    let endpoint = &client.endpoint;
     match target {
-        Some(target) if !is_known => Err(anyhow!(
-            "there is no {target} with a network interface at {}: nimbo status tells which instances there are",
-            client.endpoint
+        Some(Target::Instance(id)) if !is_known => Err(anyhow!(
+            "there is no instance {id} with a network interface at {endpoint}: nimbo status tells which there are"
         )),
+        Some(Target::Interface(id)) if !is_known => {
+            Err(anyhow!("there is no network interface {id} at {endpoint}"))
+        }
         Some(target) if all.is_empty() => Err(anyhow!("{target} is not attached to an instance")),
         _ => Ok(all),
     }

@@ -1,5 +1,7 @@
 //! Instances as the API shows them.
 
+use std::fmt::Display;
+
 use anyhow::{bail, ensure};
 use serde::Serialize;
 use types::{InstanceId, Region};
@@ -78,11 +80,11 @@ impl Client {
         bail!("there is no instance {id} at {}: nimbo status tells which there are", self.endpoint)
     }
 
-    /// That what the instance has can be reached from here.
+    /// That what an instance has can be reached from here.
     ///
     /// # Errors
     /// When it is simulated.
-    pub(crate) fn ensure_is_real(&self, id: InstanceId) -> anyhow::Result<()> {
+    pub(crate) fn ensure_is_real(&self, id: impl Display) -> anyhow::Result<()> {
         ensure!(
             !self.about.is_simulated,
             "{id} is simulated: nimbo serve --simulate runs nothing, so there is nobody to talk to"

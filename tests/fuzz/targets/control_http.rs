@@ -12,8 +12,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use types::ByteSize;
 use vmm::console::{Console, ConsoleSpec};
 use vmm::control::api::{
-    BalloonStatus, BalloonTarget, Counters, DeviceId, DeviceState, DeviceStatus, DiskSpec, InterfaceSpec,
-    MachineState, MachineStatus, ProcessMemory,
+    BalloonStatus, BalloonTarget, CaptureSpec, CaptureStatus, Counters, DeviceId, DeviceState, DeviceStatus,
+    DiskSpec, Impairments, InterfaceSpec, InterfaceStatus, MachineState, MachineStatus, ProcessMemory,
 };
 use vmm::control::operations::{OperationError, Operations, Removal, Removed};
 use vmm::control::{ControlServer, EventLog, ServerLimits};
@@ -24,7 +24,7 @@ const CLIENTS: usize = 3;
 const MARK: u8 = 0xfe;
 const TAKEN: usize = 1 << 16;
 
-/// A machine that does what it is told and has one disk.
+/// A machine that does what it is told and has one disk and an interface `net0`.
 struct FakeMachine {
     state: MachineState,
     disk: DeviceStatus,
@@ -95,6 +95,26 @@ impl Operations for FakeMachine {
     ) -> Result<DeviceStatus, OperationError> {
         self.plugged(spec.id, DeviceKind::Net)
     }
+    fn interfaces(&self) -> Vec<InterfaceStatus> {
+        vec![interface(Impairments::default())]
+    }
+    fn impair(&mut self, id: &DeviceId, impairments: Impairments) -> Result<InterfaceStatus, OperationError> {
+        for impairment in [&impairments.inbound, &impairments.outbound].into_iter().flatten() {
+            impairment.check().expect("what is out of its range is refused before");
+        }
+        match id.as_str() {
+            "net0" => Ok(interface(impairments)),
+            _ => Err(OperationError::NoDevice { id: id.clone() }),
+        }
+    }
+    fn capture(
+        &mut self,
+        id: &DeviceId,
+        _: CaptureSpec,
+        _socket: OwnedFd,
+    ) -> Result<CaptureStatus, OperationError> {
+        Err(OperationError::TooManyCaptures { id: id.clone(), max: 0 })
+    }
     fn remove_device(
         &mut self,
         _: DeviceKind,
@@ -114,6 +134,11 @@ impl Operations for FakeMachine {
         self.balloon = target.target_bytes;
         self.balloon()
     }
+}
+
+fn interface(impairments: Impairments) -> InterfaceStatus {
+    let mac = "02:00:00:00:00:01".parse().expect("an address");
+    InterfaceStatus { id: "net0".parse().expect("an id"), mac, captures: Vec::new(), impairments }
 }
 
 struct Served {
@@ -256,6 +281,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ("GET /v1/counters", ""),
         ("DELETE /v1/disks/root?force=true", ""),
         ("POST /v1/machine/pause", "{}"),
+        (
+            "PUT /v1/interfaces/net0/impairments",
+            r#"{"in": {"latency_us": 5, "jitter_us": 5, "rate_bps": 1000, "seed": 1}}"#,
+        ),
     ]
     .map(|(line, body)| request(line, body))
     .to_vec();

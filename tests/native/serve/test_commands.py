@@ -64,13 +64,17 @@ def test_what_a_simulation_has_not_is_told_clearly(server: Server, instances: di
         logs = nimbo(server, "logs", id)
         assert (logs.returncode, logs.stdout) == (0, ""), logs.stderr
         assert "has written nothing to its console" in logs.stderr
-        for command in ("console", "ssh"):
-            told = nimbo(server, command, id)
+        for command in (["console"], ["ssh"], ["capture"], ["impair", "--latency", "1ms"]):
+            told = nimbo(server, *command, id)
             assert told.returncode == 1
             assert f"{id} is simulated" in told.stderr, told.stderr
+    [interface] = server.client("ec2", region="eu-west-3").describe_network_interfaces()["NetworkInterfaces"]
+    told = nimbo(server, "capture", interface["NetworkInterfaceId"])
+    assert told.returncode == 1 and "is simulated" in told.stderr, told.stderr
+    assert nimbo(server, "impair", "--list").stdout == ""
 
 
-@pytest.mark.parametrize("command", ["console", "logs", "ssh"])
+@pytest.mark.parametrize("command", ["console", "logs", "ssh", "capture"])
 def test_an_instance_that_there_is_not_is_told(server: Server, command: str) -> None:
     told = nimbo(server, command, UNKNOWN)
     assert told.returncode == 1 and f"there is no instance {UNKNOWN}" in told.stderr, told.stderr
@@ -81,7 +85,7 @@ def test_an_instance_that_there_is_not_is_told(server: Server, command: str) -> 
 def test_without_a_server_every_command_says_what_to_do() -> None:
     with Server("--simulate") as server:
         pass
-    for arguments in (["status"], ["logs", UNKNOWN], ["ssh", UNKNOWN], ["console", UNKNOWN]):
+    for arguments in (["status"], ["logs", UNKNOWN], ["ssh", UNKNOWN], ["console", UNKNOWN], ["capture", UNKNOWN], ["impair", "--list"]):
         told = nimbo(server, *arguments)
         assert told.returncode == 1 and "start one (nimbo serve --simulate)" in told.stderr, told.stderr
 
