@@ -144,6 +144,8 @@ pub(super) struct Passage {
     heeded: u64,
     watchers: Watchers,
     inbound: Line,
+    /// What is due to the guest waits for its buffers, and not for time.
+    awaits_buffers: bool,
     outbound: Line,
     /// Rings when the next frame is due.
     timer: TimerFd,
@@ -167,6 +169,7 @@ impl Passage {
             heeded: 0,
             watchers: Watchers::default(),
             inbound: Line::default(),
+            awaits_buffers: false,
             outbound: Line::default(),
             timer: TimerFd::new()?,
             armed: None,
@@ -210,6 +213,7 @@ impl Passage {
         let is_drained = self.collect(tap, now);
         let mut due = Due { line: &mut self.inbound, link: &self.experiments.inbound, now };
         receiver.receive(&mut due, &mut self.watchers)?;
+        self.awaits_buffers = self.inbound.next_due().is_some_and(|due| due <= now);
         if !is_drained {
             receiver.call_again();
         }
@@ -270,16 +274,17 @@ impl Passage {
         Ok(false)
     }
 
-    /// Frames that are due wait for something else than time: for the guest's buffers, or for their turn.
+    /// A frame may have become due since `now`, when the lines were looked at: then the timer rings at once.
     fn set_timer(&mut self, now: u64) -> Result<(), DeviceError> {
-        let dues = [self.inbound.next_due(), self.outbound.next_due()];
-        let next = dues.into_iter().flatten().filter(|due| *due > now).min();
+        let inbound = self.inbound.next_due().filter(|_| !self.awaits_buffers);
+        let next = inbound.into_iter().chain(self.outbound.next_due()).min();
         if next == self.armed {
             return Ok(());
         }
         self.armed = next;
         let set = match next {
-            Some(due) => self.timer.reset(Duration::from_nanos(due - now), None),
+            // A timer of zero would never ring.
+            Some(due) => self.timer.reset(Duration::from_nanos(due.saturating_sub(now).max(1)), None),
             None => self.timer.clear(),
         };
         set.map_err(|error| DeviceError::Host {

@@ -213,6 +213,29 @@ fn frames_pass_no_faster_than_the_rate() {
 }
 
 #[test]
+fn no_frame_is_forgotten_however_many_become_due_meanwhile() {
+    let mut bench = Bench::new(BASE);
+    // A frame each 24 us, in both directions.
+    bench.net.impair(both(&Impairment {
+        rate_bps: Some(20_000_000),
+        latency_us: 100,
+        ..Impairment::default()
+    }));
+    for _ in 0..10 {
+        let offered = bench.offer((0..100).map(|_| 128));
+        for seed in 0..100 {
+            bench.send([0; 12], &frame(60, seed));
+            bench.link.send(&frame(60, seed));
+        }
+        for seed in 0..100 {
+            assert_eq!(bench.link.receive(), frame(60, seed));
+            assert_eq!(bench.receive(&offered), frame(60, seed));
+            bench.transmit.wait_used();
+        }
+    }
+}
+
+#[test]
 fn a_long_frame_that_is_due_waits_for_buffers() {
     let mut bench = Bench::new(BASE | feature::GUEST_CSUM | feature::GUEST_TSO4);
     bench.net.impair(both(&latency(1)));
