@@ -88,22 +88,13 @@ enum Way {
 }
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let wanted = args.impairment()?;
-    if let Some(wanted) = &wanted {
-        wanted.check()?;
-    }
+    let wanted = args.impairments()?;
     let mut found = args.place.find(args.target)?;
-    if !args.list {
-        for Found { machine, interfaces, .. } in &mut found {
-            for interface in interfaces {
-                let impairments = changed(&interface.status.impairments, args.direction, wanted.as_ref());
-                if impairments != interface.status.impairments {
-                    let path = interface.path("impairments");
-                    let set: Result<InterfaceStatus, _> = machine.put(&path, &impairments);
-                    interface.status =
-                        set.with_context(|| format!("cannot set what {} is to be like", interface.name))?;
-                }
-            }
+    for Found { machine, interfaces, .. } in &mut found {
+        for interface in interfaces {
+            let Some(wanted) = &wanted else { continue };
+            let set: Result<InterfaceStatus, _> = machine.put(&interface.path("impairments"), wanted);
+            interface.status = set.with_context(|| format!("cannot impair {}", interface.name))?;
         }
     }
     let rows: Vec<_> = found.iter().flat_map(rows).collect();
@@ -115,11 +106,18 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    /// What the options say.
-    fn impairment(&self) -> anyhow::Result<Option<Impairment>> {
-        if self.list || self.clear {
+    /// What is to be set; nothing, if it is only to be told.
+    fn impairments(&self) -> anyhow::Result<Option<Impairments>> {
+        if self.list {
             return Ok(None);
         }
+        let wanted = if self.clear { Impairment::default() } else { self.impairment()? };
+        let of = |other: Way| (self.direction != other).then(|| wanted.clone());
+        Ok(Some(Impairments { inbound: of(Way::Out), outbound: of(Way::In) }))
+    }
+
+    /// What the options say.
+    fn impairment(&self) -> anyhow::Result<Impairment> {
         let microseconds =
             |time: Option<Duration>| u64::try_from(time.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
         let impairment = Impairment {
@@ -137,23 +135,12 @@ impl Args {
             None if is_random(&impairment) => random()?,
             None => 0,
         };
-        if options(&impairment).is_empty() {
+        if impairment.is_nothing() {
             bail!("that is no impairment: --clear ends one");
         }
-        Ok(Some(Impairment { seed, ..impairment }))
+        impairment.check()?;
+        Ok(Impairment { seed, ..impairment })
     }
-}
-
-/// What an interface is to be like.
-fn changed(now: &Impairments, way: Way, wanted: Option<&Impairment>) -> Impairments {
-    let mut impairments = now.clone();
-    if way != Way::Out {
-        impairments.inbound = wanted.cloned();
-    }
-    if way != Way::In {
-        impairments.outbound = wanted.cloned();
-    }
-    impairments
 }
 
 /// A number that is easily typed again.

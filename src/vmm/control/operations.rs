@@ -80,7 +80,7 @@ pub trait Operations {
     /// The network interfaces, and what is done to their frames.
     fn interfaces(&self) -> Vec<InterfaceStatus>;
 
-    /// Has the frames of an interface pass as over such a link. `impairments` are in their ranges.
+    /// Has the frames of an interface pass as over such a link, in the directions that are given. `impairments` are in their ranges.
     ///
     /// # Errors
     /// [`OperationError::NoDevice`].

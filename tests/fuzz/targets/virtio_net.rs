@@ -37,7 +37,7 @@ thread_local! {
 pub fn run(data: &[u8]) {
     BENCH.with_borrow_mut(|Bench { net, machine, socket, .. }| {
         let impairment = Impairment { loss_ppm: 300_000, duplicate_ppm: 300_000, ..Impairment::default() };
-        let impairment = data.len().is_multiple_of(2).then_some(impairment);
+        let impairment = Some(if data.len().is_multiple_of(2) { impairment } else { Impairment::default() });
         net.impair(Impairments { inbound: impairment.clone(), outbound: impairment });
         machine.run(data, |bytes| {
             // The first byte says how long the frame is.

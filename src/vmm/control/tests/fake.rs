@@ -190,7 +190,14 @@ impl Operations for FakeMachine {
         if *id != self.interface.id {
             return Err(OperationError::NoDevice { id: id.clone() });
         }
-        self.interface.impairments = impairments;
+        let now = &mut self.interface.impairments;
+        for (now, wanted) in
+            [(&mut now.inbound, impairments.inbound), (&mut now.outbound, impairments.outbound)]
+        {
+            if let Some(wanted) = wanted {
+                *now = Some(wanted).filter(|wanted| !wanted.is_nothing());
+            }
+        }
         Ok(self.interface.clone())
     }
 

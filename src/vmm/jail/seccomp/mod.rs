@@ -6,7 +6,7 @@
 //! | maker | making a virtual machine |
 //! | vCPU | `KVM_RUN`, a vCPU's state, connecting eventfds and interrupts |
 //! | block | an io_uring that was made for it, reading and writing open files, messages to who serves it elsewhere |
-//! | net | frames through a tap, its offloads and queues |
+//! | net | frames through a tap and to captures, the tap's offloads and queues |
 //! | rng | nothing |
 //! | balloon | giving memory back |
 //! | vsock | Unix streams |

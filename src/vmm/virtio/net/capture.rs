@@ -102,7 +102,7 @@ pub(super) struct Capture {
     snaplen: usize,
     captured: AtomicU64,
     dropped: AtomicU64,
-    has_ended: AtomicBool,
+    is_unread: AtomicBool,
 }
 
 impl Capture {
@@ -115,8 +115,8 @@ impl Capture {
         let set_up = |error: nix::Error| CaptureError::SetUp { source: error.into() };
         let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL).map_err(set_up)?);
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(set_up)?;
-        let (captured, dropped, has_ended) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Capture { id, socket, snaplen, captured, dropped, has_ended })
+        let (captured, dropped, is_unread) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Capture { id, socket, snaplen, captured, dropped, is_unread })
     }
 
     pub(super) fn status(&self) -> CaptureStatus {
@@ -131,7 +131,7 @@ impl Capture {
     pub(super) fn has_ended(&self) -> bool {
         let mut asked = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
         let is_hung_up = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        is_hung_up || self.has_ended.load(Ordering::Relaxed)
+        is_hung_up || self.is_unread.load(Ordering::Relaxed)
     }
 
     /// Writes a packet: `pieces`, of which the first is for `record`.
@@ -147,7 +147,7 @@ impl Capture {
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
-                self.has_ended.store(true, Ordering::Relaxed);
+                self.is_unread.store(true, Ordering::Relaxed);
             }
             // Its queue is full, or the kernel has no memory for it.
             Err(_) => {
@@ -204,7 +204,7 @@ impl Watchers {
             add_part(&mut self.pieces, frame, HEADER_BYTES, bytes.min(capture.snaplen));
             capture.write(record, &mut self.pieces, counters);
         }
-        self.captures.retain(|capture| !capture.has_ended.load(Ordering::Relaxed));
+        self.captures.retain(|capture| !capture.is_unread.load(Ordering::Relaxed));
     }
 }
 

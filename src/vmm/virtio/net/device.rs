@@ -142,8 +142,8 @@ impl Net {
         self.experiments.capture_statuses()
     }
 
-    /// Has frames pass as over such a link from now on, and what is under way arrive at once. It [has been
-    /// checked](super::Impairment::check).
+    /// Has frames pass as over such a link from now on, in the directions that are given, and what is under way there arrive at once. They [have
+    /// been checked](super::Impairment::check).
     pub fn impair(&self, impairments: Impairments) {
         self.experiments.impair(impairments);
     }

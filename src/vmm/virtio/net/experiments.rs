@@ -112,8 +112,11 @@ impl Experiments {
 
     pub(super) fn impair(&self, impairments: Impairments) {
         let Impairments { inbound, outbound } = impairments;
-        lock(&self.inbound).set(inbound);
-        lock(&self.outbound).set(outbound);
+        for (link, wanted) in [(&self.inbound, inbound), (&self.outbound, outbound)] {
+            if let Some(wanted) = wanted {
+                lock(link).set(wanted);
+            }
+        }
         self.tell();
     }
 
@@ -144,7 +147,7 @@ pub(super) struct Passage {
     heeded: u64,
     watchers: Watchers,
     inbound: Line,
-    /// What is due to the guest waits for its buffers, and not for time.
+    /// What is due to the guest waits for buffers or for its turn, and not for time.
     awaits_buffers: bool,
     outbound: Line,
     /// Rings when the next frame is due.

@@ -34,7 +34,7 @@ const QUEUE_BYTES_DEFAULT: u64 = 16 << 20;
 /// What it takes to hold a frame, beside its bytes.
 const HOLDING_BYTES: u64 = 128;
 
-/// What is wrong with one direction of an interface. Nothing, if all is as by default.
+/// What is wrong with one direction of an interface: nothing, if all is as by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Impairment {
@@ -92,13 +92,20 @@ impl Impairment {
         }
     }
 
+    /// What waits and is under way at most.
+    fn room(&self) -> u64 {
+        let default = self.rate_bps.map_or(QUEUE_BYTES_DEFAULT, |_| QUEUE_BYTES_BEFORE_RATE);
+        self.queue_bytes.unwrap_or(default)
+    }
+
     /// Whether a frame fares as it would without it.
-    fn is_nothing(&self) -> bool {
+    pub fn is_nothing(&self) -> bool {
         (self.latency_us, self.loss_ppm, self.duplicate_ppm, self.rate_bps) == (0, 0, 0, None)
     }
 }
 
-/// Both directions of an interface, as the guest sees them.
+/// Both directions of an interface, as the guest sees them: in what is told, those with which something is wrong, and in what is asked, those
+/// that are to be so. The other stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Impairments {
@@ -153,11 +160,11 @@ impl Default for Link {
 }
 
 impl Link {
-    pub(super) fn set(&mut self, impairment: Option<Impairment>) {
-        self.impairment = impairment.filter(|impairment| !impairment.is_nothing());
+    pub(super) fn set(&mut self, impairment: Impairment) {
         self.revision += 1;
-        self.random = Random(self.impairment.as_ref().map_or(0, |impairment| impairment.seed));
+        self.random = Random(impairment.seed);
         self.free_at = 0;
+        self.impairment = Some(impairment).filter(|impairment| !impairment.is_nothing());
     }
 
     pub(super) fn impairment(&self) -> Option<&Impairment> {
@@ -174,16 +181,13 @@ impl Link {
 
     /// When a frame of `bytes` is due that comes now; `None` when there is no room for it.
     fn let_in(&mut self, now: u64, bytes: u64) -> Option<u64> {
-        let Some(impairment) = &self.impairment else {
-            self.held_bytes += bytes + HOLDING_BYTES;
-            return Some(now);
-        };
-        let default = impairment.rate_bps.map_or(QUEUE_BYTES_DEFAULT, |_| QUEUE_BYTES_BEFORE_RATE);
+        let queue_bytes = self.impairment.as_ref().map_or(QUEUE_BYTES_DEFAULT, Impairment::room);
         let held_bytes = self.held_bytes + bytes + HOLDING_BYTES;
-        if held_bytes > impairment.queue_bytes.unwrap_or(default) {
+        if held_bytes > queue_bytes {
             return None;
         }
         self.held_bytes = held_bytes;
+        let Some(impairment) = &self.impairment else { return Some(now) };
         let mut due = now;
         if let Some(rate) = impairment.rate_bps {
             self.free_at = self.free_at.max(now) + bytes * 8 * 1_000_000_000 / rate;
@@ -312,7 +316,7 @@ mod tests {
         impairment.check().unwrap();
         let (link, mut line, counters) =
             (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
-        lock(&link).set(Some(impairment));
+        lock(&link).set(impairment);
         line.heed(&lock(&link));
         let mut arrived = Vec::new();
         let mut arrive_until = |line: &mut Line, now| {
@@ -407,7 +411,7 @@ mod tests {
             (Mutex::new(Link::default()), Line::default(), DirectionCounters::default());
         assert!(line.is_open());
         let slow = Impairment { latency_us: 1_000_000, ..Impairment::default() };
-        lock(&link).set(Some(slow.clone()));
+        lock(&link).set(slow.clone());
         line.heed(&lock(&link));
         let send = |line: &mut Line, number: u8| {
             line.send(&link, 5, HEADER_BYTES + 1, || vec![number; HEADER_BYTES + 1].into(), &counters);
@@ -415,7 +419,7 @@ mod tests {
         send(&mut line, 1);
         send(&mut line, 2);
         assert!(line.take_due(&link, MS).is_none());
-        lock(&link).set(Some(Impairment::default()));
+        lock(&link).set(Impairment::default());
         line.heed(&lock(&link));
         // Nothing impairs it, but others are before it.
         assert!(!line.is_open());
@@ -423,7 +427,7 @@ mod tests {
         let mut next = || line.take_due(&link, 5).map(|frame| frame[0]);
         assert_eq!([next(), next(), next(), next()], [Some(1), Some(2), Some(3), None]);
         assert!(line.is_open() && lock(&link).held_bytes == 0);
-        lock(&link).set(Some(slow));
+        lock(&link).set(slow);
         line.heed(&lock(&link));
         send(&mut line, 4);
         line.clear(&link);

@@ -166,13 +166,25 @@ fn what_is_under_way_arrives_at_once_when_the_link_is_good_again() {
     // The guest has its buffer back, and does not wait for its frame to arrive.
     assert_eq!(bench.transmit.wait_used().1, 0);
     wait_for(&bench, "receive", "delayed", 1);
-    bench.net.impair(Impairments::default());
+    bench.net.impair(both(&Impairment::default()));
     assert_eq!(bench.link.receive(), frame(60, 1));
     assert_eq!(bench.receive(&offered), frame(60, 2));
     bench.send([0; 12], &frame(60, 3));
     bench.link.send(&frame(60, 4));
     assert_eq!(bench.link.receive(), frame(60, 3));
     assert_eq!(bench.receive(&offered), frame(60, 4));
+}
+
+#[test]
+fn a_direction_that_is_not_given_stays_as_it_is() {
+    let (net, _parts, _link) = device(1);
+    let (slow, good) = (Some(latency(5)), Some(Impairment::default()));
+    net.impair(Impairments { inbound: slow.clone(), outbound: None });
+    assert_eq!(net.impairments(), Impairments { inbound: slow.clone(), outbound: None });
+    net.impair(Impairments { inbound: None, outbound: slow.clone() });
+    assert_eq!(net.impairments(), Impairments { inbound: slow.clone(), outbound: slow.clone() });
+    net.impair(Impairments { inbound: good, outbound: None });
+    assert_eq!(net.impairments(), Impairments { inbound: None, outbound: slow });
 }
 
 #[test]
@@ -186,7 +198,7 @@ fn a_link_that_loses_all_loses_all() {
     }
     wait_for(&bench, "transmit", "impairment_dropped", 10);
     wait_for(&bench, "receive", "impairment_dropped", 10);
-    bench.net.impair(Impairments::default());
+    bench.net.impair(both(&Impairment::default()));
     bench.send([0; 12], &frame(60, 20));
     bench.link.send(&frame(60, 21));
     assert_eq!(bench.link.receive(), frame(60, 20));
@@ -282,7 +294,7 @@ fn a_reset_of_the_guest_ends_what_is_under_way_and_nothing_else() {
     bench.send([0; 12], &frame(60, 2));
     wait_for(&bench, "transmit", "delayed", 2);
     assert_eq!(bench.net.impairments(), impairments);
-    bench.net.impair(Impairments::default());
+    bench.net.impair(both(&Impairment::default()));
     assert_eq!(bench.link.receive(), frame(60, 2));
     assert_eq!((read(&reader).1, read(&reader).1), (frame(60, 1), frame(60, 2)));
 }
