@@ -92,25 +92,30 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let found = args.place.find(args.target)?;
     // Before the first packet comes, so that none is lost for a file that cannot be made.
     let sink = open(args.write.as_deref())?;
-    let (mut machines, mut captures, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
-    for Found { mut machine, interfaces, .. } in found {
-        for interface in interfaces {
-            let (capture, socket) = begin(&mut machine, machines.len(), interface, args.snaplen)?;
+    let (mut captures, mut sockets) = (Vec::new(), Vec::new());
+    for (number, found) in found.iter().enumerate() {
+        let mut machine = found.connect()?;
+        for interface in &found.interfaces {
+            let (capture, socket) = begin(&mut machine, number, interface, args.snaplen)?;
             captures.push(capture);
             sockets.push(socket);
         }
-        machines.push(machine);
     }
     let mut output = Output::new(sink, args, &captures)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the event loop")?;
-    let outcome = runtime.block_on(follow(sockets, args, &mut output));
+    let _in_runtime = runtime.enter();
+    let source = |(number, socket)| Ok(Source { number, socket: sys::watch(socket)?, has_ended: false });
+    let sources = sockets.into_iter().enumerate().map(source).collect::<io::Result<Vec<_>>>();
+    // They are open until the microVM has told what was lost: a capture ends with its socket.
+    let mut sources = sources.context("cannot watch a socket")?;
+    let outcome = runtime.block_on(follow(&mut sources, args, &mut output));
     match outcome {
         // Whoever reads it may stop reading.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         outcome => {
             outcome.context("cannot go on with the capture")?;
-            finish(&mut machines, &captures, &mut output).context("cannot end the capture")?;
+            finish(&found, &captures, &mut output).context("cannot end the capture")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -129,7 +134,7 @@ fn open(path: Option<&Path>) -> anyhow::Result<Sink> {
 fn begin(
     machine: &mut Machine,
     number: usize,
-    interface: FoundInterface,
+    interface: &FoundInterface,
     snaplen: Option<u32>,
 ) -> anyhow::Result<(Capture, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -142,14 +147,12 @@ fn begin(
         machine.post(&interface.path("captures"), &CaptureSpec { snaplen }, &[theirs.as_fd()]);
     let status = begun.with_context(|| format!("cannot capture from {}", interface.name))?;
     let device = interface.status.id.to_string();
-    Ok((Capture { name: interface.name, id: status.id, device, machine: number }, ours))
+    Ok((Capture { name: interface.name.clone(), id: status.id, device, machine: number }, ours))
 }
 
 /// Takes packets until it is enough.
-async fn follow(sockets: Vec<OwnedFd>, args: &Args, output: &mut Output) -> io::Result<()> {
+async fn follow(sources: &mut Vec<Source>, args: &Args, output: &mut Output) -> io::Result<()> {
     let mut signals = StopSignals::catch().map_err(io::Error::other)?;
-    let source = |(number, socket)| Ok(Source { number, socket: sys::watch(socket)?, has_ended: false });
-    let mut sources = sockets.into_iter().enumerate().map(source).collect::<io::Result<Vec<_>>>()?;
     let end = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -161,9 +164,9 @@ async fn follow(sockets: Vec<OwnedFd>, args: &Args, output: &mut Output) -> io::
         let is_last = tokio::select! {
             () = signals.next() => true,
             () = &mut end => true,
-            ready = any_ready(&sources) => ready.map(|()| false)?,
+            ready = any_ready(sources) => ready.map(|()| false)?,
         };
-        for source in &mut sources {
+        for source in sources.iter_mut() {
             source.take(is_last, output)?;
         }
         sources.retain(|source| !source.has_ended);
@@ -327,9 +330,9 @@ impl std::fmt::Display for TimeOfDay {
 }
 
 /// Tells what was lost, in the file and to the user.
-fn finish(machines: &mut [Machine], captures: &[Capture], output: &mut Output) -> io::Result<()> {
-    let statuses: Vec<Option<Interfaces>> =
-        machines.iter_mut().map(|machine| machine.get("/v1/interfaces").ok()).collect();
+fn finish(found: &[Found], captures: &[Capture], output: &mut Output) -> io::Result<()> {
+    let ask = |found: &Found| found.connect().ok()?.get("/v1/interfaces").ok();
+    let statuses: Vec<Option<Interfaces>> = found.iter().map(ask).collect();
     let status = |capture: &Capture| {
         let interfaces = statuses[capture.machine].iter().flat_map(|status| &status.interfaces);
         let mut captures = interfaces

@@ -90,11 +90,13 @@ enum Way {
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let wanted = args.impairments()?;
     let mut found = args.place.find(args.target)?;
-    for Found { machine, interfaces, .. } in &mut found {
-        for interface in interfaces {
-            let Some(wanted) = &wanted else { continue };
-            let set: Result<InterfaceStatus, _> = machine.put(&interface.path("impairments"), wanted);
-            interface.status = set.with_context(|| format!("cannot impair {}", interface.name))?;
+    if let Some(wanted) = wanted {
+        for found in &mut found {
+            let mut machine = found.connect()?;
+            for interface in &mut found.interfaces {
+                let set: Result<InterfaceStatus, _> = machine.put(&interface.path("impairments"), &wanted);
+                interface.status = set.with_context(|| format!("cannot impair {}", interface.name))?;
+            }
         }
     }
     let rows: Vec<_> = found.iter().flat_map(rows).collect();

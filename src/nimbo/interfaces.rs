@@ -67,7 +67,7 @@ pub(crate) struct Place {
 
 /// A microVM, with those of its interfaces that are meant.
 pub(crate) struct Found {
-    pub(crate) machine: Machine,
+    control: PathBuf,
     /// `None` if it is no server's.
     pub(crate) instance: Option<InstanceId>,
     pub(crate) interfaces: Vec<FoundInterface>,
@@ -100,10 +100,8 @@ impl Place {
     /// When there is no such interface, or its microVM does not answer.
     pub(crate) fn find(&self, target: Option<Target>) -> anyhow::Result<Vec<Found>> {
         if let Some(path) = &self.control {
-            let stream = socket::connect(path).with_context(|| cannot_reach(path))?;
-            let mut machine = Machine::over(stream).with_context(|| cannot_reach(path))?;
-            let interfaces = named(&mut machine, |status| Some(status.id.to_string()))?;
-            return Ok(vec![Found { machine, instance: None, interfaces }]);
+            let interfaces = named(connect(path)?, |status| Some(status.id.to_string()))?;
+            return Ok(vec![Found { control: path.clone(), instance: None, interfaces }]);
         }
         let attached = client::run(async {
             let client = self.which.connect(true).await?;
@@ -127,31 +125,43 @@ impl Place {
 
     /// The microVM of an instance, if it has one.
     fn of_instance(&self, instance: InstanceId, attached: &[Attached]) -> anyhow::Result<Option<Found>> {
-        let path = self.run.join("instances").join(instance.to_string()).join("control");
-        let stream = match socket::connect(&path) {
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-            {
-                return Ok(None);
-            }
-            connected => connected.with_context(|| cannot_reach(&path))?,
+        let control = self.run.join("instances").join(instance.to_string()).join("control");
+        let machine = match connect(&control) {
+            Err(error) if is_nobody_there(&error) => return Ok(None),
+            connected => connected?,
         };
-        let mut machine = Machine::over(stream).with_context(|| cannot_reach(&path))?;
         let name = |status: &InterfaceStatus| {
             attached.iter().find(|known| known.mac == status.mac).map(|known| known.id.to_string())
         };
-        let interfaces = named(&mut machine, name)?;
-        Ok(Some(Found { machine, instance: Some(instance), interfaces }))
+        let interfaces = named(machine, name)?;
+        Ok(Some(Found { control, instance: Some(instance), interfaces }))
     }
 }
 
-fn cannot_reach(path: &Path) -> String {
-    format!("cannot reach the microVM at {}", path.display())
+impl Found {
+    /// A conversation with the microVM, which ends it when nothing is said for minutes.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn connect(&self) -> anyhow::Result<Machine> {
+        connect(&self.control)
+    }
+}
+
+fn connect(control: &Path) -> anyhow::Result<Machine> {
+    let cannot = || format!("cannot reach the microVM at {}", control.display());
+    let stream = socket::connect(control).with_context(cannot)?;
+    Machine::over(stream).with_context(cannot)
+}
+
+fn is_nobody_there(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
 }
 
 /// The interfaces of a microVM that have a name.
 fn named(
-    machine: &mut Machine,
+    mut machine: Machine,
     name: impl Fn(&InterfaceStatus) -> Option<String>,
 ) -> anyhow::Result<Vec<FoundInterface>> {
     let found: Interfaces =
@@ -233,5 +243,15 @@ mod tests {
         assert!(matches!(format!("eni-{id}").parse(), Ok(Target::Interface(_))));
         let error = "vol-0123456789abcdef0".parse::<Target>().unwrap_err();
         assert_eq!(error, "expected an instance, i-…, or an interface, eni-…");
+    }
+
+    #[test]
+    fn a_microvm_that_has_ended_is_told_from_one_that_cannot_be_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let control = folder.path().join("control");
+        assert!(is_nobody_there(&connect(&control).unwrap_err()));
+        drop(std::os::unix::net::UnixListener::bind(&control).unwrap());
+        assert!(is_nobody_there(&connect(&control).unwrap_err()));
+        assert!(!is_nobody_there(&connect(&control.join("below")).unwrap_err()), "a socket is no folder");
     }
 }
