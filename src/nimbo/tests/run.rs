@@ -18,6 +18,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use payload::{Instruction, build};
+use vmm::control::api::Interfaces;
+use vmm::control::client::Client;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,6 +156,56 @@ fn with_a_network_the_payload_runs_as_well() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("publishes 127.0.0.1:") && stderr.contains("the guest is"), "{stderr}");
+}
+
+/// No packet passes: a payload has no driver. That they do is tried where there are guests, in tests/lab.
+#[test]
+fn the_interface_of_a_guest_can_be_captured_and_impaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let program = [Instruction::Print("ready\n"), Instruction::EchoLine, Instruction::PowerOff];
+    let mut command = run_payload(folder.path(), &program, &["--control"]);
+    command.arg(&control).stdin(Stdio::piped());
+    let mut running = Running::start(command);
+    wait_for(running.child.stdout.as_mut().unwrap(), "ready");
+    let ask = |arguments: &[&str]| {
+        let mut command = nimbo();
+        command.args(arguments).arg("--control").arg(&control);
+        let output = Running::start(command).finish();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        (text(&output.stdout), text(&output.stderr))
+    };
+
+    ask(&["impair", "--latency", "1.5s", "--jitter", "20ms", "--seed", "7", "--direction", "in"]);
+    ask(&["impair", "--rate", "10mbit", "--queue", "256K", "--direction", "out"]);
+    let (told, _) = ask(&["impair", "--list"]);
+    let rows: Vec<Vec<&str>> = told.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0].join(" "), "net0 - in --latency 1500ms --jitter 20ms --seed 7");
+    assert_eq!(rows[1].join(" "), "net0 - out --rate 10mbit --queue 256K");
+    ask(&["impair", "--clear", "--direction", "in"]);
+    assert_eq!(ask(&["impair", "--list"]).0.lines().count(), 2);
+    ask(&["impair", "--clear"]);
+    assert_eq!(ask(&["impair", "--list"]).0, "");
+
+    let file = folder.path().join("none.pcapng");
+    let (_, told) = ask(&["capture", "--duration", "10ms", "--filter", "tcp", "-w", file.to_str().unwrap()]);
+    assert_eq!(told, "nimbo: 0 packets captured, of 0 seen\n");
+    assert_eq!(fs::read(&file).unwrap()[..4], [0x0a, 0x0d, 0x0d, 0x0a]);
+    let mut command = nimbo();
+    command.arg("capture").arg("--control").arg(&control);
+    let capture = Running::start(command);
+    let mut client = Client::connect(&control).unwrap();
+    let mut is_captured = || {
+        let found: Interfaces = client.get("/v1/interfaces").unwrap();
+        !found.interfaces[0].captures.is_empty()
+    };
+    while !is_captured() {
+        std::thread::yield_now();
+    }
+    running.child.stdin.take().unwrap().write_all(b"end\n").unwrap();
+    let ended = capture.finish();
+    assert!(ended.status.success() && text(&ended.stderr).contains("its microVM has ended"), "{ended:?}");
+    assert_eq!(running.finish().status.code(), Some(0));
 }
 
 #[test]
