@@ -33,6 +33,7 @@ pub mod simulation;
 pub mod state;
 pub mod store;
 mod sts;
+pub mod survey;
 #[cfg(test)]
 mod testing;
 pub mod zones;

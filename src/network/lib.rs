@@ -19,7 +19,7 @@
 //! [`capture`] is about frames that passed: what they are, and files of them.
 //!
 //! A VPC of many interfaces is a [`Fabric`], which enforces a [`policy`]: groups, ACLs and route tables. An [`InternetGateway`] gives it public
-//! addresses, a [`NatGateway`] lends its own.
+//! addresses, a [`NatGateway`] lends its own. Why a packet passes all of them or not, [`path`] tells.
 //!
 //! Invariants:
 //! - The calling process stays in its own namespace. What must happen in another one happens on a
@@ -45,6 +45,7 @@ mod nat_gateway;
 mod netlink;
 mod nft;
 mod pair;
+pub mod path;
 mod peering;
 mod plan;
 pub mod policy;

@@ -14,6 +14,7 @@
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
 //! | `nimbo zone` | zones that fail and recover |
+//! | `nimbo why` | what passes a packet between two ends, or stops it |
 //! | `nimbo completions` | what shells need to complete all this |
 //! | `nimbo vmm` | the process of one microVM; others start it |
 
@@ -52,6 +53,7 @@ mod table;
 mod vhost_user;
 mod vmm_process;
 mod volume;
+mod why;
 mod zone;
 
 use std::process::ExitCode;
@@ -119,6 +121,8 @@ enum Command {
     /// Availability zones that fail and recover
     #[command(subcommand)]
     Zone(zone::Command),
+    /// Tells what passes a packet from one end to another, or stops it, and the answer to it
+    Why(why::Args),
     /// Prints completions of the command line, for a shell
     Completions(completions::Args),
 }
@@ -153,6 +157,7 @@ fn main() -> ExitCode {
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),
             Command::Zone(command) => zone::main(&command),
+            Command::Why(args) => why::main(&args),
             Command::Completions(args) => Ok(completions::main(&args, Cli::command())),
         }
     };

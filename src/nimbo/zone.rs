@@ -47,7 +47,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<ExitCode> {
     client::run(async {
         let client = args.which.connect(true).await?;
         let path = format!("{}{}", crate::serve::ZONES_PATH, args.zone);
-        client.change(&path, &json!({ "state": state })).await
+        client.ask(&path, &json!({ "state": state })).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -325,6 +325,27 @@ impl Vpc {
     }
 }
 
+impl Packet {
+    /// What answers it, if it begins a flow.
+    pub fn answer(&self) -> Self {
+        let transport = match self.transport {
+            Transport::Tcp { source, destination } => {
+                Transport::Tcp { source: destination, destination: source }
+            }
+            Transport::Udp { source, destination } => {
+                Transport::Udp { source: destination, destination: source }
+            }
+            Transport::Icmp { icmp_type: 8, code } => Transport::Icmp { icmp_type: 0, code },
+            // Of the other requests, the reply has the next number.
+            Transport::Icmp { icmp_type, code } => {
+                Transport::Icmp { icmp_type: icmp_type.saturating_add(1), code }
+            }
+            other @ Transport::Other(_) => other,
+        };
+        Self { source: self.destination, destination: self.source, transport }
+    }
+}
+
 impl Transport {
     /// Its protocol's number.
     pub fn protocol(self) -> u8 {

@@ -224,17 +224,17 @@ impl Client {
         Err(Refused { code: told("Code"), message: told("Message") }.into())
     }
 
-    /// Asks for a change that AWS's API has no operation for.
+    /// Asks for what AWS's API has no operation for.
     ///
     /// # Errors
     /// [`Refused`], and when there is no answer.
-    pub(crate) async fn change(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let body = body.to_string().into_bytes();
         let reply = self.send(self.region, path, "application/json", body).await?;
-        if reply.status == 200 {
-            return Ok(());
-        }
         let answer: Value = serde_json::from_slice(&reply.body).context("the answer is no JSON")?;
+        if reply.status == 200 {
+            return Ok(answer);
+        }
         let told = |name: &str| answer["error"][name].as_str().unwrap_or_default().to_owned();
         Err(Refused { code: told("code"), message: told("message") }.into())
     }

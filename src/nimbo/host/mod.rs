@@ -20,6 +20,7 @@ use types::{InstanceId, NetworkInterfaceId, VolumeId};
 use disks::{HostDisks, Plugs, Volumes};
 use machines::{Machines, Storage};
 use networks::Networks;
+pub(crate) use networks::site;
 
 use crate::microvm::PROGRAM;
 use crate::volume::Location;

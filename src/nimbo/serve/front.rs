@@ -1,11 +1,12 @@
-//! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), and, if it simulates, a way to begin anew. Only what is
-//! about zones is signed.
+//! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), [what passes in networks](super::why), and, if it
+//! simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
 //!
 //! | request | is |
 //! | --- | --- |
 //! | `GET /_nimbo/server` | [`About`] the server |
 //! | `POST /_nimbo/reset` | all accounts in all regions are as in the beginning when it answers; of a simulation only |
 //! | `POST /_nimbo/zones/NAME` | a zone fails or recovers |
+//! | `POST /_nimbo/why` | what passes a packet, or stops it |
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,18 +16,20 @@ use aws::answer::Answer;
 use aws::api::Api;
 use aws::request::{Request, RequestId};
 use aws::server::Respond;
+use aws::service::Protocol;
+use aws::sigv4::{Caller, Claim};
 use control::SeedImage;
 use control::plane::Plane;
 use control::simulation::Simulation;
 use serde_json::{Value, json};
 use types::Region;
 
-use super::zones;
+use super::{why, zones};
 use crate::client::{ABOUT_PATH, About};
 
 const RESET_PATH: &str = "/_nimbo/reset";
 const WHAT_THERE_IS: &str =
-    "GET /_nimbo/server, POST /_nimbo/reset and POST /_nimbo/zones/NAME are what there is.";
+    "GET /_nimbo/server, POST /_nimbo/reset, POST /_nimbo/zones/NAME and POST /_nimbo/why are what there is.";
 
 /// AWS's API, and what is beside it.
 pub(super) struct Front {
@@ -73,6 +76,7 @@ impl Front {
     async fn respond_itself(&self, request: &Request<'_>) -> Answer {
         match (request.method, request.path, &self.simulated) {
             (_, path, _) if path.starts_with(zones::PATH) => zones::respond(&self.api, request).await,
+            (_, why::PATH, _) => why::respond(&self.api, request).await,
             ("GET" | "HEAD", ABOUT_PATH, _) => answer(200, &json!(self.about())),
             // A page in somebody's browser shall not, and a browser says whose page it is.
             ("POST", RESET_PATH, Some(_)) if request.headers.contains_key("origin") => {
@@ -91,6 +95,18 @@ impl Front {
             _ => refusal(404, "NotFound", WHAT_THERE_IS),
         }
     }
+}
+
+/// Who has signed a request, for any service and region.
+///
+/// # Errors
+/// The refusal, if nobody has.
+pub(super) fn caller(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Result<Caller, Answer> {
+    let signed = Claim::of(request).and_then(|claim| api.verifier.verify(request, &claim));
+    signed.map_err(|denied| {
+        let error = denied.error(Protocol::RestJson);
+        refusal(error.status, &error.code, &error.message)
+    })
 }
 
 pub(super) fn answer(status: u16, body: &Value) -> Answer {

@@ -6,6 +6,7 @@ mod random;
 mod room;
 pub(crate) mod state_folder;
 mod tls;
+mod why;
 mod zones;
 
 use std::fs;
@@ -41,6 +42,7 @@ use random::Kernel;
 use room::Room;
 use state_folder::StateFolder;
 use tls::{Tls, TlsArgs};
+pub(crate) use why::PATH as WHY_PATH;
 pub(crate) use zones::PATH as ZONES_PATH;
 
 /// Where a server has its sockets if nobody says otherwise.

@@ -12,15 +12,13 @@ use std::sync::Arc;
 use aws::answer::Answer;
 use aws::api::Api;
 use aws::request::Request;
-use aws::service::Protocol;
-use aws::sigv4::Claim;
 use control::plane::Plane;
 use control::zones::{self, ZoneState};
 use serde::Deserialize;
 use serde_json::json;
 use types::Zone;
 
-use super::front::{answer, refusal};
+use super::front::{answer, caller, refusal};
 
 /// What paths of this begin with.
 pub(crate) const PATH: &str = "/_nimbo/zones/";
@@ -40,10 +38,8 @@ enum Word {
 
 /// Answers a request whose path begins with [`PATH`].
 pub(super) async fn respond(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Answer {
-    let signed = Claim::of(request).and_then(|claim| api.verifier.verify(request, &claim));
-    if let Err(denied) = signed {
-        let error = denied.error(Protocol::RestJson);
-        return refusal(error.status, &error.code, &error.message);
+    if let Err(refused) = caller(api, request) {
+        return refused;
     }
     if request.method != "POST" {
         return refusal(405, "MethodNotAllowed", "A zone is changed by POST.");

@@ -227,17 +227,6 @@ fn expected(vpc: &Vpc, from: u8, packet: &Packet, flow: Flow) -> Option<u8> {
     }
 }
 
-fn answer_to(packet: &Packet) -> Packet {
-    let transport = match packet.transport {
-        Transport::Tcp { source, destination } => Transport::Tcp { source: destination, destination: source },
-        Transport::Udp { source, destination } => Transport::Udp { source: destination, destination: source },
-        Transport::Icmp { icmp_type: 8, code } => Transport::Icmp { icmp_type: 0, code },
-        Transport::Icmp { icmp_type, code } => Transport::Icmp { icmp_type: icmp_type + 1, code },
-        Transport::Other(protocol) => Transport::Other(protocol),
-    };
-    Packet { source: packet.destination, destination: packet.source, transport }
-}
-
 fn check(world: &mut World, vpc: &Vpc, sent: &Sent, port: u16) -> Result<(), TestCaseError> {
     let own = if sent.from == 0 { ip("203.0.113.9") } else { ip(ADDRESSES[usize::from(sent.from) - 1]) };
     let source = sent.source.unwrap_or(own);
@@ -267,7 +256,7 @@ fn check(world: &mut World, vpc: &Vpc, sent: &Sent, port: u16) -> Result<(), Tes
         vpc.verdict(place(sent.from), None, &packet, Flow::Begins)
     );
     let Some(at) = arrived else { return Ok(()) };
-    let answer = answer_to(&packet);
+    let answer = packet.answer();
     prop_assert_eq!(
         world.send(at, &answer, port),
         expected(vpc, at, &answer, Flow::Answers(packet)),

@@ -31,6 +31,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use types::{InstanceId, NetworkInterfaceId, VpcId};
 
+pub(crate) use policy::site;
 use vpc::{Standing, VpcNetwork};
 
 /// How long one that starts waits for its network: the control plane tells of both at the same time.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use control::ports::{PortSpec, VpcSpec};
 use control::records::{self, InterfaceOwner};
+use network::path::Site;
 use network::policy::{
     Acl, AclEntry, Direction, Gateway, Group, GroupRule, Interface, Peer, Port, Ports, RouteTable, Subnet,
     Target, Traffic, Vpc, device_name,
@@ -28,6 +29,21 @@ pub(super) fn policy(spec: &VpcSpec) -> Vpc {
         acls: spec.acls.iter().map(|found| (found.id, acl(found))).collect(),
         route_tables: spec.route_tables.iter().map(|found| (found.id, route_table(spec, found))).collect(),
         gateways: internet.chain(peerings).map(|gateway| (gateway, NEXT_HOP)).collect(),
+    }
+}
+
+/// The VPC as [`network::path`] walks it.
+pub(crate) fn site(spec: &VpcSpec) -> Site {
+    let nat = |port: &PortSpec| {
+        let is_nat = matches!(port.owner, InterfaceOwner::NatGateway(_));
+        let (address, _) = *port.interface.addresses.first().filter(|_| is_nat)?;
+        Some((port.interface.id, address))
+    };
+    Site {
+        policy: policy(spec),
+        translation: translation(spec),
+        peers: spec.peerings.clone(),
+        nat_gateways: spec.interfaces.iter().filter_map(nat).collect(),
     }
 }
 
