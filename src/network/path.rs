@@ -87,25 +87,17 @@ pub enum Why {
     /// What the policy of the VPC says that it was in.
     Policy(Stop),
     /// The source has no public address, so the internet gateway does not let it out.
-    NoPublicAddress {
-        gateway: InternetGatewayId,
-    },
+    NoPublicAddress { gateway: InternetGatewayId },
     /// Nobody has the public address.
     NobodyHas,
     /// It is had in a VPC without an internet gateway.
-    NoInternetGateway {
-        vpc: VpcId,
-    },
+    NoInternetGateway { vpc: VpcId },
     /// A NAT gateway is sent something that nobody behind it has asked for.
-    Unsolicited {
-        interface: NetworkInterfaceId,
-    },
+    Unsolicited { interface: NetworkInterfaceId },
     /// It is for the machine that all this runs on, which instances do not reach.
     Host,
     /// The VPC at the other end is not there.
-    NoPeer {
-        id: VpcPeeringConnectionId,
-    },
+    NoPeer { id: VpcPeeringConnectionId },
     /// Routers send it to each other.
     Circle,
 }
@@ -209,9 +201,7 @@ impl Walk<'_> {
         match verdict.outcome {
             Outcome::Stopped(stop) => Err(halt(Why::Policy(stop))),
             Outcome::Arrives(Place::Router) => Ok(Next::Arrived(Spot::Vpc(vpc, Place::Router))),
-            Outcome::Arrives(Place::Interface(id)) => {
-                self.hand_over(vpc, id, packet, passed).map_err(halt)
-            }
+            Outcome::Arrives(Place::Interface(id)) => self.hand_over(vpc, id, packet, passed).map_err(halt),
             Outcome::Arrives(Place::Gateway(gateway @ Gateway::Peering(id))) => {
                 let peer = site.peers.get(&id).filter(|peer| sites.contains_key(peer));
                 let to = *peer.ok_or_else(|| halt(Why::NoPeer { id }))?;
@@ -324,13 +314,7 @@ impl Walk<'_> {
         Ok(Next::On(spot))
     }
 
-    fn translate(
-        &mut self,
-        vpc: VpcId,
-        nat: Option<NetworkInterfaceId>,
-        packet: &mut Packet,
-        after: Packet,
-    ) {
+    fn translate(&mut self, vpc: VpcId, nat: Option<NetworkInterfaceId>, packet: &mut Packet, after: Packet) {
         let before = std::mem::replace(packet, after);
         self.translated.push(Translated { vpc, nat, before, after });
     }

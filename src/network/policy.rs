@@ -62,6 +62,8 @@ pub struct Vpc {
     pub subnets: BTreeMap<SubnetId, Subnet>,
     pub interfaces: BTreeMap<NetworkInterfaceId, Interface>,
     pub groups: BTreeMap<SecurityGroupId, Group>,
+    /// The addresses in groups of peers, as far as rules of groups here name those.
+    pub peer_members: BTreeMap<SecurityGroupId, BTreeSet<Ipv4Addr>>,
     pub acls: BTreeMap<NetworkAclId, Acl>,
     pub route_tables: BTreeMap<RouteTableId, RouteTable>,
     /// The ways out that are there, each a device of the VPC's namespace, with the address of who takes packets at its other end.
@@ -148,7 +150,7 @@ pub struct Ports {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Range(Ipv4Net),
-    /// The addresses of the interfaces that are in a group.
+    /// The addresses of the interfaces that are in a group, which may be a peer's.
     Group(SecurityGroupId),
 }
 
@@ -202,10 +204,11 @@ impl Vpc {
         self.interfaces.iter().map(|(id, interface)| (*id, interface)).filter(is_there)
     }
 
-    /// The addresses of the interfaces that are in a group.
+    /// The addresses of the interfaces that are in a group, its own or a peer's.
     pub fn members(&self, group: SecurityGroupId) -> BTreeSet<Ipv4Addr> {
         let members = self.interfaces().filter(|(_, interface)| interface.groups.contains(&group));
-        members.flat_map(|(_, interface)| interface.addresses.iter().copied()).collect()
+        let own = members.flat_map(|(_, interface)| &interface.addresses);
+        own.chain(self.peer_members.get(&group).into_iter().flatten()).copied().collect()
     }
 
     /// The addresses at which the VPC itself is spoken to: the router of each subnet, resolvers, metadata.

@@ -86,8 +86,14 @@ pub(crate) struct Question {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum PacketKind {
-    Tcp { port: u16, source_port: u16 },
-    Udp { port: u16, source_port: u16 },
+    Tcp {
+        port: u16,
+        source_port: u16,
+    },
+    Udp {
+        port: u16,
+        source_port: u16,
+    },
     /// An echo request.
     Icmp,
 }

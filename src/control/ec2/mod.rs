@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use aws::Table;
 pub use storage::{SeedImage, default_seed, seed_images};
-pub(crate) use vpc::fabric;
+pub(crate) use vpc::{fabric, onlookers};
 
 use crate::plane::Plane;
 use crate::state::Transaction;

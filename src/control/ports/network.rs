@@ -1,10 +1,13 @@
 //! Networks, as a host has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use types::{InternetGatewayId, NetworkAclId, RouteTableId, SubnetId, VpcId, VpcPeeringConnectionId};
+use types::{
+    InternetGatewayId, NetworkAclId, RouteTableId, SecurityGroupId, SubnetId, VpcId, VpcPeeringConnectionId,
+};
 
 use super::{BoxFuture, HostError, InterfaceSpec};
 use crate::records::{DhcpOptions, InterfaceOwner, NetworkAcl, RouteTable, SecurityGroup};
@@ -43,6 +46,10 @@ pub struct VpcSpec {
     pub internet_gateway: Option<InternetGatewayId>,
     /// Those that are active, each with the VPC at its other end.
     pub peerings: BTreeMap<VpcPeeringConnectionId, VpcId>,
+    /// The addresses in groups of peers, as far as rules of groups here name those.
+    pub peer_members: BTreeMap<SecurityGroupId, BTreeSet<Ipv4Addr>>,
+    /// Names of peers' instances that lead to private addresses here, whatever they do elsewhere.
+    pub peer_names: BTreeMap<String, Ipv4Addr>,
     /// Those of instances that are on a host, and of services.
     pub interfaces: Vec<PortSpec>,
 }

@@ -10,7 +10,7 @@ use types::{InstanceId, ResourceId, VpcId};
 
 use super::agenda::Agenda;
 use super::{CHANGES_MAX, sleep_until};
-use crate::ec2::fabric;
+use crate::ec2::{fabric, onlookers};
 use crate::ledger::{AsOf, Stopped, Written};
 use crate::plane::Plane;
 use crate::ports::Networks;
@@ -122,7 +122,12 @@ fn note_changes(state: &State, agenda: &mut Agenda<Subject>, changes: &mut Vec<W
     for Written { as_of, former } in changes.drain(..) {
         for (space, former) in former.iter() {
             let Some(tables) = state.space(*space) else { continue };
-            touched(tables, former, &mut |vpc| agenda.changed((*space, vpc), as_of));
+            touched(tables, former, &mut |vpc| {
+                let own = (*space, vpc);
+                for subject in onlookers(state, *space, vpc).into_iter().chain([own]) {
+                    agenda.changed(subject, as_of);
+                }
+            });
         }
     }
 }

@@ -155,6 +155,13 @@ impl VpcPeeringConnection {
         self.created.saturating_add(SignedDuration::from_hours(7 * 24)).unwrap_or(Timestamp::MAX)
     }
 
+    /// Its sides: that of a VPC, and the other. None: it is of none of them.
+    pub fn seen_from(&self, vpc: VpcId) -> Option<(&PeerVpc, &PeerVpc)> {
+        let (one, other) = (&self.requester, &self.accepter);
+        let seen = (one.vpc == vpc).then_some((one, other));
+        seen.or_else(|| (other.vpc == vpc).then_some((other, one)))
+    }
+
     /// Its state at a time: nobody writes down that it has expired.
     pub fn state_at(&self, now: Timestamp) -> PeeringState {
         let expires = self.expires();

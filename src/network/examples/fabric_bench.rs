@@ -107,7 +107,7 @@ fn vpc(interfaces: u32, rules: u32) -> Vpc {
         groups: (0..groups).map(|number| (id(number), group(number, groups))).collect(),
         acls: [(id(0), Acl { entries })].into(),
         route_tables: [(id(0), RouteTable { routes })].into(),
-        gateways: BTreeMap::new(),
+        ..Vpc::default()
     }
 }
 

@@ -84,13 +84,14 @@ fn small() -> Vpc {
         ]
         .into(),
         groups: [(id(1), web), (id(2), data)].into(),
+        peer_members: BTreeMap::new(),
         acls: [(id(1), open_acl())].into(),
         route_tables: [(id(1), RouteTable::default())].into(),
         gateways: BTreeMap::new(),
     }
 }
 
-/// With all that a VPC can have: ACLs that stop something, a router, a service, gateways.
+/// With all that a VPC can have: ACLs that stop something, a router, a service, gateways, a peer's group.
 fn large() -> Vpc {
     let mut vpc = small();
     let entry = |direction, number, allows, traffic, range| AclEntry {
@@ -125,6 +126,10 @@ fn large() -> Vpc {
     let (service, mut balancer) = interface(5, 1, &["10.0.1.9"], &[1]);
     balancer.port = Port::Local;
     vpc.interfaces.insert(service, balancer);
+    if let Some(data) = vpc.groups.get_mut(&id::<SecurityGroupId>(2)) {
+        data.rules.push(rule(7, Direction::Ingress, Traffic::Tcp(ports(3306, 3306)), Peer::Group(id(3))));
+    }
+    vpc.peer_members.insert(id(3), [address("172.16.0.4"), address("172.16.0.5")].into());
     let internet = Gateway::Internet(id(1));
     vpc.gateways.insert(internet, address("169.254.128.0"));
     let routes = [

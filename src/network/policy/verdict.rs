@@ -312,9 +312,7 @@ impl Vpc {
         });
         let is_peer = |rule_peer: Peer| match rule_peer {
             Peer::Range(range) => range.contains(&peer),
-            Peer::Group(group) => {
-                self.interface_at(peer).is_some_and(|(_, interface)| interface.groups.contains(&group))
-            }
+            Peer::Group(group) => self.members(group).contains(&peer),
         };
         let mut matching = rules.filter(|(_, rule)| {
             rule.direction == direction && rule.traffic.matches(transport) && is_peer(rule.peer)

@@ -52,7 +52,9 @@ pub(super) async fn respond(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Ans
     }
     let question: Question = match serde_json::from_slice(request.body) {
         Ok(question) => question,
-        Err(error) => return refusal(400, "InvalidParameterValue", &format!("The body is no question: {error}.")),
+        Err(error) => {
+            return refusal(400, "InvalidParameterValue", &format!("The body is no question: {error}."));
+        }
     };
     let Ok(account) = caller.account.parse() else {
         return refusal(403, "AuthFailure", "The access key is of no account.");
@@ -128,11 +130,11 @@ fn candidates(all: &[Endpoint], name: EndName) -> Result<Vec<&Endpoint>, Refused
 }
 
 /// The one that is meant: of several with the same address the one that is near to the other end.
-fn the_one<'a>(
-    candidates: Vec<&'a Endpoint>,
+fn the_one(
+    candidates: Vec<&Endpoint>,
     name: EndName,
     near: impl FnOnce() -> BTreeSet<VpcId>,
-) -> Result<Option<&'a Endpoint>, Refused> {
+) -> Result<Option<&Endpoint>, Refused> {
     if candidates.len() < 2 {
         return Ok(candidates.first().copied());
     }
@@ -142,7 +144,8 @@ fn the_one<'a>(
         (Some(end), None) => Ok(Some(end)),
         _ => {
             let all: Vec<_> = candidates.iter().map(|end| end.interface.id.to_string()).collect();
-            let message = format!("Several interfaces have the address {name}: name one of {}.", all.join(", "));
+            let message =
+                format!("Several interfaces have the address {name}: name one of {}.", all.join(", "));
             Err(("Ambiguous", message))
         }
     }
@@ -185,14 +188,17 @@ fn destination_address(
 
 /// From outside, to an interface without a public address.
 fn never_outside(source: &End<'_>, to: Option<&Endpoint>) -> Explanation {
-    let address = to.and_then(|end| end.interface.addresses.first()).map_or(STAND_IN, |(address, _)| *address);
+    let address =
+        to.and_then(|end| end.interface.addresses.first()).map_or(STAND_IN, |(address, _)| *address);
     let destination = End { endpoint: to, address };
     let id = to.map(|end| end.interface.id.to_string()).unwrap_or_default();
     let step = StepTold {
         by: By::NetworkInterface,
         at: to.map(|end| end.interface.vpc.to_string()).unwrap_or_default(),
         part: None,
-        says: format!("{id} has no public address, so nobody outside of its VPC and that one's peers reaches it"),
+        says: format!(
+            "{id} has no public address, so nobody outside of its VPC and that one's peers reaches it"
+        ),
         id,
     };
     // An instance that is stopped has lost its own.
@@ -202,7 +208,13 @@ fn never_outside(source: &End<'_>, to: Option<&Endpoint>) -> Explanation {
 
 fn stopped(source: &End<'_>, destination: &End<'_>, passed: Vec<StepTold>, stop: StopTold) -> Explanation {
     let request = PathTold { passed, stopped: Some(stop) };
-    Explanation { passes: false, source: source.told(), destination: destination.told(), request, answer: None }
+    Explanation {
+        passes: false,
+        source: source.told(),
+        destination: destination.told(),
+        request,
+        answer: None,
+    }
 }
 
 fn walk(
@@ -229,9 +241,12 @@ fn walk(
     let teller = Teller { account, specs, sites: &sites };
     let request = teller.path(&exchange.request);
     // Nobody is there, or nobody listens.
-    let comes_near = exchange.request.end.as_ref().err().is_none_or(|halt| {
-        matches!(halt.why, Why::NobodyHas | Why::Policy(Stop::NobodyThere))
-    });
+    let comes_near = exchange
+        .request
+        .end
+        .as_ref()
+        .err()
+        .is_none_or(|halt| matches!(halt.why, Why::NobodyHas | Why::Policy(Stop::NobodyThere)));
     if let Some(stop) = destination.endpoint.filter(|_| comes_near).and_then(obstacle) {
         return stopped(source, destination, request.passed, stop);
     }
@@ -275,7 +290,12 @@ fn obstacle(endpoint: &Endpoint) -> Option<StopTold> {
         return None;
     }
     if instance.outage.is_some() {
-        return stop("zone_failed", By::Instance, id.clone(), format!("the zone of {id} has failed, and it has not booted since"));
+        return stop(
+            "zone_failed",
+            By::Instance,
+            id.clone(),
+            format!("the zone of {id} has failed, and it has not booted since"),
+        );
     }
     let says = format!("{id} is {}", state_word(instance));
     stop("instance_not_running", By::Instance, id, says)

@@ -298,3 +298,34 @@ def test_a_rule_names_a_group_of_a_peer_in_another_account(ec2: Any, api: Any, r
     assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []
     other.delete_vpc_peering_connection(VpcPeeringConnectionId=way)
     refused("InvalidGroup.NotFound", allow, GroupId=group, IpPermissions=rule(UserId=account, GroupId=peer))
+
+
+def test_a_rule_is_stale_when_its_peers_group_is_not_reached(ec2: Any, refused: Callable[..., str]) -> None:
+    ours, theirs = (ec2.create_vpc(CidrBlock=cidr)["Vpc"]["VpcId"] for cidr in ("10.83.0.0/16", "10.84.0.0/16"))
+    way = ec2.create_vpc_peering_connection(VpcId=ours, PeerVpcId=theirs)["VpcPeeringConnection"]["VpcPeeringConnectionId"]
+    ec2.accept_vpc_peering_connection(VpcPeeringConnectionId=way)
+    group = ec2.create_security_group(GroupName="web", Description="web", VpcId=ours)["GroupId"]
+    peers = [ec2.create_security_group(GroupName=name, Description=name, VpcId=theirs)["GroupId"] for name in ("a", "b")]
+    rules = [tcp(port, UserIdGroupPairs=[{"GroupId": peer}]) for port, peer in zip((80, 81), peers, strict=True)]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[*rules, tcp(22, "10.0.0.0/8")])
+
+    def stale() -> list[dict[str, Any]]:
+        return ec2.describe_stale_security_groups(VpcId=ours)["StaleSecurityGroupSet"]
+
+    assert stale() == []
+    ec2.delete_security_group(GroupId=peers[0])
+    [found] = stale()
+    assert (found["GroupId"], found["GroupName"], found["VpcId"]) == (group, "web", ours)
+    [permission] = found["StaleIpPermissions"]
+    assert (permission["FromPort"], permission["UserIdGroupPairs"][0]["GroupId"]) == (80, peers[0])
+    assert found["StaleIpPermissionsEgress"] == []
+    ec2.delete_vpc_peering_connection(VpcPeeringConnectionId=way)
+    [found] = stale()
+    assert [permission["FromPort"] for permission in found["StaleIpPermissions"]] == [80, 81]
+    pair = {"GroupId": peers[1], "UserId": "000000000000", "VpcId": theirs, "VpcPeeringConnectionId": way, "PeeringStatus": "deleted"}
+    assert found["StaleIpPermissions"][1]["UserIdGroupPairs"] == [pair]
+    refused("InvalidGroup.NotFound", ec2.authorize_security_group_egress, GroupId=group, IpPermissions=[rules[1]])
+    # They are removed as they were made.
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules)
+    assert stale() == []
+    refused("InvalidVpcID.NotFound", ec2.describe_stale_security_groups, VpcId="vpc-00000000000000000")

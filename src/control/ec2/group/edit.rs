@@ -53,7 +53,7 @@ fn authorize(
     if request.permissions.is_empty() {
         return Err(missing("IpPermissions"));
     }
-    let permissions = read(tx.view(), group.vpc, &request.permissions)?;
+    let permissions = read(tx.view(), group.vpc, &request.permissions, &[])?;
     let tags = tags::specified(&request.tag_specifications, "security-group-rule")?;
     let ours = || group.rules.iter().filter(|rule| rule.direction == direction);
     if let Some(permission) = permissions.iter().find(|permission| ours().any(|rule| permission.is_of(rule)))
@@ -149,7 +149,7 @@ fn revoke(tx: &mut Transaction<'_>, direction: Direction, request: &Request) -> 
         }
         (permissions, []) => {
             let mut found = Vec::new();
-            for permission in read(view, group.vpc, permissions)? {
+            for permission in read(view, group.vpc, permissions, &group.rules)? {
                 match ours.iter().find(|rule| permission.is_of(rule)) {
                     Some(rule) => found.push(SecurityGroupRule::clone(rule)),
                     None => unknown.push(permission),

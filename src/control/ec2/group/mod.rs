@@ -6,6 +6,7 @@ mod permission;
 mod request;
 mod rule;
 mod security;
+mod stale;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
         .changes::<ec2::CreateSecurityGroup>(security::create)
         .changes::<ec2::DeleteSecurityGroup>(security::delete)
         .looks::<ec2::DescribeSecurityGroups>(describe::groups)
+        .looks::<ec2::DescribeStaleSecurityGroups>(stale::describe)
         .changes::<ec2::AuthorizeSecurityGroupEgress>(edit::authorize_egress)
         .changes::<ec2::AuthorizeSecurityGroupIngress>(edit::authorize_ingress)
         .changes::<ec2::RevokeSecurityGroupEgress>(edit::revoke_egress)

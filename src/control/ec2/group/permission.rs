@@ -9,7 +9,10 @@ use types::{AccountId, SecurityGroupId, VpcId, VpcPeeringConnectionId};
 use super::named;
 use super::security::{CHARS_MAX, is_plain};
 use crate::ec2::errors::{id, invalid_value, missing, not_found};
-use crate::records::{Peer, PeeringState, PortRange, SecurityGroup, SecurityGroupRule, Traffic};
+use crate::ec2::vpc::peering_status;
+use crate::records::{
+    Peer, PeeringState, PortRange, SecurityGroup, SecurityGroupRule, Traffic, VpcPeeringConnection,
+};
 use crate::state::{Space, View};
 
 /// ICMP of IPv6. Source: <https://www.iana.org/assignments/protocol-numbers>.
@@ -55,7 +58,7 @@ impl fmt::Display for Permission {
     }
 }
 
-/// Permissions that a request for a group of `vpc` speaks of, one for each peer.
+/// Permissions that a request for a group of `vpc` speaks of, one for each peer. Groups that `rules` name are known, whatever has become of them.
 ///
 /// # Errors
 /// When one is none, has no peer, or names a group that there is not, or when one is told twice.
@@ -63,11 +66,12 @@ pub(super) fn read(
     view: View<'_>,
     vpc: VpcId,
     permissions: &[ec2::IpPermission],
+    rules: &[SecurityGroupRule],
 ) -> Result<Vec<Permission>, Error> {
     let mut read: Vec<Permission> = Vec::new();
     for permission in permissions {
         let traffic = traffic(permission.ip_protocol.as_deref(), permission.from_port, permission.to_port)?;
-        let peers = peers(view, vpc, permission)?;
+        let peers = peers(view, vpc, permission, rules)?;
         if peers.is_empty() {
             return Err(missing("IpRanges, Ipv6Ranges, PrefixListIds or UserIdGroupPairs"));
         }
@@ -103,6 +107,7 @@ fn peers<'a>(
     view: View<'_>,
     vpc: VpcId,
     permission: &'a ec2::IpPermission,
+    rules: &[SecurityGroupRule],
 ) -> Result<Vec<Described<'a>>, Error> {
     let mut peers = Vec::new();
     for range in permission.ip_ranges.iter().flatten() {
@@ -114,7 +119,10 @@ fn peers<'a>(
         peers.push((range6(text)?, range.description.as_deref()));
     }
     for pair in permission.user_id_group_pairs.iter().flatten() {
-        peers.push((Peer::Group(group(view, vpc, pair)?), pair.description.as_deref()));
+        let is_known = |group: &SecurityGroupId| rules.iter().any(|rule| rule.peer == Peer::Group(*group));
+        let known = pair.group_id.as_deref().and_then(|text| text.parse().ok()).filter(is_known);
+        let group = known.map_or_else(|| group(view, vpc, pair), Ok)?;
+        peers.push((Peer::Group(group), pair.description.as_deref()));
     }
     match permission.prefix_list_ids.iter().flatten().next() {
         Some(list) => Err(no_prefix_list(list.prefix_list_id.as_deref().unwrap_or_default())),
@@ -201,12 +209,9 @@ pub(super) fn reached(
     if group.vpc == vpc {
         return Ok(None);
     }
-    let connections = &view.tables().peering_connections;
-    let theirs: Vec<_> = connections.linked_to(group.vpc).map(|connection| connection.id).collect();
-    let connection = connections.linked_to(vpc).find(|connection| {
-        theirs.contains(&connection.id) && matches!(connection.state, PeeringState::Active)
-    });
-    let id = connection.map(|connection| connection.id).ok_or_else(|| {
+    let connection = connection(view, vpc, group.vpc);
+    let active = connection.filter(|connection| connection.state == PeeringState::Active);
+    let id = active.map(|connection| connection.id).ok_or_else(|| {
         let message = format!(
             "You have specified two resources that belong to different networks: '{vpc}' and '{}'.",
             group.id
@@ -214,6 +219,28 @@ pub(super) fn reached(
         Error::new("InvalidGroup.NotFound", message)
     })?;
     Ok(Some(id))
+}
+
+/// The connection of two VPCs: the active one, or the last that there was.
+fn connection(view: View<'_>, vpc: VpcId, other: VpcId) -> Option<&VpcPeeringConnection> {
+    let connections = view.tables().peering_connections.linked_to(vpc).map(AsRef::as_ref);
+    let is_of_both = |connection: &&VpcPeeringConnection| {
+        connection.seen_from(vpc).is_some_and(|(_, peer)| peer.vpc == other)
+    };
+    let rank =
+        |connection: &&VpcPeeringConnection| (connection.state == PeeringState::Active, connection.created);
+    connections.filter(is_of_both).max_by_key(rank)
+}
+
+/// The connection by which a rule of a group of `vpc` is meant to reach another VPC, and its status.
+pub(super) fn way(view: View<'_>, vpc: VpcId, other: VpcId) -> Option<(String, String)> {
+    let connection = connection(view, vpc, other)?;
+    Some((connection.id.to_string(), peering_status(&connection.state_at(view.now)).to_string()))
+}
+
+/// Whether a rule of a group of `vpc` names a group that it does not reach any more.
+pub(super) fn is_stale(view: View<'_>, vpc: VpcId, group: SecurityGroupId) -> bool {
+    find(view, group).is_none_or(|(_, group)| reached(view, vpc, group).is_err())
 }
 
 /// The group that a rule of a group of `vpc` is to name.
@@ -358,14 +385,14 @@ fn add_peer(view: View<'_>, vpc: VpcId, shown: &mut ec2::IpPermission, permissio
         }
         Peer::Group(group) => {
             let (owner, other) = beyond(view, vpc, group);
-            let peering = other.and_then(|group| reached(view, vpc, group).ok().flatten());
+            let (peering, status) = other.and_then(|group| way(view, vpc, group.vpc)).unzip();
             let pair = ec2::UserIdGroupPair {
                 description,
                 user_id: Some(owner.to_string()),
                 group_id: Some(group.to_string()),
                 vpc_id: other.map(|group| group.vpc.to_string()),
-                vpc_peering_connection_id: peering.map(|id| id.to_string()),
-                peering_status: peering.map(|_| "active".to_owned()),
+                vpc_peering_connection_id: peering,
+                peering_status: status,
                 ..Default::default()
             };
             shown.user_id_group_pairs.get_or_insert_default().push(pair);

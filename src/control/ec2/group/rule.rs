@@ -8,7 +8,7 @@ use types::{SecurityGroupId, SecurityGroupRuleId};
 use super::edit::{check_count, duplicate, no_such_permission};
 use super::named;
 use super::permission::{
-    Permission, beyond, described, no_prefix_list, range4, range6, reached, read, referenced, traffic, words,
+    Permission, beyond, described, no_prefix_list, range4, range6, read, referenced, traffic, way, words,
 };
 use crate::ec2::errors::{id, ids, missing, not_found};
 use crate::ec2::row::{arn, read_filters};
@@ -110,13 +110,13 @@ fn shown_peer(view: View<'_>, group: SecurityGroupId, peer: SecurityGroupId) -> 
         Some(vpc) => beyond(view, vpc, peer),
         None => (view.space.account, None),
     };
-    let peering = vpc.zip(other).and_then(|(vpc, peer)| reached(view, vpc, peer).ok().flatten());
+    let (peering, status) = vpc.zip(other).and_then(|(vpc, peer)| way(view, vpc, peer.vpc)).unzip();
     ec2::ReferencedSecurityGroup {
         group_id: Some(peer.to_string()),
         user_id: Some(owner.to_string()),
         vpc_id: other.map(|peer| peer.vpc.to_string()),
-        vpc_peering_connection_id: peering.map(|id| id.to_string()),
-        peering_status: peering.map(|_| "active".to_owned()),
+        vpc_peering_connection_id: peering,
+        peering_status: status,
     }
 }
 
@@ -205,7 +205,7 @@ fn describe_rules(
     match said {
         ([], []) => return Err(missing("IpPermissions or SecurityGroupRuleDescriptions")),
         (permissions, []) => {
-            for permission in read(tx.view(), group.vpc, permissions)? {
+            for permission in read(tx.view(), group.vpc, permissions, &group.rules)? {
                 let mut ours = group.rules.iter_mut().filter(|rule| rule.direction == direction);
                 let rule = ours.find(|rule| permission.is_of(rule)).ok_or_else(no_such_permission)?;
                 rule.description = permission.description;

@@ -92,9 +92,9 @@ pub(super) fn delete(
         return Err(Error::new("CannotDelete", message));
     }
     let tables = tx.tables();
-    if tables.network_interfaces.linked_to(id).next().is_some()
-        || tables.security_groups.linked_to(id).next().is_some()
-    {
+    // A rule of a peer's group is in nobody's way: it becomes stale.
+    let is_named = tables.security_groups.linked_to(id).any(|other| other.vpc == group.vpc);
+    if is_named || tables.network_interfaces.linked_to(id).next().is_some() {
         let message = format!("resource {id} has a dependent object");
         return Err(Error::new("DependencyViolation", message));
     }

@@ -23,8 +23,9 @@ use super::errors::invalid_value;
 use crate::plane::{Plane, Serve as _};
 use crate::state::Transaction;
 
-pub(crate) use fabric::fabric;
+pub(crate) use fabric::{fabric, onlookers};
 pub(super) use make::allow_all_out;
+pub(super) use peering::status as peering_status;
 pub(super) use subnet::usable_addresses;
 
 /// What every account has from its beginning.

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use aws::{Call, Error, Table, ec2};
 use types::{AccountId, Region, VpcId, VpcPeeringConnectionId};
 
+pub(in crate::ec2) use show::status;
+
 use super::overlap;
 use crate::ec2::errors::{id, invalid_value, missing, not_found};
 use crate::ec2::row::{page, select};
@@ -276,7 +278,7 @@ fn check_pending(tx: &Transaction<'_>, connection: &VpcPeeringConnection, to: &s
 }
 
 fn no_transition(id: VpcPeeringConnectionId, from: &PeeringState, to: &str) -> Error {
-    let from = show::code(from);
+    let from = status(from);
     let message = format!("Invalid state transition for {id}, attempted to transition from {from} to {to}");
     Error::new("InvalidStateTransition", message)
 }

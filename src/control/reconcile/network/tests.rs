@@ -9,7 +9,7 @@ use types::{AddressAssociationId, AllocationId, AttachmentId, SecurityGroupId, V
 use super::*;
 use crate::ports::{BoxFuture, HostError, VpcSpec};
 use crate::records::{
-    AddressAssociation, Attachment, AttachmentState, Cause, InstanceState, NetworkInterface, PeerVpc,
+    AddressAssociation, Attachment, AttachmentState, Cause, InstanceState, NetworkInterface, Peer, PeerVpc,
     PeeringState, SecurityGroup, Stored, Vpc,
 };
 use crate::state::Transaction;
@@ -98,7 +98,11 @@ impl Lab {
     }
 
     async fn write(&self, change: impl FnOnce(&mut Transaction<'_>)) {
-        super::super::write(&self.plane, space(), change).await.unwrap();
+        self.write_in(space(), change).await;
+    }
+
+    async fn write_in(&self, space: Space, change: impl FnOnce(&mut Transaction<'_>)) {
+        super::super::write(&self.plane, space, change).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
@@ -212,4 +216,113 @@ async fn a_peer_in_another_space_is_left_to_that() {
     .await;
     assert_eq!(lab.last().unwrap().peerings, [(connection, foreign)].into());
     assert!(lab.told.vpcs().contains_key(&foreign));
+}
+
+/// A peer of the default VPC: that of another account, which has a rule's group.
+struct PeerLab {
+    lab: Lab,
+    theirs: Space,
+    group: SecurityGroupId,
+}
+
+impl PeerLab {
+    /// With an instance in the first VPC, one of whose rules names the other's default group.
+    async fn new() -> Self {
+        let lab = Lab::new().await;
+        let theirs = Space { account: types::AccountId::new(222_222_222_222).unwrap(), ..space() };
+        lab.plane.begin(theirs).await.unwrap();
+        let ((vpc, group), _) = lab.plane.ledger.read(|state| {
+            let tables = state.space(theirs).unwrap();
+            let vpc = default_vpc(tables);
+            (vpc, tables.security_groups.linked_to(vpc).next().unwrap().id)
+        });
+        let side = |space: Space, vpc| {
+            let Space { account, region } = space;
+            PeerVpc { account, region, vpc, resolves_names: false }
+        };
+        let (requester, accepter) = (side(space(), lab.vpc), side(theirs, vpc));
+        let connect = |tx: &mut Transaction<'_>| {
+            let (created, state) = (tx.now(), PeeringState::Active);
+            tx.put(VpcPeeringConnection { id: id(1), requester, accepter, created, state });
+        };
+        lab.write(|tx| {
+            launch(tx);
+            connect(tx);
+        })
+        .await;
+        lab.write_in(theirs, connect).await;
+        let own: SecurityGroupId = lab.last().unwrap().groups[0].id;
+        lab.update::<SecurityGroup>(own, |own| {
+            own.rules[0].peer = Peer::Group(group);
+        })
+        .await;
+        Self { lab, theirs, group }
+    }
+
+    async fn write(&self, change: impl FnOnce(&mut Transaction<'_>)) {
+        self.lab.write_in(self.theirs, change).await;
+    }
+
+    /// The addresses that the first VPC is told are in the other's group.
+    fn members(&self) -> Vec<Ipv4Addr> {
+        self.lab.last().unwrap().peer_members[&self.group].iter().copied().collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_a_peers_group_is_told_as_it_changes() {
+    let peers = PeerLab::new().await;
+    assert!(peers.members().is_empty());
+    peers.write(launch).await;
+    assert_eq!(peers.members(), [PRIVATE]);
+    let groups = |tx: &mut Transaction<'_>, groups: Vec<SecurityGroupId>| {
+        assert!(tx.update::<NetworkInterface>(id(1), |interface| interface.groups = groups));
+    };
+    peers.write(|tx| groups(tx, vec![])).await;
+    assert!(peers.members().is_empty());
+    peers.write(|tx| groups(tx, vec![peers.group])).await;
+    assert_eq!(peers.members(), [PRIVATE]);
+    let stopped = InstanceState::Stopped { cause: Cause::User, since: jiff::Timestamp::UNIX_EPOCH };
+    peers.write(|tx| assert!(tx.update::<Instance>(id(1), |it| it.state = stopped))).await;
+    assert!(peers.members().is_empty());
+    peers.write(|tx| assert!(tx.update::<Instance>(id(1), |it| it.state = InstanceState::Running))).await;
+    assert_eq!(peers.members(), [PRIVATE]);
+    // Without the connection it is nobody's business.
+    let over = |connection: &mut VpcPeeringConnection| {
+        let (at, by) = (jiff::Timestamp::UNIX_EPOCH, space().account);
+        connection.state = PeeringState::Deleted { at, by };
+    };
+    peers.lab.update::<VpcPeeringConnection>(id(1), over).await;
+    let spec = peers.lab.last().unwrap();
+    assert!(spec.peer_members.is_empty() && spec.peerings.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peers_names_lead_to_private_addresses_if_it_says_so() {
+    let peers = PeerLab::new().await;
+    let names = || peers.lab.last().unwrap().peer_names;
+    peers.write(launch).await;
+    let publish = |tx: &mut Transaction<'_>, public: Option<Ipv4Addr>| {
+        let publish = |interface: &mut NetworkInterface| interface.addresses[0].public_ip = public;
+        assert!(tx.update::<NetworkInterface>(id(1), publish));
+    };
+    peers.write(|tx| publish(tx, Some(PUBLIC))).await;
+    assert!(names().is_empty());
+    let allow = |connection: &mut VpcPeeringConnection| connection.accepter.resolves_names = true;
+    peers.write(|tx| assert!(tx.update::<VpcPeeringConnection>(id(1), allow))).await;
+    peers.lab.update::<VpcPeeringConnection>(id(1), allow).await;
+    let name = "ec2-198-18-0-9.compute-1.amazonaws.com".to_owned();
+    assert_eq!(names(), [(name.clone(), PRIVATE)].into());
+    // An address that comes and goes, and VPCs without names.
+    peers.write(|tx| publish(tx, None)).await;
+    assert!(names().is_empty());
+    peers.write(|tx| publish(tx, Some(PUBLIC))).await;
+    assert_eq!(names().len(), 1);
+    let theirs: VpcId = peers.lab.last().unwrap().peerings[&id(1)];
+    peers.write(|tx| assert!(tx.update::<Vpc>(theirs, |vpc| vpc.dns_hostnames = false))).await;
+    assert!(names().is_empty());
+    peers.write(|tx| assert!(tx.update::<Vpc>(theirs, |vpc| vpc.dns_hostnames = true))).await;
+    assert_eq!(names(), [(name, PRIVATE)].into());
+    peers.lab.update::<Vpc>(peers.lab.vpc, |vpc| vpc.dns_hostnames = false).await;
+    assert!(names().is_empty());
 }

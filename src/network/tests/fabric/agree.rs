@@ -59,7 +59,7 @@ fn direction() -> impl Strategy<Value = Direction> {
 }
 
 fn group() -> impl Strategy<Value = Group> {
-    let peer = prop_oneof![3 => range().prop_map(Peer::Range), 1 => (1u8..4).prop_map(|group| Peer::Group(id(group)))];
+    let peer = prop_oneof![3 => range().prop_map(Peer::Range), 1 => (1u8..5).prop_map(|group| Peer::Group(id(group)))];
     let rule = (direction(), traffic(), peer);
     prop::collection::vec(rule, 2..10).prop_map(|rules| {
         let rule =
@@ -120,6 +120,8 @@ fn any_vpc() -> impl Strategy<Value = Vpc> {
                 made.subnets.get_mut(&id(2)).unwrap().acl = id(2);
             }
             made.route_tables = [(id(1), first_table), (id(2), second_table)].into();
+            // A peer's: of them the gateway's packets come.
+            made.peer_members = [(id(4), ELSEWHERE[1..3].iter().map(|text| ip(text)).collect())].into();
             made.gateways = BTreeMap::from([(gateway(), ip("169.254.128.0"))]);
             made
         },

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use network::policy::{Gateway, Interface, Target, Traffic, device_name};
+use network::path::{Exchange, Site, Spot};
+use network::policy::{Gateway, Interface, Packet, Place, Target, Traffic, Transport, device_name};
 use network::{InternetGateway, NEXT_HOP, Namespace, NatGateway, NatGatewaySpec, STAND_IN, Translation};
 
 use crate::lab::{
@@ -16,6 +17,7 @@ use crate::lab::{
 };
 
 const OUTSIDE: &str = "198.51.100.1";
+const NAT: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
 const PUBLIC: [&str; 3] = ["198.18.0.7", "198.18.0.8", "198.18.0.9"];
 
 /// A host with a way to an outside.
@@ -85,6 +87,20 @@ impl Public {
         self.gateway.apply(&self.translation).unwrap();
     }
 
+    /// Whether the model says that an echo request passes, and its reply.
+    fn passes(&self, from: (Option<u8>, &str), destination: &str) -> bool {
+        let (from, source) = from;
+        let policy = self.lab.vpc.clone();
+        let nat = |address: &Ipv4Addr| policy.interface_at(*address).map(|(id, _)| (id, *address));
+        let nat_gateways = nat(&NAT).into_iter().collect();
+        let site =
+            Site { policy, translation: self.translation.clone(), peers: BTreeMap::new(), nat_gateways };
+        let transport = Transport::Icmp { icmp_type: 8, code: 0 };
+        let packet = Packet { source: ip(source), destination: ip(destination), transport };
+        let from = from.map_or(Spot::Outside, |number| Spot::Vpc(id(1), Place::Interface(id(number))));
+        Exchange::of(&[(id(1), site)].into(), from, packet).passes()
+    }
+
     fn close(self, world: &World) {
         InternetGateway::remove(&pin(&self.lab), &world.host.namespace).unwrap();
     }
@@ -124,11 +140,17 @@ fn a_public_address_leads_in_and_out() {
     assert_eq!(peer_of(&one, &world.outside, OUTSIDE), ip("198.51.100.2"));
     // Without a public address there is no way out, and none in.
     assert!(!two.pings(OUTSIDE) && !world.host.pings(PUBLIC[1]) && one.pings("10.0.2.4"));
+    let (first, second) = ((Some(1), "10.0.1.4"), (Some(2), "10.0.2.4"));
+    let host = (None, "169.254.128.0");
+    assert!(public.passes(host, PUBLIC[0]) && public.passes(first, OUTSIDE));
+    assert!(!public.passes(host, PUBLIC[1]) && !public.passes(second, OUTSIDE));
     public.publish(&[("10.0.1.4", PUBLIC[0]), ("10.0.2.4", PUBLIC[1])]);
     assert!(two.pings(OUTSIDE) && world.host.pings(PUBLIC[1]));
     // At each other's public address, and at one's own.
     assert_eq!(peer_of(&one, &two, PUBLIC[1]), ip(PUBLIC[0]));
     assert!(one.pings(PUBLIC[0]));
+    assert!(public.passes(first, PUBLIC[1]) && public.passes(first, PUBLIC[0]));
+    assert!(public.passes(second, OUTSIDE) && public.passes(host, PUBLIC[1]));
     // The host itself is not to be reached, nor what nobody has.
     assert!(one.misses("198.51.100.2", 22) && !one.pings("198.51.100.2") && !world.host.pings(PUBLIC[2]));
     public.close(&world);
@@ -240,7 +262,7 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     let spec = NatGatewaySpec {
         device: device_name(id(9)),
         mac: crate::lab::mac(9),
-        address: ip("10.0.2.9"),
+        address: NAT,
         router: ip("10.0.2.1"),
     };
     let pin = public.lab.pin().with_extension("nat");
@@ -252,15 +274,19 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     let routes = &mut public.lab.vpc.route_tables.get_mut(&id(1)).unwrap().routes;
     routes.insert(net("0.0.0.0/0"), Target::Interface(id(9)));
     assert!(public.lab.apply().missing.is_empty());
-    assert!(!private.pings(OUTSIDE));
+    let inside = (Some(1), "10.0.1.4");
+    assert!(!private.pings(OUTSIDE) && !public.passes(inside, OUTSIDE));
     public.publish(&[("10.0.2.9", PUBLIC[0])]);
+    assert!(private.pings(OUTSIDE) && public.passes(inside, OUTSIDE));
     assert_eq!(peer_of(&private, &world.outside, OUTSIDE), ip("198.51.100.2"));
+    assert!(public.passes(inside, OUTSIDE));
     assert!(private.pings("-M do -s 1472 198.51.100.1") && !private.pings("-M do -s 1473 198.51.100.1"));
     let listener = world.outside.listen(81);
     let mut talk = Talk::between(&private, &listener, OUTSIDE);
     // Nothing comes in that was not asked for.
     let _server = private.listen(80);
     assert!(!world.host.pings(PUBLIC[0]) && world.host.misses(PUBLIC[0], 80));
+    assert!(!public.passes((None, "169.254.128.0"), PUBLIC[0]));
     // Another process takes it up; somebody else unmakes it.
     drop(gateway);
     let mut gateway = open(&public);

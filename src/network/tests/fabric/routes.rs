@@ -1,11 +1,12 @@
 //! Where packets go: tables of subnets, routers among the guests, gateways, several interfaces.
 
-use network::policy::{Gateway, Peer, Target, Traffic, device_name};
-use network::{Ipv4Net, NEXT_HOP, Namespace};
+use network::path::{Exchange, Site, Spot};
+use network::policy::{Gateway, Packet, Peer, Place, Target, Traffic, Transport, device_name};
+use network::{Ipv4Net, NEXT_HOP, Namespace, Translation};
 
 use crate::lab::{
     Guest, Lab, PATIENCE, PING, SILENCE, Talk, everywhere, id, interface, ip, join, letting_in, mac, net,
-    run, sent_by, socket, vpc,
+    run, sent_by, socket, tcp, vpc,
 };
 
 fn open_lab() -> Lab {
@@ -145,7 +146,7 @@ fn a_middlebox_opens_no_way_that_groups_have_closed() {
     assert!(client.pings("10.0.2.5") && hops() > before);
     let _listener = server.listen(80);
     assert!(client.misses("10.0.2.5", 80));
-    lab.group(3, letting_in(&[(crate::lab::tcp(80, 80), Peer::Group(id(1)))]));
+    lab.group(3, letting_in(&[(tcp(80, 80), Peer::Group(id(1)))]));
     lab.apply();
     assert!(client.reaches("10.0.2.5", 80) && !client.pings("10.0.2.5"));
 }
@@ -174,8 +175,8 @@ fn a_guest_with_two_interfaces_is_reached_at_all_their_addresses() {
     assert!(!one.pings("10.0.2.5") && one.pings("10.0.1.6"));
 }
 
-#[test]
-fn peers_meet_by_their_groups() {
+/// Two VPCs of other ranges, linked, whose first subnets lead to each other.
+fn peers() -> [Lab; 2] {
     let mut labs = [open_lab(), open_lab()];
     let peering = Gateway::Peering(id(1));
     let other_range: Ipv4Net = net("10.1.0.0/16");
@@ -191,17 +192,75 @@ fn peers_meet_by_their_groups() {
         route(lab, 1, range, Target::Gateway(peering));
         lab.apply();
     }
-    let [first, second] = &mut labs;
+    labs
+}
+
+/// Whether the model says that a connection to port 80 passes from a guest of the first to one of the second, and is answered.
+fn passes(labs: [&Lab; 2], from: (u8, &str), to: &str) -> bool {
+    let site = |(number, lab): (u8, &Lab)| {
+        let translation = Translation { ranges: lab.vpc.ranges.clone(), ..Translation::default() };
+        let peers = [(id(1), id(3 - number))].into();
+        (id(number), Site { policy: lab.vpc.clone(), translation, peers, nat_gateways: [].into() })
+    };
+    let (number, source) = from;
+    let transport = Transport::Tcp { source: 32_768, destination: 80 };
+    let packet = Packet { source: ip(source), destination: ip(to), transport };
+    let from = Spot::Vpc(id(1), Place::Interface(id(number)));
+    Exchange::of(&(1..).zip(labs).map(site).collect(), from, packet).passes()
+}
+
+#[test]
+fn peers_meet_by_their_groups() {
+    let [mut first, mut second] = peers();
+    let peering = Gateway::Peering(id(1));
     let one = first.guest(1, &["10.0.1.4"], &[1]);
     let other = second.guest(1, &["10.1.1.4"], &[1]);
+    let _listener = other.listen(80);
+    let agree = |first: &Lab, second: &Lab, reaches: bool| {
+        assert_eq!(one.connect("10.1.1.4", 80, SILENCE).is_ok(), reaches);
+        assert_eq!(passes([first, second], (1, "10.0.1.4"), "10.1.1.4"), reaches);
+    };
+    agree(&first, &second, true);
     assert!(one.pings("-M do -s 8973 10.1.1.4") && other.pings("10.0.1.4"));
     second.group(1, letting_in(&[]));
     second.apply();
+    agree(&first, &second, false);
     assert!(!one.pings("10.1.1.4") && other.pings("10.0.1.4"));
+    second.group(1, letting_in(&[(Traffic::All, everywhere())]));
+    // A way there, and none back.
+    let routes = std::mem::take(&mut second.vpc.route_tables.get_mut(&id(1)).unwrap().routes);
+    second.apply();
+    agree(&first, &second, false);
+    second.vpc.route_tables.get_mut(&id(1)).unwrap().routes = routes;
+    second.apply();
+    agree(&first, &second, true);
     network::part(first.fabric.namespace(), [id(1)]).unwrap();
     assert!(other.pings("10.0.1.4"));
     network::part(first.fabric.namespace(), []).unwrap();
     assert_eq!(second.fabric.repair().unwrap().missing_gateways, [peering]);
     assert!(!other.pings("10.0.1.4"));
     assert_eq!(mac(1), first.vpc.interfaces[&id(1)].mac);
+}
+
+#[test]
+fn a_peers_group_as_source_is_the_addresses_of_who_is_in_it() {
+    let [mut first, mut second] = peers();
+    let one = first.guest(1, &["10.0.1.4"], &[1]);
+    let two = first.guest(2, &["10.0.1.5"], &[1]);
+    let server = second.guest(1, &["10.1.1.4"], &[2]);
+    second.group(2, letting_in(&[(tcp(80, 80), Peer::Group(id(9)))]));
+    second.apply();
+    let listener = server.listen(80);
+    assert!(one.misses("10.1.1.4", 80) && two.misses("10.1.1.4", 80));
+    second.vpc.peer_members.insert(id(9), [ip("10.0.1.4")].into());
+    second.apply();
+    let mut talk = Talk::between(&one, &listener, "10.1.1.4");
+    assert!(talk.goes_on(PATIENCE) && two.misses("10.1.1.4", 80));
+    for (from, is_member) in [((1, "10.0.1.4"), true), ((2, "10.0.1.5"), false)] {
+        assert_eq!(passes([&first, &second], from, "10.1.1.4"), is_member);
+    }
+    // Who leaves is cut off, and who joins is let in.
+    second.vpc.peer_members.insert(id(9), [ip("10.0.1.5")].into());
+    second.apply();
+    assert!(!talk.goes_on(SILENCE) && two.reaches("10.1.1.4", 80));
 }

@@ -212,6 +212,8 @@ fn vpc(spec: &MachineSpec) -> VpcSpec {
         route_tables: Vec::new(),
         internet_gateway: None,
         peerings: BTreeMap::new(),
+        peer_members: BTreeMap::new(),
+        peer_names: BTreeMap::new(),
         interfaces: spec.interfaces.iter().map(port).collect(),
     }
 }

@@ -46,6 +46,9 @@ pub(super) fn names(vpc: &VpcSpec) -> Result<dns::Zone, dns::NameError> {
             zone.add_other(name, *address)?;
         }
     }
+    for (name, address) in &vpc.peer_names {
+        zone.add_other(name, *address)?;
+    }
     Ok(zone)
 }
 

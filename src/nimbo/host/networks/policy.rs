@@ -26,6 +26,7 @@ pub(super) fn policy(spec: &VpcSpec) -> Vpc {
         subnets: spec.subnets.iter().map(subnet).collect(),
         interfaces: spec.interfaces.iter().map(|port| (port.interface.id, interface(port))).collect(),
         groups: groups.chain([(no_group(), everything())]).collect(),
+        peer_members: spec.peer_members.clone(),
         acls: spec.acls.iter().map(|found| (found.id, acl(found))).collect(),
         route_tables: spec.route_tables.iter().map(|found| (found.id, route_table(spec, found))).collect(),
         gateways: internet.chain(peerings).map(|gateway| (gateway, NEXT_HOP)).collect(),

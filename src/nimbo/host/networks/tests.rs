@@ -12,6 +12,7 @@ use control::records::{
     DhcpOptions, Direction, InterfaceOwner, NameServer, Peer, Route, RouteTable, RouteTarget, SecurityGroup,
     SecurityGroupRule, Traffic,
 };
+use network::dns::Verdict;
 use network::policy::{Gateway, Target, device_name};
 use types::{InternetGatewayId, MacAddress, NatGatewayId, RandomId};
 
@@ -96,6 +97,8 @@ fn spec() -> VpcSpec {
         route_tables: vec![Arc::new(RouteTable { id: id(1), vpc: id(1), routes, associations: Vec::new() })],
         internet_gateway: Some(id(4)),
         peerings: BTreeMap::new(),
+        peer_members: BTreeMap::new(),
+        peer_names: BTreeMap::new(),
         interfaces: vec![guest, nat],
     }
 }
@@ -153,6 +156,25 @@ fn a_name_that_is_none_is_an_error() {
     let mut spec = spec();
     assert!(names(&spec).is_ok());
     spec.interfaces[0].interface.public_host_name = Some("a..b".to_owned());
+    assert!(names(&spec).is_err());
+}
+
+#[test]
+fn peers_are_known_by_their_members_and_names() {
+    let mut spec = spec();
+    let member = Ipv4Addr::new(172, 16, 0, 4);
+    spec.peer_members.insert(id(9), [member].into());
+    assert_eq!(policy(&spec).members(id(9)), [member].into());
+    // What is asked for the address of `web.example`, without recursion.
+    let mut query = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend(b"\x03web\x07example\x00\x00\x01\x00\x01");
+    assert_eq!(names(&spec).unwrap().answer(&query), Verdict::Forward);
+    spec.peer_names.insert("web.example".to_owned(), member);
+    match names(&spec).unwrap().answer(&query) {
+        Verdict::Answer(answer) => assert!(answer.ends_with(&member.octets()), "{answer:?}"),
+        other => panic!("{other:?}"),
+    }
+    spec.peer_names.insert("a..b".to_owned(), member);
     assert!(names(&spec).is_err());
 }
 

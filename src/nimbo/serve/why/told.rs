@@ -40,7 +40,13 @@ impl Teller<'_> {
                 Some(told(By::PeeringConnection, id.to_string(), None, to.to_string(), says))
             }
             Passed::Internet { vpc, id, was, is } => self.is_own(vpc).then(|| {
-                told(By::InternetGateway, id.to_string(), None, vpc.to_string(), format!("makes {is} of {was}"))
+                told(
+                    By::InternetGateway,
+                    id.to_string(),
+                    None,
+                    vpc.to_string(),
+                    format!("makes {is} of {was}"),
+                )
             }),
             Passed::Nat { vpc, interface, was, is } => self.is_own(vpc).then(|| {
                 let id = self.name(vpc, interface);
@@ -107,7 +113,8 @@ impl Teller<'_> {
                 ("no_public_address", told(By::InternetGateway, gateway.to_string(), None, name, says))
             }
             (Why::NoInternetGateway { .. }, _) => {
-                let says = format!("{name} has no internet gateway, so nobody reaches {}", packet.destination);
+                let says =
+                    format!("{name} has no internet gateway, so nobody reaches {}", packet.destination);
                 ("no_internet_gateway", told(By::Vpc, name.clone(), None, name, says))
             }
             (Why::Unsolicited { interface }, Some(vpc)) => {
@@ -116,7 +123,8 @@ impl Teller<'_> {
                 ("unsolicited", told(By::NatGateway, id, None, interface.to_string(), says))
             }
             (Why::Host, _) => {
-                let says = format!("{} is the machine itself, which instances do not reach", packet.destination);
+                let says =
+                    format!("{} is the machine itself, which instances do not reach", packet.destination);
                 ("host", told(By::Vpc, name.clone(), None, name, says))
             }
             (Why::NoPeer { id }, _) => {
@@ -154,19 +162,27 @@ impl Teller<'_> {
             }
             Stop::NotAnswered => {
                 let asked = transport_words(packet.transport);
-                ("not_answered", of_vpc(format!("{destination} is the VPC's own, and does not answer {asked}")))
+                (
+                    "not_answered",
+                    of_vpc(format!("{destination} is the VPC's own, and does not answer {asked}")),
+                )
             }
             Stop::NoFlow => {
                 let says = "the answer comes by another way than the request, and answers nothing there";
                 ("no_flow", of_vpc(says.to_owned()))
             }
-            Stop::NoRoute => ("no_route", match subnet {
-                Some(subnet) => {
-                    let says = format!("no route leads to {destination}");
-                    told(By::RouteTable, self.route_table(vpc, subnet), None, subnet.to_string(), says)
-                }
-                None => of_vpc(format!("{destination} is not the VPC's own, and it leads nobody else's packets on")),
-            }),
+            Stop::NoRoute => (
+                "no_route",
+                match subnet {
+                    Some(subnet) => {
+                        let says = format!("no route leads to {destination}");
+                        told(By::RouteTable, self.route_table(vpc, subnet), None, subnet.to_string(), says)
+                    }
+                    None => of_vpc(format!(
+                        "{destination} is not the VPC's own, and it leads nobody else's packets on"
+                    )),
+                },
+            ),
             Stop::Blackhole { destination: range } => {
                 let table = subnet.map(|subnet| self.route_table(vpc, subnet)).unwrap_or_default();
                 let at = subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
@@ -193,7 +209,10 @@ impl Teller<'_> {
             }
             Stop::NoRule { interface, direction } => {
                 let says = denied(packet, direction, "no rule");
-                ("no_rule", told(By::SecurityGroup, self.groups(vpc, interface), None, interface.to_string(), says))
+                (
+                    "no_rule",
+                    told(By::SecurityGroup, self.groups(vpc, interface), None, interface.to_string(), says),
+                )
             }
         }
     }
@@ -221,19 +240,12 @@ impl Teller<'_> {
         groups.map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    fn entry(
-        &self,
-        vpc: VpcId,
-        acl: types::NetworkAclId,
-        direction: Direction,
-        number: u16,
-    ) -> String {
+    fn entry(&self, vpc: VpcId, acl: types::NetworkAclId, direction: Direction, number: u16) -> String {
         let acl = self.sites.get(&vpc).and_then(|site| site.policy.acls.get(&acl));
         let mut entries = acl.into_iter().flat_map(|acl| acl.entries(direction));
         let entry = entries.find(|entry| entry.number == number);
-        let says = entry.map(|entry| {
-            lets(entry.allows, &words(entry.traffic), direction, &entry.range.to_string())
-        });
+        let says =
+            entry.map(|entry| lets(entry.allows, &words(entry.traffic), direction, &entry.range.to_string()));
         says.unwrap_or_default()
     }
 
@@ -265,7 +277,10 @@ fn told(by: By, id: String, part: Option<String>, at: String, says: String) -> S
 fn foreign(vpc: VpcId, account: Option<AccountId>) -> StopTold {
     let whose = account.map(|account| format!(" of the account {account}")).unwrap_or_default();
     let says = format!("{vpc}{whose} lets it not pass: why, that account is told");
-    StopTold { reason: "foreign".to_owned(), step: told(By::Vpc, vpc.to_string(), None, vpc.to_string(), says) }
+    StopTold {
+        reason: "foreign".to_owned(),
+        step: told(By::Vpc, vpc.to_string(), None, vpc.to_string(), says),
+    }
 }
 
 fn lets(allows: bool, traffic: &str, direction: Direction, peer: &str) -> String {

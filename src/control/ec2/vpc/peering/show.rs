@@ -15,7 +15,7 @@ pub(super) fn by_id(view: View<'_>, id: VpcPeeringConnectionId) -> Option<ec2::V
     view.get::<VpcPeeringConnection>(id).map(|record| shown(&Row { view, record }))
 }
 
-pub(super) const fn code(state: &PeeringState) -> Code {
+pub(in crate::ec2) const fn status(state: &PeeringState) -> Code {
     match state {
         PeeringState::PendingAcceptance => Code::PendingAcceptance,
         PeeringState::Active => Code::Active,
@@ -48,7 +48,7 @@ pub(super) fn shown(row: &Row<'_, VpcPeeringConnection>) -> ec2::VpcPeeringConne
         expiration_time,
         requester_vpc_info: Some(side(row, &connection.requester)),
         status: Some(ec2::VpcPeeringConnectionStateReason {
-            code: Some(code(&state)),
+            code: Some(status(&state)),
             message: Some(message(connection, &state)),
         }),
         tags: Some(tags::shown(&view, connection.id).unwrap_or_default()),
@@ -129,7 +129,7 @@ impl Filtered for Row<'_, VpcPeeringConnection> {
                 values.shown(format_args!("{:.3}", connection.expires()));
             }
             "expiration-time" => {}
-            "status-code" => values.text(code(&state).as_str()),
+            "status-code" => values.text(status(&state).as_str()),
             "status-message" => values.text(&message(connection, &state)),
             "vpc-peering-connection-id" => values.shown(connection.id),
             _ => unreachable!("{name} is no filter of peering connections"),
