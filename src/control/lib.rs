@@ -25,6 +25,7 @@ pub mod catalog;
 pub mod credits;
 mod ec2;
 pub mod ledger;
+pub mod notices;
 pub mod plane;
 pub mod ports;
 pub mod reconcile;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use types::{AccountId, VpcId};
 
-use crate::ec2::instance::machine;
 use crate::ec2::fabric;
+use crate::ec2::instance::machine;
 use crate::ports::{InterfaceSpec, VpcSpec};
-use crate::records::{Instance, InterfaceOwner};
+use crate::records::{AttachmentState, Instance, InterfaceOwner};
 use crate::state::{Key, Space, State, View};
 
 /// An interface, and who has it.
@@ -20,6 +20,8 @@ pub struct Endpoint {
     pub owner: InterfaceOwner,
     /// The one that it is attached to.
     pub instance: Option<Arc<Instance>>,
+    /// How far it is on its way into that one, or out of it.
+    pub attachment: Option<AttachmentState>,
 }
 
 /// The interfaces of an account, in all regions.
@@ -33,6 +35,7 @@ pub fn endpoints(state: &State, account: AccountId, now: Timestamp) -> impl Iter
                 interface: machine::interface(view, found).ok()?,
                 owner: found.owner,
                 instance: instance.and_then(|id| tables.instances.get(id)).cloned(),
+                attachment: found.attachment_state(),
             })
         })
     })

@@ -55,7 +55,7 @@ pub(crate) fn document(instance: &InstanceMetadata) -> String {
 }
 
 /// A moment as RFC 3339 writes it, in UTC; one out of a calendar's range is its first.
-fn whole_seconds(moment: std::time::SystemTime) -> String {
+pub(crate) fn whole_seconds(moment: std::time::SystemTime) -> String {
     let moment = jiff::Timestamp::try_from(moment).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

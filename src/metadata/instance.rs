@@ -31,7 +31,41 @@ pub struct InstanceMetadata {
     /// As it was given, compressed or not.
     pub user_data: Option<Vec<u8>>,
     pub tags: BTreeMap<String, String>,
+    pub notices: Notices,
     pub options: MetadataOptions,
+}
+
+/// What the instance is told that is to become of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// That it is interrupted, as Spot Instances are.
+    pub interruption: Option<Interruption>,
+    /// When it was told that its interruption is more likely.
+    pub rebalance: Option<SystemTime>,
+    /// Scheduled for it.
+    pub scheduled: Vec<Event>,
+    /// What was scheduled, and is over.
+    pub history: Vec<Event>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interruption {
+    /// `hibernate`, `stop` or `terminate`.
+    pub action: &'static str,
+    pub time: SystemTime,
+}
+
+/// A maintenance event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `instance-event-…`.
+    pub id: String,
+    /// Such as `system-reboot`.
+    pub code: &'static str,
+    pub description: String,
+    pub not_before: SystemTime,
+    /// `active`, `canceled` or `completed`.
+    pub state: &'static str,
 }
 
 /// Where the instance runs.

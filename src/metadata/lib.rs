@@ -21,6 +21,7 @@
 
 mod identity;
 mod instance;
+mod notices;
 mod server;
 mod service;
 #[cfg(any(test, feature = "testing"))]
@@ -29,7 +30,8 @@ mod token;
 mod tree;
 
 pub use instance::{
-    BlockDevice, HttpTokens, InstanceMetadata, MetadataOptions, NetworkInterface, Placement, PublicKey,
+    BlockDevice, Event, HttpTokens, InstanceMetadata, Interruption, MetadataOptions, NetworkInterface,
+    Notices, Placement, PublicKey,
 };
 pub use server::{Error, serve};
 pub use service::{Answer, Method, Request, Service};

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use types::MacAddress;
 
-use crate::{InstanceMetadata, MetadataOptions, NetworkInterface, Placement};
+use crate::{InstanceMetadata, MetadataOptions, NetworkInterface, Notices, Placement};
 
 /// An instance that has nothing but itself.
 ///
@@ -31,6 +31,7 @@ pub fn instance() -> InstanceMetadata {
         public_keys: Vec::new(),
         user_data: None,
         tags: BTreeMap::new(),
+        notices: Notices::default(),
         options: MetadataOptions::default(),
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::identity;
-use crate::instance::{InstanceMetadata, NetworkInterface};
+use crate::instance::{InstanceMetadata, NetworkInterface, Notices};
+use crate::{identity, notices};
 
 /// A folder's entries in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,6 +86,7 @@ impl Tree {
         top.value("ami-launch-index", instance.launch_index);
         top.value("ami-manifest-path", "(unknown)");
         top.folder("block-device-mapping", block_devices(instance));
+        top.folder("events", events(&instance.notices));
         top.value("instance-action", "none");
         top.value("instance-id", instance.instance_id);
         top.value("instance-life-cycle", "on-demand");
@@ -95,6 +96,7 @@ impl Tree {
         top.folder("public-keys", public_keys(instance));
         top.value("reservation-id", instance.reservation_id);
         top.folder("services", services());
+        top.folder("spot", spot(&instance.notices));
         top.value("system", "nitro");
         if instance.options.instance_tags {
             top.folder("tags", tags(instance));
@@ -194,6 +196,29 @@ fn public_keys(instance: &InstanceMetadata) -> Tree {
         folder.value("openssh-key", key.openssh.trim_end());
         let listed = format!("{number}={}", key.name);
         tree.entries.insert(number.to_string(), Entry::Named { listed, folder });
+    }
+    tree
+}
+
+/// What is not to come is not there.
+fn events(notices: &Notices) -> Tree {
+    let (mut maintenance, mut recommendations) = (Tree::default(), Tree::default());
+    for (name, events) in [("history", &notices.history), ("scheduled", &notices.scheduled)] {
+        maintenance.optional(name, (!events.is_empty()).then(|| notices::events(events)));
+    }
+    recommendations.optional("rebalance", notices.rebalance.map(notices::rebalance));
+    let mut tree = Tree::default();
+    tree.folder("maintenance", maintenance);
+    tree.folder("recommendations", recommendations);
+    tree
+}
+
+fn spot(notices: &Notices) -> Tree {
+    let mut tree = Tree::default();
+    if let Some(interruption) = &notices.interruption {
+        tree.value("instance-action", notices::action(interruption));
+        let ends = interruption.action == "terminate";
+        tree.optional("termination-time", ends.then(|| identity::whole_seconds(interruption.time)));
     }
     tree
 }

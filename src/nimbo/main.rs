@@ -14,6 +14,7 @@
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
 //! | `nimbo zone` | zones that fail and recover |
+//! | `nimbo notice` | what instances are told that is to become of them |
 //! | `nimbo why` | what passes a packet between two ends, or stops it |
 //! | `nimbo completions` | what shells need to complete all this |
 //! | `nimbo vmm` | the process of one microVM; others start it |
@@ -39,6 +40,7 @@ mod impair;
 mod interfaces;
 mod logs;
 mod microvm;
+mod notice;
 mod progress;
 mod quantity;
 mod run;
@@ -121,6 +123,8 @@ enum Command {
     /// Availability zones that fail and recover
     #[command(subcommand)]
     Zone(zone::Command),
+    /// Tells an instance what is to become of it, as AWS does before an interruption or maintenance
+    Notice(notice::Args),
     /// Tells what passes a packet from one end to another, or stops it, and the answer to it
     Why(why::Args),
     /// Prints completions of the command line, for a shell
@@ -157,6 +161,7 @@ fn main() -> ExitCode {
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),
             Command::Zone(command) => zone::main(&command),
+            Command::Notice(args) => notice::main(&args),
             Command::Why(args) => why::main(&args),
             Command::Completions(args) => Ok(completions::main(&args, Cli::command())),
         }

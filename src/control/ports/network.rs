@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use types::{
-    InternetGatewayId, NetworkAclId, RouteTableId, SecurityGroupId, SubnetId, VpcId, VpcPeeringConnectionId,
+    InstanceId, InternetGatewayId, NetworkAclId, RouteTableId, SecurityGroupId, SubnetId, VpcId,
+    VpcPeeringConnectionId,
 };
 
 use super::{BoxFuture, HostError, InterfaceSpec};
-use crate::records::{DhcpOptions, InterfaceOwner, NetworkAcl, RouteTable, SecurityGroup};
+use crate::records::{DhcpOptions, InstanceNotices, InterfaceOwner, NetworkAcl, RouteTable, SecurityGroup};
 
 /// Who keeps the networks of VPCs: what may pass in them, where it goes, and what guests are told there. It keeps them when the
 /// control plane is gone, and knows them when it is back.
@@ -52,6 +53,8 @@ pub struct VpcSpec {
     pub peer_names: BTreeMap<String, Ipv4Addr>,
     /// Those of instances that are on a host, and of services.
     pub interfaces: Vec<PortSpec>,
+    /// What its instances are told that is to become of them.
+    pub notices: BTreeMap<InstanceId, Arc<InstanceNotices>>,
 }
 
 impl VpcSpec {

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod interface;
 pub mod nat_gateway;
 pub mod network;
+pub mod notice;
 pub mod peering;
 pub mod rest;
 pub mod unhosted;

@@ -163,6 +163,7 @@ fn touched(tables: &Tables, former: &Former, touch: &mut dyn FnMut(VpcId)) {
         Former::Address(id, before) => {
             each!(before, tables.addresses.get(*id), |row| of_address(tables, row));
         }
+        Former::InstanceNotices(id, _) => of_instance(tables, *id).into_iter().for_each(touch),
         Former::DhcpOptions(id, _) => of(tables, (*id).into()).into_iter().for_each(touch),
         Former::Instance(id, before) => {
             let is_on_host = |row: Option<&Instance>| row.is_some_and(Instance::is_on_host);

@@ -9,6 +9,7 @@ mod gateways;
 mod health;
 mod instance;
 mod interface;
+mod notice;
 mod placement;
 mod policy;
 mod snapshot;
@@ -31,6 +32,7 @@ pub use gateways::{
 pub use health::Health;
 pub use instance::{Cause, Instance, InstanceState, MetadataOptions, Outage, Rest, ShutdownBehavior};
 pub use interface::{Attachment, InterfaceOwner, NetworkInterface, PrivateAddress};
+pub use notice::{EventCode, EventState, InstanceEvent, InstanceNotices, Interruption, InterruptionAction};
 pub use placement::{PlacementGroup, PlacementStrategy};
 pub use policy::{
     Direction, NetworkAcl, NetworkAclAssociation, NetworkAclEntry, Peer, PortRange, SecurityGroup,
@@ -148,6 +150,7 @@ records! {
     dhcp_options: DhcpOptions,
     failed_zones: FailedZone,
     images: Image,
+    instance_notices: InstanceNotices,
     instances: Instance,
     internet_gateways: InternetGateway,
     key_pairs: KeyPair,

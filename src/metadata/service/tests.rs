@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use types::ManualClock;
 
 use super::*;
-use crate::instance::{BlockDevice, MetadataOptions, NetworkInterface, PublicKey};
+use crate::instance::{
+    BlockDevice, Event, Interruption, MetadataOptions, NetworkInterface, Notices, PublicKey,
+};
 use crate::testing;
 
 const MAC: &str = "06:00:00:00:00:04";
@@ -202,6 +204,56 @@ fn what_changes_is_shown_and_tokens_stay_good() {
     let request = Request { token: Some(token.as_bytes()), ..get("/latest/meta-data/public-ipv4") };
     let Answer::Text { body, .. } = fixture.service.answer(request) else { panic!("it is refused") };
     assert_eq!(body, moved.to_string());
+}
+
+#[test]
+fn notices_are_shown_as_aws_writes_them_and_only_while_there_are_some() {
+    let fixture = serve(instance());
+    for path in [
+        "spot/instance-action",
+        "spot/termination-time",
+        "events/recommendations/rebalance",
+        "events/maintenance/scheduled",
+        "events/maintenance/history",
+    ] {
+        let path = format!("/latest/meta-data/{path}");
+        assert_eq!(fixture.service.answer(get(&path)), Answer::NotFound, "{path}");
+    }
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let event = |code, state| Event {
+        id: "instance-event-0d59937288b749b32".to_owned(),
+        code,
+        description: "scheduled reboot".to_owned(),
+        not_before: time,
+        state,
+    };
+    let mut known = instance();
+    known.notices = Notices {
+        interruption: Some(Interruption { action: "terminate", time }),
+        rebalance: Some(time),
+        scheduled: vec![event("system-reboot", "active")],
+        history: vec![event("system-reboot", "completed")],
+    };
+    fixture.service.update(known.clone());
+    let text = |path: &str| fixture.text(&format!("/latest/meta-data/{path}"));
+    assert_eq!(text("spot/instance-action"), r#"{"action": "terminate", "time": "2023-11-14T22:13:20Z"}"#);
+    assert_eq!(text("spot/termination-time"), "2023-11-14T22:13:20Z");
+    assert_eq!(text("events/recommendations/rebalance"), r#"{"noticeTime": "2023-11-14T22:13:20Z"}"#);
+    let scheduled: serde_json::Value = serde_json::from_str(&text("events/maintenance/scheduled")).unwrap();
+    let expected = serde_json::json!([{
+        "NotBefore": "14 Nov 2023 22:13:20 GMT",
+        "Code": "system-reboot",
+        "Description": "scheduled reboot",
+        "EventId": "instance-event-0d59937288b749b32",
+        "State": "active",
+    }]);
+    assert_eq!(scheduled, expected);
+    assert!(text("events/maintenance/history").contains("completed"));
+    assert_eq!(text("events/"), "maintenance/\nrecommendations/");
+    // Who is stopped is told no time of its end.
+    known.notices.interruption = Some(Interruption { action: "stop", time });
+    fixture.service.update(known);
+    assert_eq!(text("spot/"), "instance-action");
 }
 
 #[test]

@@ -267,6 +267,21 @@ fn an_answer_by_another_way_answers_nothing() {
 }
 
 #[test]
+fn an_answer_to_another_vpc_is_none_there() {
+    let mut sites = peers();
+    let third = Gateway::Peering(id(8));
+    let second = sites.get_mut(&id(2)).unwrap();
+    second.peers.insert(id(8), id(3));
+    second.policy.gateways.insert(third, ip("169.254.128.4"));
+    second.route(1, "10.1.0.0/16", Target::Gateway(third));
+    let mut other = site(3);
+    other.policy.gateways.insert(third, ip("169.254.128.4"));
+    sites.insert(id(3), other);
+    let exchange = ask(&sites, spot(1, 1), tcp("10.1.1.4", "10.2.1.4", 80));
+    assert_eq!(unanswered(&exchange), Why::Policy(Stop::NoFlow));
+}
+
+#[test]
 fn what_the_vpc_itself_answers_passes_no_rule() {
     let mut sites: Sites = [(id(1), site(1))].into();
     sites.get_mut(&id(1)).unwrap().policy.acls.clear();

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use metadata::{
-    BlockDevice, InstanceMetadata, MetadataOptions, NetworkInterface, Placement, PublicKey, Service, TokenKey,
+    BlockDevice, InstanceMetadata, MetadataOptions, NetworkInterface, Notices, Placement, PublicKey, Service,
+    TokenKey,
 };
 use network::{HostAccess, Publish, Standalone, StandaloneSpec, Worker};
 use types::{
@@ -91,6 +92,7 @@ impl Network {
             public_keys,
             user_data,
             tags: Default::default(),
+            notices: Notices::default(),
             options: MetadataOptions::default(),
         };
         let service = Service::new(known, TokenKey::generate(&mut random)?, Arc::new(SystemClock));

@@ -1,11 +1,12 @@
-//! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), [what passes in networks](super::why), and, if it
-//! simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
+//! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), [notices to instances](super::notices), [what passes
+//! in networks](super::why), and, if it simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
 //!
 //! | request | is |
 //! | --- | --- |
 //! | `GET /_nimbo/server` | [`About`] the server |
 //! | `POST /_nimbo/reset` | all accounts in all regions are as in the beginning when it answers; of a simulation only |
 //! | `POST /_nimbo/zones/NAME` | a zone fails or recovers |
+//! | `POST /_nimbo/notices/INSTANCE` | what an instance is told that is to become of it |
 //! | `POST /_nimbo/why` | what passes a packet, or stops it |
 
 use std::path::PathBuf;
@@ -17,19 +18,18 @@ use aws::api::Api;
 use aws::request::{Request, RequestId};
 use aws::server::Respond;
 use aws::service::Protocol;
-use aws::sigv4::{Caller, Claim};
+use aws::sigv4::Claim;
 use control::SeedImage;
 use control::plane::Plane;
 use control::simulation::Simulation;
 use serde_json::{Value, json};
-use types::Region;
+use types::{AccountId, Region};
 
-use super::{why, zones};
+use super::{notices, why, zones};
 use crate::client::{ABOUT_PATH, About};
 
 const RESET_PATH: &str = "/_nimbo/reset";
-const WHAT_THERE_IS: &str =
-    "GET /_nimbo/server, POST /_nimbo/reset, POST /_nimbo/zones/NAME and POST /_nimbo/why are what there is.";
+const WHAT_THERE_IS: &str = "GET /_nimbo/server, and POST /_nimbo/reset, /_nimbo/zones/NAME, /_nimbo/notices/INSTANCE and /_nimbo/why are what there is.";
 
 /// AWS's API, and what is beside it.
 pub(super) struct Front {
@@ -76,6 +76,7 @@ impl Front {
     async fn respond_itself(&self, request: &Request<'_>) -> Answer {
         match (request.method, request.path, &self.simulated) {
             (_, path, _) if path.starts_with(zones::PATH) => zones::respond(&self.api, request).await,
+            (_, path, _) if path.starts_with(notices::PATH) => notices::respond(&self.api, request).await,
             (_, why::PATH, _) => why::respond(&self.api, request).await,
             ("GET" | "HEAD", ABOUT_PATH, _) => answer(200, &json!(self.about())),
             // A page in somebody's browser shall not, and a browser says whose page it is.
@@ -97,16 +98,15 @@ impl Front {
     }
 }
 
-/// Who has signed a request, for any service and region.
+/// The account that has signed a request, for any service and region.
 ///
 /// # Errors
-/// The refusal, if nobody has.
-pub(super) fn caller(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Result<Caller, Answer> {
+/// The refusal, if none has.
+pub(super) fn caller(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Result<AccountId, Answer> {
     let signed = Claim::of(request).and_then(|claim| api.verifier.verify(request, &claim));
-    signed.map_err(|denied| {
-        let error = denied.error(Protocol::RestJson);
-        refusal(error.status, &error.code, &error.message)
-    })
+    let caller = signed.map_err(|denied| denied.error(Protocol::RestJson));
+    let account = caller.and_then(|caller| caller.account.parse().map_err(|_| Error::internal()));
+    account.map_err(|error| refusal(error.status, &error.code, &error.message))
 }
 
 pub(super) fn answer(status: u16, body: &Value) -> Answer {

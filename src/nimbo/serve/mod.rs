@@ -2,6 +2,7 @@
 
 mod credentials;
 mod front;
+mod notices;
 mod random;
 mod room;
 pub(crate) mod state_folder;
@@ -38,6 +39,7 @@ use crate::volume::Location;
 pub(crate) use credentials::SIMULATED;
 use credentials::{Kept, Simulated};
 use front::Front;
+pub(crate) use notices::PATH as NOTICES_PATH;
 use random::Kernel;
 use room::Room;
 use state_folder::StateFolder;

@@ -19,7 +19,7 @@ use aws::api::Api;
 use aws::request::Request;
 use control::plane::Plane;
 use control::ports::VpcSpec;
-use control::records::{Instance, InstanceState, InterfaceOwner};
+use control::records::{AttachmentState, Instance, InstanceState, InterfaceOwner};
 use control::state::{Space, State};
 use control::survey::{self, Endpoint};
 use jiff::Timestamp;
@@ -43,8 +43,8 @@ type Refused = (&'static str, String);
 
 /// Answers a request for [`PATH`].
 pub(super) async fn respond(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Answer {
-    let caller = match caller(api, request) {
-        Ok(caller) => caller,
+    let account = match caller(api, request) {
+        Ok(account) => account,
         Err(refused) => return refused,
     };
     if request.method != "POST" {
@@ -55,9 +55,6 @@ pub(super) async fn respond(api: &Api<Arc<Plane>>, request: &Request<'_>) -> Ans
         Err(error) => {
             return refusal(400, "InvalidParameterValue", &format!("The body is no question: {error}."));
         }
-    };
-    let Ok(account) = caller.account.parse() else {
-        return refusal(403, "AuthFailure", "The access key is of no account.");
     };
     let ledger = &api.context.ledger;
     let now = ledger.now();
@@ -287,7 +284,9 @@ fn obstacle(endpoint: &Endpoint) -> Option<StopTold> {
     };
     let id = instance.id.to_string();
     if instance.is_up() {
-        return None;
+        let is_coming = matches!(endpoint.attachment, Some(AttachmentState::Attaching));
+        let says = format!("{interface} is being attached, and the guest of {id} does not have it yet");
+        return is_coming.then(|| stop("not_attached", By::NetworkInterface, interface, says)).flatten();
     }
     if instance.outage.is_some() {
         return stop(

@@ -5,7 +5,10 @@ use types::{InstanceId, NetworkInterfaceId};
 
 use crate::ec2::interface::{self, publish, unpublish};
 use crate::ec2::storage;
-use crate::records::{AttachmentState, CpuCredits, Health, Instance, InstanceState, NetworkInterface};
+use crate::records::{
+    AttachmentState, CpuCredits, EventState, Health, Instance, InstanceNotices, InstanceState,
+    NetworkInterface,
+};
 use crate::state::{Transaction, View};
 
 /// An instance's interfaces, in the order of their places in it.
@@ -36,11 +39,14 @@ pub(crate) fn enter(tx: &mut Transaction<'_>, id: InstanceId, next: InstanceStat
         attach_interfaces(tx, id);
     }
     if gives_up_addresses {
+        // When it starts again it is as if elsewhere, where nothing of this is to come.
+        tx.update::<InstanceNotices>(id, |notices| notices.end(EventState::Completed));
         // A public address that is not an Elastic one lasts from a start to the next stop.
         interface_ids(tx, id).into_iter().for_each(|interface| unpublish(tx, interface));
     }
     if is_over {
         tx.remove::<CpuCredits>(id);
+        tx.remove::<InstanceNotices>(id);
         release_interfaces(tx, id);
         let volumes: Vec<_> = tx.tables().volumes.linked_to(id).map(|volume| volume.id).collect();
         volumes.into_iter().for_each(|volume| storage::release(tx, volume, id));

@@ -46,14 +46,9 @@ pub(super) fn reason(state: &InstanceState) -> (Option<ec2::StateReason>, String
         | InstanceState::ShuttingDown { cause, since }
         | InstanceState::Terminated { cause, since } => (cause, since),
     };
-    let (code, message) = match cause {
-        Cause::User => {
-            ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
-        }
-        Cause::Guest => (
-            "Client.InstanceInitiatedShutdown",
-            "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
-        ),
+    let (code, why) = match cause {
+        Cause::User => ("Client.UserInitiatedShutdown", "User initiated shutdown"),
+        Cause::Guest => ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown"),
         Cause::Failure { code, message } => (code.as_str(), message.as_str()),
     };
     let transition = match cause {
@@ -61,7 +56,8 @@ pub(super) fn reason(state: &InstanceState) -> (Option<ec2::StateReason>, String
         Cause::Guest => String::new(),
         Cause::Failure { code, message } => format!("{code}: {message}"),
     };
-    (Some(ec2::StateReason { code: Some(code.to_owned()), message: Some(message.to_owned()) }), transition)
+    let message = Some(format!("{code}: {why}"));
+    (Some(ec2::StateReason { code: Some(code.to_owned()), message }), transition)
 }
 
 pub(super) fn metadata_options(options: &MetadataOptions) -> ec2::InstanceMetadataOptionsResponse {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::show;
 use crate::ec2::row::{Row, read_filters, select};
-use crate::records::{Health, Instance, InstanceState};
+use crate::records::{EventCode, Health, Instance, InstanceEvent, InstanceNotices, InstanceState};
 use crate::state::View;
 
 pub(super) fn describe(
@@ -23,7 +23,7 @@ pub(super) fn describe(
     });
     let (rows, next_token) =
         Page::of::<ec2::DescribeInstanceStatus>(call)?.take(rows, |row| row.record.id.to_string());
-    let instance_statuses = Some(rows.iter().map(|row| shown(row.record)).collect());
+    let instance_statuses = Some(rows.iter().map(shown).collect());
     Ok(ec2::DescribeInstanceStatusResult { instance_statuses, next_token })
 }
 
@@ -93,11 +93,32 @@ impl Check {
     }
 }
 
-fn shown(instance: &Instance) -> ec2::InstanceStatus {
+fn events<'a>(row: &Row<'a, Instance>) -> &'a [InstanceEvent] {
+    row.view.get::<InstanceNotices>(row.record.id).map_or(&[], |notices| &notices.events)
+}
+
+fn shown_event(event: &InstanceEvent) -> ec2::InstanceStatusEvent {
+    ec2::InstanceStatusEvent {
+        instance_event_id: Some(event.id.clone()),
+        code: Some(match event.code {
+            EventCode::InstanceReboot => ec2::EventCode::InstanceReboot,
+            EventCode::InstanceRetirement => ec2::EventCode::InstanceRetirement,
+            EventCode::InstanceStop => ec2::EventCode::InstanceStop,
+            EventCode::SystemMaintenance => ec2::EventCode::SystemMaintenance,
+            EventCode::SystemReboot => ec2::EventCode::SystemReboot,
+        }),
+        description: Some(event.description()),
+        not_before: Some(event.not_before),
+        ..Default::default()
+    }
+}
+
+fn shown(row: &Row<'_, Instance>) -> ec2::InstanceStatus {
+    let instance = row.record;
     ec2::InstanceStatus {
         availability_zone: Some(instance.zone.to_string()),
         availability_zone_id: Some(instance.zone.id()),
-        events: Some(Vec::new()),
+        events: Some(events(row).iter().map(shown_event).collect()),
         instance_id: Some(instance.id.to_string()),
         instance_state: Some(show::state(&instance.state)),
         instance_status: Some(Check::of_instance(instance).shown()),
@@ -108,11 +129,15 @@ fn shown(instance: &Instance) -> ec2::InstanceStatus {
 
 struct Status<'a>(Row<'a, Instance>);
 
-/// Source: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceStatus.html>. There are no events here to filter by.
+/// Source: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceStatus.html>. Events here have no end and no deadline to filter by.
 impl Filtered for Status<'_> {
     const NAMES: &'static [&'static str] = &[
         "availability-zone",
         "availability-zone-id",
+        "event.code",
+        "event.description",
+        "event.instance-event-id",
+        "event.not-before",
         "instance-state-code",
         "instance-state-name",
         "instance-status.reachability",
@@ -131,6 +156,12 @@ impl Filtered for Status<'_> {
         match name {
             "availability-zone" => values.shown(instance.zone),
             "availability-zone-id" => values.text(&instance.zone.id()),
+            "event.code" => events(&self.0).iter().for_each(|event| values.text(event.code.word())),
+            "event.description" => events(&self.0).iter().for_each(|event| values.text(&event.description())),
+            "event.instance-event-id" => events(&self.0).iter().for_each(|event| values.text(&event.id)),
+            "event.not-before" => events(&self.0).iter().for_each(|event| {
+                values.text(&event.not_before.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            }),
             "instance-state-code" => {
                 show::state(&instance.state).code.into_iter().for_each(|code| values.shown(code))
             }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use types::{SecurityGroupId, VpcId, VpcPeeringConnectionId};
+use types::{InstanceId, SecurityGroupId, VpcId, VpcPeeringConnectionId};
 
 use crate::ec2::instance::machine;
 use crate::ec2::interface::names;
 use crate::ports::{PortSpec, SubnetSpec, VpcSpec};
 use crate::records::{
-    Instance, InterfaceOwner, NatGateway, NetworkInterface, Peer, PeerVpc, PeeringState, RouteTable,
-    SecurityGroup, Subnet, Vpc,
+    Instance, InstanceNotices, InterfaceOwner, NatGateway, NetworkInterface, Peer, PeerVpc, PeeringState,
+    RouteTable, SecurityGroup, Subnet, Vpc,
 };
 use crate::state::{Space, State, View};
 
@@ -46,6 +46,7 @@ pub(crate) fn fabric(view: View<'_>, id: VpcId) -> Option<VpcSpec> {
         peer_names: peer_names(view, vpc, &peers),
         groups,
         interfaces: there.filter_map(|found| port(found)).collect(),
+        notices: notices(view, id),
     })
 }
 
@@ -142,6 +143,13 @@ fn peer_names(
         }
     }
     names
+}
+
+fn notices(view: View<'_>, id: VpcId) -> BTreeMap<InstanceId, Arc<InstanceNotices>> {
+    let tables = view.tables();
+    let is_in = |instance| tables.network_interfaces.linked_to(instance).any(|found| found.vpc == id);
+    let notices = tables.instance_notices.iter().filter(|notices| is_in(notices.id));
+    notices.map(|notices| (notices.id, Arc::clone(notices))).collect()
 }
 
 fn subnet(view: View<'_>, subnet: &Subnet, main: &RouteTable) -> Option<SubnetSpec> {

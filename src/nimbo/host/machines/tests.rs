@@ -215,6 +215,7 @@ fn vpc(spec: &MachineSpec) -> VpcSpec {
         peer_members: BTreeMap::new(),
         peer_names: BTreeMap::new(),
         interfaces: spec.interfaces.iter().map(port).collect(),
+        notices: BTreeMap::new(),
     }
 }
 

@@ -3,8 +3,11 @@
 use std::net::Ipv4Addr;
 
 use control::ports::{InterfaceSpec, MachineSpec, MetadataOptions, VpcSpec};
-use control::records::NameServer;
-use metadata::{BlockDevice, HttpTokens, InstanceMetadata, NetworkInterface, Placement, PublicKey};
+use control::records::{EventState, InstanceEvent, InstanceNotices, NameServer};
+use metadata::{
+    BlockDevice, Event, HttpTokens, InstanceMetadata, Interruption, NetworkInterface, Notices, Placement,
+    PublicKey,
+};
 use network::dhcp::Lease;
 use network::{Plan, dns, fabric};
 
@@ -59,7 +62,7 @@ pub(super) fn resolvers(vpc: &VpcSpec) -> Vec<Ipv4Addr> {
 }
 
 /// All that the guest can ask about itself.
-pub(super) fn known(spec: &MachineSpec) -> InstanceMetadata {
+pub(super) fn known(spec: &MachineSpec, notices: Option<&InstanceNotices>) -> InstanceMetadata {
     let guest = &spec.guest;
     let public_key = |key: &control::ports::LoginKey| PublicKey {
         name: key.name.clone(),
@@ -83,8 +86,27 @@ pub(super) fn known(spec: &MachineSpec) -> InstanceMetadata {
         public_keys: guest.key.iter().map(public_key).collect(),
         user_data: (!guest.user_data.is_empty()).then(|| guest.user_data.clone()),
         tags: guest.tags.clone(),
+        notices: notices.map(known_notices).unwrap_or_default(),
         options: options(guest.metadata_options),
     }
+}
+
+pub(super) fn known_notices(notices: &InstanceNotices) -> Notices {
+    let interruption = notices.interruption.map(|interruption| Interruption {
+        action: interruption.action.word(),
+        time: interruption.at.into(),
+    });
+    let event = |event: &InstanceEvent| Event {
+        id: event.id.clone(),
+        code: event.code.word(),
+        description: event.description(),
+        not_before: event.not_before.into(),
+        state: event.state.word(),
+    };
+    let (scheduled, history): (Vec<_>, Vec<_>) =
+        notices.events.iter().partition(|event| event.state == EventState::Active);
+    let [scheduled, history] = [scheduled, history].map(|events| events.into_iter().map(event).collect());
+    Notices { interruption, rebalance: notices.rebalance.map(Into::into), scheduled, history }
 }
 
 fn known_interface(interface: &InterfaceSpec) -> NetworkInterface {

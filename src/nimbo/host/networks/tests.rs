@@ -1,24 +1,31 @@
 //! What is made of records, and what is kept of it, as root. What passes is in the tests of the crate `network`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control::ports::{InterfaceSpec, Networks as _, PortSpec, SubnetSpec, VpcSpec};
+use control::ports::{
+    GuestSpec, InterfaceSpec, MachineSpec, MetadataOptions, Networks as _, PortSpec, SubnetSpec, VpcSpec,
+};
 use control::records::{
-    DhcpOptions, Direction, InterfaceOwner, NameServer, Peer, Route, RouteTable, RouteTarget, SecurityGroup,
+    DhcpOptions, Direction, EventCode, EventState, InstanceEvent, InstanceNotices, InterfaceOwner,
+    Interruption, InterruptionAction, NameServer, Peer, Route, RouteTable, RouteTarget, SecurityGroup,
     SecurityGroupRule, Traffic,
 };
+use metadata::{Answer, Method, Request};
+use network::Fabric;
 use network::dns::Verdict;
 use network::policy::{Gateway, Target, device_name};
+use tokio::runtime::Handle;
 use types::{InternetGatewayId, MacAddress, NatGatewayId, RandomId};
 
 use super::Networks;
-use super::guest::{lease, names};
+use super::guest::{known_notices, lease, names};
 use super::policy::{nat_gateways, policy, translation};
+use super::vpc::Guest;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 4);
@@ -100,6 +107,7 @@ fn spec() -> VpcSpec {
         peer_members: BTreeMap::new(),
         peer_names: BTreeMap::new(),
         interfaces: vec![guest, nat],
+        notices: BTreeMap::new(),
     }
 }
 
@@ -176,6 +184,68 @@ fn peers_are_known_by_their_members_and_names() {
     }
     spec.peer_names.insert("a..b".to_owned(), member);
     assert!(names(&spec).is_err());
+}
+
+#[test]
+fn a_guest_is_told_what_is_to_come_apart_from_what_is_over() {
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    let event =
+        |state| InstanceEvent { id: String::new(), code: EventCode::SystemReboot, not_before: time, state };
+    let told = known_notices(&InstanceNotices {
+        id: id(1),
+        interruption: Some(Interruption { action: InterruptionAction::Stop, at: time }),
+        rebalance: None,
+        events: [EventState::Completed, EventState::Active, EventState::Canceled].map(event).into(),
+    });
+    assert_eq!(told.interruption.map(|interruption| interruption.action), Some("stop"));
+    let states = |events: &[metadata::Event]| events.iter().map(|event| event.state).collect::<Vec<_>>();
+    assert_eq!(
+        (states(&told.scheduled), states(&told.history)),
+        (vec!["active"], vec!["completed", "canceled"])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_runs_reads_what_it_is_told_since() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    std::fs::create_dir(folder.0.path().join("netns")).unwrap();
+    let fabric = Fabric::open(&folder.0.path().join("netns/vpc")).unwrap();
+    let mut spec = spec();
+    let mut guest = Guest::new(&MachineSpec {
+        id: id(1),
+        instance_type: "t3.nano".to_owned(),
+        vcpus: 1,
+        memory: types::ByteSize::from_bytes(64 << 20),
+        volumes: Vec::new(),
+        interfaces: vec![spec.interfaces[0].interface.clone()],
+        guest: GuestSpec {
+            account: types::AccountId::new(0).unwrap(),
+            zone: "us-east-1a".parse().unwrap(),
+            image: id(1),
+            reservation: id(1),
+            launch_index: 0,
+            launched: jiff::Timestamp::UNIX_EPOCH,
+            key: None,
+            user_data: Vec::new(),
+            tags: BTreeMap::new(),
+            metadata_options: MetadataOptions::default(),
+        },
+    });
+    // Without a device, so that nobody is answered but who asks here.
+    let mut read = |spec: &VpcSpec| {
+        guest.serve(&fabric, spec, &BTreeSet::new(), &Handle::current()).unwrap();
+        let path = "/latest/meta-data/spot/instance-action";
+        let request = Request { method: Method::Get, path, token: None, ttl: None, is_forwarded: false };
+        guest.metadata.as_ref().unwrap().answer(request)
+    };
+    assert_eq!(read(&spec), Answer::NotFound);
+    let interruption = Interruption { action: InterruptionAction::Stop, at: jiff::Timestamp::UNIX_EPOCH };
+    let told = InstanceNotices { interruption: Some(interruption), ..InstanceNotices::none(id(1)) };
+    spec.notices.insert(id(1), Arc::new(told));
+    let Answer::Text { body, .. } = read(&spec) else { panic!("it is told nothing") };
+    assert_eq!(body, r#"{"action": "stop", "time": "1970-01-01T00:00:00Z"}"#);
+    spec.notices.clear();
+    assert_eq!(read(&spec), Answer::NotFound);
 }
 
 /// A folder in which files keep namespaces, until it is dropped.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, bail};
 use control::ports::{InterfaceSpec, MachineSpec, VpcSpec};
-use metadata::{Service, TokenKey};
+use control::records::InstanceNotices;
+use metadata::{InstanceMetadata, Service, TokenKey};
 use network::dhcp::Lease;
 use network::dns::Names;
 use network::policy::{Gateway, device_name};
@@ -83,10 +84,11 @@ struct Resolver {
 }
 
 /// An instance whose interfaces have devices here.
-struct Guest {
+pub(super) struct Guest {
     spec: MachineSpec,
+    notices: Option<Arc<InstanceNotices>>,
     /// None: it is to have none, or nothing of it is served yet.
-    metadata: Option<Arc<Service>>,
+    pub(super) metadata: Option<Arc<Service>>,
     ports: BTreeMap<NetworkInterfaceId, Port>,
 }
 
@@ -212,7 +214,7 @@ impl VpcNetwork {
     }
 
     fn add(&self, work: &mut Work, spec: &MachineSpec) {
-        work.guests.insert(spec.id, Guest { spec: spec.clone(), metadata: None, ports: BTreeMap::new() });
+        work.guests.insert(spec.id, Guest::new(spec));
         // Who waits for it is told what stands in its way.
         let _ = self.settle(work);
     }
@@ -386,15 +388,23 @@ fn make_tap(fabric: &mut Fabric, id: NetworkInterfaceId, vcpus: u8) -> anyhow::R
 }
 
 impl Guest {
+    pub(super) fn new(spec: &MachineSpec) -> Self {
+        Self { spec: spec.clone(), notices: None, metadata: None, ports: BTreeMap::new() }
+    }
+
+    fn known(&self) -> InstanceMetadata {
+        guest::known(&self.spec, self.notices.as_deref())
+    }
+
     /// What it can ask about itself is what is known now.
     fn tell(&self) {
         if let Some(metadata) = &self.metadata {
-            metadata.update(guest::known(&self.spec));
+            metadata.update(self.known());
         }
     }
 
     /// Answers on those of its interfaces that are there, with what is known now.
-    fn serve(
+    pub(super) fn serve(
         &mut self,
         fabric: &Fabric,
         vpc: &VpcSpec,
@@ -405,16 +415,16 @@ impl Guest {
         let its = |id| vpc.interfaces.iter().map(|port| &port.interface).find(|found| found.id == id);
         let now: Vec<_> =
             self.spec.interfaces.iter().map(|known| its(known.id).unwrap_or(known).clone()).collect();
-        let has_changed = self.spec.interfaces != now;
-        self.spec.interfaces = now;
+        let notices = vpc.notices.get(&self.spec.id).cloned();
+        let has_changed = self.spec.interfaces != now || self.notices != notices;
+        (self.spec.interfaces, self.notices) = (now, notices);
         if has_changed {
             self.tell();
         }
         if self.metadata.is_none() && self.spec.guest.metadata_options.is_enabled {
             let mut random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
             let key = TokenKey::generate(&mut random).context("cannot draw a key")?;
-            self.metadata =
-                Some(Arc::new(Service::new(guest::known(&self.spec), key, Arc::new(SystemClock))));
+            self.metadata = Some(Arc::new(Service::new(self.known(), key, Arc::new(SystemClock))));
         }
         for interface in self.spec.interfaces.iter().filter(|interface| there.contains(&interface.id)) {
             let Some(lease) = guest::lease(vpc, interface) else { continue };
