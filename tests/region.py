@@ -2,9 +2,7 @@
 
 import configparser
 import contextlib
-import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ DELAY = {"Delay": 1, "MaxAttempts": int(PATIENCE_S)}
 class Region:
     """A server with a state of its own, which can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.state = folder / "state"
+        self.options = ("--state", str(self.state), "--run", str(folder / "run"), *options)
         self.start()
         self.let_in(22)
 
     def start(self) -> None:
-        self.server = Server("--state", str(self.state), "--run", str(self.folder / "run"))
+        self.server = Server(*self.options)
         known = configparser.ConfigParser()
         known.read(self.state / "credentials")
         keys = known[known.sections()[0] if known.sections() else "default"]
@@ -35,6 +34,11 @@ class Region:
     def kill(self) -> None:
         self.server.kill()
 
+    def down(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """What nimbo down says."""
+        command = [NIMBO, "down", "--state", str(self.state), "--run", str(self.folder / "run"), *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S)
+
     def __enter__(self) -> "Region":
         return self
 
@@ -42,11 +46,8 @@ class Region:
         """Ends the server and all that outlives it."""
         with contextlib.suppress(Exception):
             self.kill()
-        for process in [*self.processes().values(), *self.volume_servers()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        for namespace in (self.folder / "run/netns").glob("*"):
-            subprocess.run(["umount", "--lazy", namespace], capture_output=True)
+        done = self.down("--force")
+        assert done.returncode == 0, done.stderr
 
     def group(self) -> str:
         """The default group of the default VPC."""
@@ -69,16 +70,6 @@ class Region:
         """The processes of all microVMs, by their instances."""
         names = (self.folder / "run/instances").glob("*/process.json")
         return {name.parent.name: int(re.search(r'"pid":(\d+)', name.read_text()).group(1)) for name in names}
-
-    def volume_servers(self) -> list[int]:
-        """The processes that serve its volumes."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (process / "cmdline").read_bytes().split(b"\0")
-                if words[1:3] == [b"volume", b"serve"] and any(bytes(self.state) in word for word in words):
-                    found.append(int(process.name))
-        return found
 
     def image(self, file: str) -> str:
         command = [NIMBO, "image", "import", file, "--name", "tiny", "--state", str(self.state)]
@@ -107,6 +98,8 @@ class Instance:
 
     def try_to_run(self, command: str) -> subprocess.CompletedProcess[str]:
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5", "-o", "BatchMode=yes"]
+        # An address that moves takes no session along: this one ends then, and the next reaches who has the address.
+        options += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
         address = self.seen()["PublicIpAddress"]
         return subprocess.run(["ssh", "-i", str(self.key), *options, f"root@{address}", command], capture_output=True, text=True, timeout=PATIENCE_S)
 

@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod notices;
 pub mod plane;
 pub mod ports;
+pub mod power;
 pub mod reconcile;
 pub mod records;
 pub mod simulation;

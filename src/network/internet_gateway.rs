@@ -60,8 +60,10 @@ pub struct InternetGateway {
 #[derive(Debug)]
 struct Applied {
     translation: Translation,
-    /// The kernel's counts of changes to rules after ours: with others, somebody else may have changed ours.
+    /// The kernel's counts of changes to rules after ours, here and in the host: with others, somebody else may have changed ours.
     transactions: [u32; 2],
+    /// What the host's were then, once that was looked at: there others change their own all the time.
+    rules: Option<Vec<String>>,
 }
 
 impl InternetGateway {
@@ -72,7 +74,7 @@ impl InternetGateway {
     pub fn open(pin: &Path, host: &Namespace, vpc: &Namespace, device: &str) -> Result<Self, Error> {
         let namespace = Namespace::open_pinned(pin)?;
         namespace.run(sysctl::forward_by_rules)??;
-        let uplink = match Uplink::of(host, &namespace)? {
+        let uplink = match uplink_of(host, &namespace)? {
             Some(uplink) => uplink,
             None => make_uplink(host, &namespace)?,
         };
@@ -95,7 +97,7 @@ impl InternetGateway {
         self.uplink.admit(&public)?;
         self.lead(translation, &public)?;
         let transactions = self.transactions()?;
-        self.applied = Some(Applied { translation: translation.clone(), transactions });
+        self.applied = Some(Applied { translation: translation.clone(), transactions, rules: None });
         Ok(())
     }
 
@@ -106,15 +108,27 @@ impl InternetGateway {
     pub fn repair(&mut self, pin: &Path, vpc: &Namespace, device: &str) -> Result<(), Error> {
         self.namespace.pin_again(pin)?;
         self.namespace.run(sysctl::forward_by_rules)??;
-        let is_linked = Uplink::of(&self.host, &self.namespace)?.is_some();
-        if !is_linked {
+        let is_linked = uplink_of(&self.host, &self.namespace)?.is_some();
+        if is_linked {
+            self.uplink.follow_routes()?;
+        } else {
             self.uplink = make_uplink(&self.host, &self.namespace)?;
         }
         let inward = End { namespace: &self.namespace, device: INWARD };
         pair::join(inward, End { namespace: vpc, device }, self.uplink.mtu())?;
-        let Some(applied) = self.applied.take() else { return Ok(()) };
-        if !is_linked || applied.transactions != self.transactions()? {
+        let Some(mut applied) = self.applied.take() else { return Ok(()) };
+        let found = self.transactions()?;
+        if !is_linked || applied.transactions[0] != found[0] {
             return self.apply(&applied.translation);
+        }
+        if applied.rules.is_none() || applied.transactions != found {
+            // Nobody waits for this here, as somebody does when addresses change.
+            let rules = Some(self.uplink.rules()?);
+            let is_ours = applied.transactions == self.transactions()?;
+            if !is_ours && applied.rules != rules {
+                return self.apply(&applied.translation);
+            }
+            (applied.transactions, applied.rules) = (found, rules);
         }
         self.lead(&applied.translation, &applied.translation.public.values().copied().collect())?;
         self.applied = Some(applied);
@@ -142,10 +156,14 @@ impl InternetGateway {
     /// What the kernel says.
     pub fn remove(pin: &Path, host: &Namespace) -> Result<(), Error> {
         if let Some(namespace) = Namespace::pinned(pin)? {
-            Uplink::of(host, &namespace)?.map_or(Ok(()), Uplink::remove)?;
+            uplink_of(host, &namespace)?.map_or(Ok(()), Uplink::remove)?;
         }
         Namespace::unpin(pin)
     }
+}
+
+fn uplink_of(host: &Namespace, namespace: &Namespace) -> Result<Option<Uplink>, Error> {
+    Uplink::of(host, namespace, HostAccess::Denied, Exposure::Public)
 }
 
 fn make_uplink(host: &Namespace, namespace: &Namespace) -> Result<Uplink, Error> {

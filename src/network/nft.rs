@@ -43,6 +43,19 @@ pub(crate) fn ruleset(namespace: &Namespace) -> Result<Vec<Value>, Error> {
     }
 }
 
+/// A table of IPv4, in nft's own language; none, if there is none.
+pub(crate) fn table(namespace: &Namespace, table: &str) -> Result<Option<String>, Error> {
+    let output =
+        namespace.run(|| nft(&["--stateless", "list", "table", "ip", table], &[]))?.map_err(not_run)?;
+    if output.status.success() {
+        return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
+    }
+    match refused(table, &output) {
+        Error::NftRefused { reason, .. } if reason.contains("No such file or directory") => Ok(None),
+        error => Err(error),
+    }
+}
+
 fn nft(arguments: &[&str], input: &[u8]) -> io::Result<Output> {
     // A user's PATH often lacks the folders of system commands.
     let mut path = std::env::var_os("PATH").unwrap_or_default();

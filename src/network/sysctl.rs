@@ -24,13 +24,18 @@ pub(crate) fn set_if_present(name: &str, value: &str) -> Result<(), Error> {
     }
 }
 
-/// Whether a setting is on. One of an interface that is gone is not.
-pub(crate) fn is_on(name: &str) -> Result<bool, Error> {
+/// What a setting is. One of an interface that is gone is none.
+pub(crate) fn get(name: &str) -> Result<Option<String>, Error> {
     match fs::read_to_string(path(name)) {
-        Ok(text) => Ok(text.trim() != "0"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(format_args!("read net/{name}"), error)),
     }
+}
+
+/// Whether a setting is on. One of an interface that is gone is not.
+pub(crate) fn is_on(name: &str) -> Result<bool, Error> {
+    Ok(get(name)?.is_some_and(|value| value != "0"))
 }
 
 /// Has the namespace of the calling thread send on what it gets. Who may send as whom is its rules' to say, which know more than

@@ -15,12 +15,15 @@
 //!   makes a name only once. It goes with the VPC's namespace.
 //! - The nftables table `ip nimboN`.
 //! - Forwarding of IPv4 is switched on for `nimboN`, and for each interface with a route on which it
-//!   was off. The latter are first written down in a set of the table `ip nimbo`, together with a fence:
-//!   what arrives there and is not for an uplink is dropped, as when forwarding was off. The last
-//!   uplink's end switches it off again.
+//!   was off, behind a fence in the table `ip nimbo`: what arrives there and is not for an uplink is dropped,
+//!   as when forwarding was off. The last uplink's end switches it off again.
 //!
-//! A killed process leaves its table and the fence behind, which do nothing without the interface; the
-//! next uplink that is made or ended removes them. Processes take turns by a lock on the namespace itself.
+//! Which interfaces those are, their settings say themselves: forwarding is on there by a number of ours, and the kernel asks only
+//! whether it is zero. So it is written down by the change itself, lasts as long, and cannot be lost with a ruleset that somebody flushes.
+//! Where somebody else has switched it on since, by a number of his own, it is his.
+//!
+//! A killed process leaves its table and the fence behind, which do nothing without the interface; the next uplink that is made or
+//! ended removes them, and so does [`remove_leftovers`]. Processes take turns by a lock on the namespace itself.
 //!
 //! The host's own firewall is neither changed nor got around. If it drops forwarded packets, which a
 //! second table cannot overrule, [`Uplink::obstacles`] says so and what its owner can do about it.
@@ -37,6 +40,7 @@ use std::thread;
 
 use ipnet::Ipv4Net;
 use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::namespace::Namespace;
@@ -53,6 +57,9 @@ const TRANSIT: Ipv4Addr = Ipv4Addr::new(169, 254, 128, 0);
 const MTU_DEFAULT: u16 = 1500;
 /// How many uplinks fit between [`TRANSIT`] and the addresses of metadata and resolver.
 const SLOTS: u16 = 4096;
+
+/// What the setting of an interface is where forwarding is on because of uplinks.
+const ON_FOR_UPLINKS: &str = "2";
 
 /// Whether an instance may open connections to the machine that it runs on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,6 +86,8 @@ pub struct Uplink {
     name: String,
     slot: u16,
     mtu: u16,
+    access: HostAccess,
+    exposure: Exposure,
     obstacles: Vec<String>,
     /// Dropping it leaves it in place.
     is_kept: bool,
@@ -98,22 +107,29 @@ impl Uplink {
         let held = host.try_clone()?;
         let turn = take_turn(host)?;
         let found = sweep(host)?;
-        let survey = Survey::of(host, found.shared)?;
+        let survey = Survey::of(host)?;
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
         let obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
-        let uplink = Self { host: held, name: name(slot), slot, mtu, obstacles, is_kept: false };
-        let outcome = uplink.set_up(vpc, access, exposure, &survey);
+        let name = name(slot);
+        let uplink = Self { host: held, name, slot, mtu, access, exposure, obstacles, is_kept: false };
+        let outcome = uplink.set_up(vpc, &survey, found.shared);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
         outcome.map(|()| uplink)
     }
 
-    /// The uplink that `vpc` has, if it has one. It is kept: dropping it leaves it in place.
+    /// The uplink that `vpc` has, if it has one. It is kept: dropping it leaves it in place. Whom it lets through counts from when it next
+    /// [admits](Self::admit) addresses.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn of(host: &Namespace, vpc: &Namespace) -> Result<Option<Self>, Error> {
+    pub fn of(
+        host: &Namespace,
+        vpc: &Namespace,
+        access: HostAccess,
+        exposure: Exposure,
+    ) -> Result<Option<Self>, Error> {
         let links = vpc.netlink(async |netlink| netlink.links().await)?;
         let Some(inner) = links.into_iter().find(|link| link.name == INSIDE) else { return Ok(None) };
         let links = host.netlink(async |netlink| netlink.links().await)?;
@@ -126,6 +142,8 @@ impl Uplink {
                 name: name(slot),
                 slot,
                 mtu: inner.mtu,
+                access,
+                exposure,
                 obstacles,
                 is_kept: true,
             })
@@ -133,14 +151,27 @@ impl Uplink {
         slot.map(uplink).transpose()
     }
 
-    /// Has the host take what comes from the VPC under `addresses`, and under no others.
+    /// Has the host take what comes from the VPC under `addresses`, and under no others, and forward what uplinks need, whatever somebody
+    /// else has made of its rules and settings.
     ///
     /// # Errors
-    /// What `nft` says.
+    /// What `nft` and the kernel say.
     pub fn admit(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
-        let (_, inner) = transit(self.slot);
-        let known: Vec<_> = addresses.iter().copied().chain([inner]).collect();
-        nft::apply(&self.host, &self.name, &rules::set_addresses(&self.name, &known))
+        let _turn = take_turn(&self.host)?;
+        self.enforce(addresses, &Survey::of(&self.host)?, false)
+    }
+
+    /// Has the host forward by all interfaces that it has routes by: another one may have come since, such as that of a Wi-Fi.
+    ///
+    /// # Errors
+    /// What `nft` and the kernel say.
+    pub fn follow_routes(&self) -> Result<(), Error> {
+        let survey = Survey::of(&self.host)?;
+        if self.host.run(|| survey.forwarding())??.off.is_empty() {
+            return Ok(());
+        }
+        let _turn = take_turn(&self.host)?;
+        self.forward(&survey, Vec::new(), false)
     }
 
     /// Has the host send what is for `addresses`, and for no others, to the VPC.
@@ -154,6 +185,20 @@ impl Uplink {
             let ranges = addresses.iter().map(|address| Ipv4Net::from(*address)).collect();
             netlink.set_routes(&ranges, Way::Via { link, gateway: inner }).await
         })
+    }
+
+    /// What the host's rules are that are this uplink's or all uplinks', word by word in no order: that of a set's elements is the kernel's.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub(crate) fn rules(&self) -> Result<Vec<String>, Error> {
+        let mut words = Vec::new();
+        for table in [&self.name, rules::PREFIX] {
+            let text = nft::table(&self.host, table)?.unwrap_or_default();
+            words.extend(text.split([' ', ',', '\t', '\n']).map(str::to_owned));
+        }
+        words.sort_unstable();
+        Ok(words)
     }
 
     /// The name of the interface in the host.
@@ -188,19 +233,10 @@ impl Uplink {
         self.take_down()
     }
 
-    fn set_up(
-        &self,
-        vpc: &Namespace,
-        access: HostAccess,
-        exposure: Exposure,
-        survey: &Survey,
-    ) -> Result<(), Error> {
+    fn set_up(&self, vpc: &Namespace, survey: &Survey, has_fence: bool) -> Result<(), Error> {
         let (outer, inner) = transit(self.slot);
         self.number(vpc, outer, inner)?;
-        let off = self.host.run(|| survey.not_forwarding())??;
-        let mut outside = rules::add_uplink(&self.name, inner, access, exposure);
-        outside.extend(rules::add_forwarding(&off, survey.has_fence));
-        let inside = match exposure {
+        let inside = match self.exposure {
             Exposure::Hidden => rules::hidden(),
             Exposure::Public => Vec::new(),
         };
@@ -209,15 +245,29 @@ impl Uplink {
             let work = || nft::apply(vpc, "vpc", &inside);
             let thread = thread::Builder::new().name("nft".to_owned()).spawn_scoped(scope, work);
             let thread = thread.map_err(Error::while_doing("start a thread"))?;
-            let outside = nft::apply(&self.host, &self.name, &outside);
+            let outside = self.enforce(&BTreeSet::new(), survey, has_fence);
             let inside = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             inside.and(outside)
-        })?;
-        // Only now that it is written down, with the fence in place.
-        self.host.run(|| {
-            let mut names = off.iter().chain([&self.name]);
-            names.try_for_each(|name| sysctl::set(&forwarding(name), "1"))
-        })?
+        })
+    }
+
+    /// Puts the host's rules in force. Needs a turn.
+    fn enforce(&self, addresses: &BTreeSet<Ipv4Addr>, survey: &Survey, has_fence: bool) -> Result<(), Error> {
+        let (_, inner) = transit(self.slot);
+        let known: Vec<_> = addresses.iter().copied().chain([inner]).collect();
+        let own = rules::uplink(&self.name, &known, self.access, self.exposure);
+        self.forward(survey, own, has_fence)?;
+        self.host.run(|| sysctl::set(&forwarding(&self.name), "1"))?
+    }
+
+    /// Has the host forward by all interfaces that it has routes by, once the fence and `rules` are in force. Needs a turn.
+    fn forward(&self, survey: &Survey, rules: Vec<Value>, has_fence: bool) -> Result<(), Error> {
+        let Forwarding { off, ours } = self.host.run(|| survey.forwarding())??;
+        let fenced: Vec<_> = off.iter().chain(&ours).map(String::as_str).collect();
+        let mut commands = rules::fence(&fenced, has_fence);
+        commands.extend(rules);
+        nft::apply(&self.host, &self.name, &commands)?;
+        self.host.run(|| off.iter().try_for_each(|name| sysctl::set(&forwarding(name), ON_FOR_UPLINKS)))?
     }
 
     fn number(&self, vpc: &Namespace, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Error> {
@@ -263,14 +313,21 @@ impl Drop for Uplink {
 struct Survey {
     links: Vec<Link>,
     routes: Vec<Route>,
-    /// The table of all uplinks is there.
-    has_fence: bool,
+}
+
+/// Which of the host's interfaces forward.
+#[derive(Default)]
+struct Forwarding {
+    /// Those that do not, though packets of an instance may leave by them: no answer would come back.
+    off: Vec<String>,
+    /// Those that do because of uplinks.
+    ours: Vec<String>,
 }
 
 impl Survey {
-    fn of(host: &Namespace, has_fence: bool) -> Result<Self, Error> {
+    fn of(host: &Namespace) -> Result<Self, Error> {
         host.netlink(async |netlink| {
-            Ok(Self { links: netlink.links().await?, routes: netlink.routes().await?, has_fence })
+            Ok(Self { links: netlink.links().await?, routes: netlink.routes().await? })
         })
     }
 
@@ -281,22 +338,25 @@ impl Survey {
         link.map_or(MTU_DEFAULT, |link| link.mtu)
     }
 
-    /// The interfaces that packets of an instance may leave by.
-    fn onward(&self) -> impl Iterator<Item = &str> {
-        let has_route = |link: &&Link| self.routes.iter().any(|route| route.device == Some(link.index));
-        let names = self.links.iter().filter(has_route).map(|link| link.name.as_str());
-        names.filter(|name| *name != "lo" && !rules::is_uplink(name))
+    /// The host's interfaces, and whether packets of an instance may leave by each.
+    fn interfaces(&self) -> impl Iterator<Item = (&str, bool)> {
+        let has_route = |link: &Link| self.routes.iter().any(|route| route.device == Some(link.index));
+        let all = self.links.iter().map(move |link| (link.name.as_str(), has_route(link)));
+        all.filter(|(name, _)| *name != "lo" && !rules::is_uplink(name))
     }
 
-    /// Those of them by which no answer would come back. To be called in the host's namespace.
-    fn not_forwarding(&self) -> Result<Vec<String>, Error> {
-        let mut off = Vec::new();
-        for name in self.onward() {
-            if !sysctl::is_on(&forwarding(name))? {
-                off.push(name.to_owned());
+    /// To be called in the host's namespace.
+    fn forwarding(&self) -> Result<Forwarding, Error> {
+        let mut found = Forwarding::default();
+        for (name, has_route) in self.interfaces() {
+            match sysctl::get(&forwarding(name))?.as_deref() {
+                Some("0") if has_route => found.off.push(name.to_owned()),
+                Some(ON_FOR_UPLINKS) => found.ours.push(name.to_owned()),
+                // Not needed, somebody else's, or gone meanwhile.
+                Some(_) | None => {}
             }
         }
-        Ok(off)
+        Ok(found)
     }
 }
 
@@ -318,19 +378,34 @@ fn sweep(host: &Namespace) -> Result<Found, Error> {
     let is_alive = |name: &str| links.iter().any(|link| link.name == name);
     let mut commands: Vec<_> =
         found.uplinks.iter().filter(|name| !is_alive(name)).map(|name| rules::delete(name)).collect();
-    let last_is_gone = !links.iter().any(|link| rules::is_uplink(&link.name));
-    if found.shared && last_is_gone {
-        host.run(|| {
-            let present = found.forwarding.iter().filter(|name| is_alive(name));
-            present.into_iter().try_for_each(|name| sysctl::set(&forwarding(name), "0"))
-        })??;
-        commands.push(rules::delete(rules::PREFIX));
+    let is_last_gone = !links.iter().any(|link| rules::is_uplink(&link.name));
+    if is_last_gone {
+        // Before the fence falls.
+        host.run(|| links.iter().try_for_each(|link| stop_forwarding(&link.name)))??;
+        commands.extend(found.shared.then(|| rules::delete(rules::PREFIX)));
         found.shared = false;
     }
     if !commands.is_empty() {
         nft::apply(host, rules::PREFIX, &commands)?;
     }
     Ok(found)
+}
+
+/// If it is on because of uplinks. To be called in the host's namespace.
+fn stop_forwarding(interface: &str) -> Result<(), Error> {
+    match sysctl::get(&forwarding(interface))?.as_deref() {
+        Some(ON_FOR_UPLINKS) => sysctl::set(&forwarding(interface), "0"),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Takes back what uplinks whose processes were killed have changed of `host`.
+///
+/// # Errors
+/// What `nft` and the kernel say.
+pub fn remove_leftovers(host: &Namespace) -> Result<(), Error> {
+    let _turn = take_turn(host)?;
+    sweep(host).map(drop)
 }
 
 /// Makes the pair of interfaces under the first name that is free and whose addresses are.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `nimbo run` | one microVM in the foreground, with a network and metadata of its own |
 //! | `nimbo serve` | the API of a region |
+//! | `nimbo down` | what that has left running is ended |
 //! | `nimbo capture`, `nimbo impair` | packets as they pass, and links made worse |
 //! | `nimbo coverage` | what of AWS's API that serves |
 //! | `nimbo status` | what it is, and what there is |
@@ -93,6 +94,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Serves the API of AWS
     Serve(serve::Args),
+    /// Ends what a server has left running on this machine, and gives back what it changed of it
+    Down(serve::down::Args),
     /// Tells what a server is, and which instances and volumes there are
     Status(status::Args),
     /// Shows an instance's serial console, and types there
@@ -148,6 +151,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::main(&args),
             Command::Serve(args) => serve::main(&args),
+            Command::Down(args) => serve::down::main(&args),
             Command::Status(args) => status::main(&args),
             Command::Console(args) => console::main(&args),
             Command::Logs(args) => logs::main(&args),

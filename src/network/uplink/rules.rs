@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! host     table ip nimboN   the uplink's own: its addresses, masquerade, who may pass, who may reach the host
-//!          table ip nimbo    all uplinks': the interfaces made to forward, and the fence around them
+//!          table ip nimbo    all uplinks': the fence around the interfaces made to forward
 //! VPC      table ip vpc      of a hidden one: masquerade, and nothing in that was not asked for
 //! ```
 
@@ -16,7 +16,7 @@ use super::{Exposure, HostAccess};
 pub(super) const PREFIX: &str = "nimbo";
 /// The uplink's name at its end in the VPC.
 pub(super) const INSIDE: &str = "uplink";
-/// The set, in the table of all uplinks, of interfaces whose forwarding is on because of them.
+/// The set, in the table of all uplinks, of interfaces that forward because of them, and for them alone.
 const FORWARDING: &str = "forwarding";
 /// The set, in the table of an uplink, of addresses that packets come from and go to.
 const ADDRESSES: &str = "addresses";
@@ -30,8 +30,6 @@ pub(super) struct Found {
     pub(super) uplinks: Vec<String>,
     /// Whether the table of all uplinks exists.
     pub(super) shared: bool,
-    /// Interfaces that were made to forward.
-    pub(super) forwarding: Vec<String>,
     /// Chains that drop what they do not know, and know nothing of uplinks.
     pub(super) droppers: Vec<Dropper>,
 }
@@ -80,11 +78,6 @@ pub(super) fn read(ruleset: &[Value]) -> Found {
             }
             found.shared |= name == PREFIX;
         }
-        let set = &object["set"];
-        if set["table"] == PREFIX && set["name"] == FORWARDING {
-            let elements = set["elem"].as_array().into_iter().flatten();
-            found.forwarding.extend(elements.filter_map(Value::as_str).map(str::to_owned));
-        }
         found.droppers.extend(dropper(&object["chain"], ruleset));
     }
     found
@@ -110,8 +103,13 @@ fn dropper(chain: &Value, ruleset: &[Value]) -> Option<Dropper> {
     })
 }
 
-/// Adds the table of uplink `name`, whose inner end has `inside`.
-pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess, exposure: Exposure) -> Vec<Value> {
+/// Has the table of uplink `name` be so, whose packets come from and go to `addresses` and no others.
+pub(super) fn uplink(
+    name: &str,
+    addresses: &[Ipv4Addr],
+    access: HostAccess,
+    exposure: Exposure,
+) -> Vec<Value> {
     let from_uplink = || meta("iifname", "==", name);
     let to_uplink = || meta("oifname", "==", name);
     let clamp = json!({ "mangle": {
@@ -121,15 +119,16 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess, expos
     let syn = json!({ "match": {
         "op": "in", "left": { "payload": { "protocol": "tcp", "field": "flags" } }, "right": "syn",
     }});
-    let addresses = json!({
-        "family": "ip", "table": name, "name": ADDRESSES, "type": "ipv4_addr", "elem": [inside],
-    });
     let outward = vec![source("==", ADDRESSES), meta("oifname", "!=", ANY), json!({ "masquerade": null })];
     let mut commands = vec![
         table(name),
-        json!({ "add": { "set": addresses } }),
+        add_set(name, ADDRESSES, "ipv4_addr"),
         base_chain(name, "postrouting", "nat", 100),
         base_chain(name, "forward", "filter", 0),
+        base_chain(name, "input", "filter", 0),
+        json!({ "flush": { "table": { "family": "ip", "name": name } } }),
+        json!({ "flush": { "set": { "family": "ip", "table": name, "name": ADDRESSES } } }),
+        add_elements(name, ADDRESSES, &json!(addresses)),
         rule(name, "postrouting", outward),
         rule(name, "forward", vec![from_uplink(), source("!=", ADDRESSES), drop()]),
         rule(name, "forward", vec![from_uplink(), syn.clone(), clamp.clone()]),
@@ -140,7 +139,6 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess, expos
         commands.push(rule(name, "forward", vec![to_uplink(), meta("iifname", "==", ANY), accept()]));
     }
     commands.push(rule(name, "forward", vec![to_uplink(), drop()]));
-    commands.push(base_chain(name, "input", "filter", 0));
     if exposure == Exposure::Public {
         commands.push(rule(name, "input", vec![from_uplink(), answers(), accept()]));
     }
@@ -150,32 +148,25 @@ pub(super) fn add_uplink(name: &str, inside: Ipv4Addr, access: HostAccess, expos
     commands
 }
 
-/// Has the packets of uplink `name` come from and go to `addresses`, and no others.
-pub(super) fn set_addresses(name: &str, addresses: &[Ipv4Addr]) -> Vec<Value> {
-    let set = json!({ "family": "ip", "table": name, "name": ADDRESSES });
-    let elements = json!({ "family": "ip", "table": name, "name": ADDRESSES, "elem": addresses });
-    vec![json!({ "flush": { "set": set } }), json!({ "add": { "element": elements } })]
-}
-
-/// Adds the table of all uplinks unless there is one, and writes down that `interfaces` forward because of
-/// them. What arrives there and is not for an uplink is dropped, as it was before.
+/// Has what arrives at `interfaces` and is not for an uplink be dropped, as it was before they forwarded.
 ///
-/// One that is there is left as it is: the kernel waits until nobody looks at rules that are replaced.
-pub(super) fn add_forwarding(interfaces: &[String], has_table: bool) -> Vec<Value> {
-    let set = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "type": "ifname" });
-    let fence = vec![meta("iifname", "==", &format!("@{FORWARDING}")), meta("oifname", "!=", ANY), drop()];
-    let mut commands = match has_table {
-        true => Vec::new(),
-        false => vec![
+/// Rules that are there may be left as they are: the kernel waits until nobody looks at those that are replaced.
+pub(super) fn fence(interfaces: &[&str], has_rules: bool) -> Vec<Value> {
+    let mut commands = Vec::new();
+    if !has_rules {
+        let fence =
+            vec![meta("iifname", "==", &format!("@{FORWARDING}")), meta("oifname", "!=", ANY), drop()];
+        commands.extend([
             table(PREFIX),
-            json!({ "add": { "set": set } }),
+            add_set(PREFIX, FORWARDING, "ifname"),
             base_chain(PREFIX, "forward", "filter", 0),
+            json!({ "flush": { "chain": { "family": "ip", "table": PREFIX, "name": "forward" } } }),
             rule(PREFIX, "forward", fence),
-        ],
-    };
+        ]);
+    }
+    commands.push(json!({ "flush": { "set": { "family": "ip", "table": PREFIX, "name": FORWARDING } } }));
     if !interfaces.is_empty() {
-        let elements = json!({ "family": "ip", "table": PREFIX, "name": FORWARDING, "elem": interfaces });
-        commands.push(json!({ "add": { "element": elements } }));
+        commands.push(add_elements(PREFIX, FORWARDING, &json!(interfaces)));
     }
     commands
 }
@@ -199,6 +190,14 @@ pub(super) fn hidden() -> Vec<Value> {
 
 fn table(name: &str) -> Value {
     json!({ "add": { "table": { "family": "ip", "name": name } } })
+}
+
+fn add_set(table: &str, name: &str, kind: &str) -> Value {
+    json!({ "add": { "set": { "family": "ip", "table": table, "name": name, "type": kind } } })
+}
+
+fn add_elements(table: &str, set: &str, elements: &Value) -> Value {
+    json!({ "add": { "element": { "family": "ip", "table": table, "name": set, "elem": elements } } })
 }
 
 /// A chain of the hook that it is named after.

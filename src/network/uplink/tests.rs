@@ -37,12 +37,13 @@ fn the_mtu_is_that_of_the_way_out() {
             link(4, "nimbo0", 1500),
         ],
         routes: vec![route("127.0.0.0/8", 1), route("192.0.2.0/24", 2), route("169.254.128.0/31", 4)],
-        has_fence: false,
     };
     assert_eq!(survey.outward_mtu(), 1500);
     survey.routes.push(route("0.0.0.0/0", 3));
     assert_eq!(survey.outward_mtu(), 1420);
-    assert_eq!(survey.onward().collect::<Vec<_>>(), ["eth0", "wg0"]);
+    assert_eq!(survey.interfaces().collect::<Vec<_>>(), [("eth0", true), ("wg0", true)]);
+    survey.routes.pop();
+    assert_eq!(survey.interfaces().collect::<Vec<_>>(), [("eth0", true), ("wg0", false)]);
 }
 
 #[test]
@@ -52,8 +53,6 @@ fn a_ruleset_is_read_for_what_matters() {
         json!({ "metainfo": { "version": "1.0.6" } }),
         json!({ "table": { "family": "ip", "name": "nimbo" } }),
         json!({ "table": { "family": "ip", "name": "nimbo3" } }),
-        json!({ "set": { "table": "nimbo", "name": "forwarding", "elem": ["eth0"] } }),
-        json!({ "set": { "table": "other", "name": "forwarding", "elem": ["eth1"] } }),
         chain("ip", "filter", "FORWARD", "forward", "drop"),
         json!({ "chain": { "family": "ip", "table": "filter", "name": "DOCKER-USER" } }),
         chain("ip", "filter", "INPUT", "input", "drop"),
@@ -69,12 +68,7 @@ fn a_ruleset_is_read_for_what_matters() {
         chain: "through".into(),
         is_docker: false,
     };
-    let found = Found {
-        uplinks: vec!["nimbo3".into()],
-        shared: true,
-        forwarding: vec!["eth0".into()],
-        droppers: vec![docker.clone(), other],
-    };
+    let found = Found { uplinks: vec!["nimbo3".into()], shared: true, droppers: vec![docker.clone(), other] };
     assert_eq!(read(&ruleset), found);
     // A firewall with a rule for uplinks has been told.
     ruleset.push(json!({ "rule": { "family": "inet", "table": "firewall", "expr": [{ "x": "nimbo*" }] } }));

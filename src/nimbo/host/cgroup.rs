@@ -40,6 +40,17 @@ pub(super) fn remove(id: InstanceId) {
     }
 }
 
+/// Removes the group that those of all microVMs are in, if there is none any more.
+pub(super) fn remove_root() {
+    match fs::remove_dir(Path::new(ROOT).join(OURS)) {
+        // Another nimbo on this machine has microVMs in theirs.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {
+            tracing::warn!(%error, "the control group of all microVMs cannot be removed");
+        }
+        _ => {}
+    }
+}
+
 /// How long a microVM's process has worked; none, if it has no group.
 pub(super) fn cpu_time(id: InstanceId) -> Option<Duration> {
     let stat = fs::read_to_string(group(Path::new(ROOT), id).join("cpu.stat")).ok()?;

@@ -5,6 +5,7 @@
 mod capacity;
 mod cgroup;
 pub(crate) mod disks;
+pub(crate) mod leftovers;
 pub(crate) mod machines;
 mod networks;
 
@@ -14,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::capacity::Capacity;
-use control::ports::{BoxFuture, CpuLimit, DiskChange, HostError, InterfaceSpec, Machine, MachineSpec};
+use control::ports::{
+    BoxFuture, CpuLimit, DiskChange, HostError, InterfaceSpec, Machine, MachineSpec, Networks as _,
+};
 use types::{InstanceId, NetworkInterfaceId, VolumeId};
 
 use disks::{HostDisks, Plugs, Volumes};
@@ -46,6 +49,14 @@ impl Host {
         Self::open_with(Path::new(PROGRAM), state, run, limits_volumes, objects)
     }
 
+    /// As [`Self::open`], but nothing is gone on with, because all is to end.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub(crate) fn open_to_end(state: &Path, run: &Path) -> anyhow::Result<Arc<Self>> {
+        Self::find(Path::new(PROGRAM), state, run, false, None).map(|(host, _)| host)
+    }
+
     /// As [`Self::open`]; `program` is nimbo.
     fn open_with(
         program: &Path,
@@ -54,19 +65,46 @@ impl Host {
         limits_volumes: bool,
         objects: Option<&Location>,
     ) -> anyhow::Result<Arc<Self>> {
+        let (host, volumes) = Self::find(program, state, run, limits_volumes, objects)?;
+        volumes.go_on();
+        Ok(host)
+    }
+
+    fn find(
+        program: &Path,
+        state: &Path,
+        run: &Path,
+        limits_volumes: bool,
+        objects: Option<&Location>,
+    ) -> anyhow::Result<(Arc<Self>, Volumes)> {
         let volumes = Volumes::open_with(program, state, run, limits_volumes, objects)?;
         let machines = Machines::open_with(program, run, Arc::new(volumes.clone()))?;
-        volumes.go_on();
         let told = volumes.clone();
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
-        let disks = Arc::new(HostDisks::new(volumes, machines.clone()));
-        Ok(Arc::new(Self { machines, disks }))
+        let disks = Arc::new(HostDisks::new(volumes.clone(), machines.clone()));
+        Ok((Arc::new(Self { machines, disks }), volumes))
     }
 
     /// Its volumes and snapshots.
     pub(crate) fn disks(&self) -> Arc<HostDisks> {
         Arc::clone(&self.disks)
+    }
+
+    /// Ends all microVMs where they stand, and removes their networks.
+    ///
+    /// # Errors
+    /// When something cannot be ended or removed.
+    pub(crate) async fn end_all(&self) -> Result<(), HostError> {
+        for id in self.machines.ids() {
+            self.machines.kill(id).await?;
+            self.machines.forget(id).await?;
+        }
+        let networks = self.networks();
+        for id in networks.vpcs() {
+            networks.remove(id).await?;
+        }
+        Ok(())
     }
 
     /// The networks of its instances.

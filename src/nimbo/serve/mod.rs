@@ -1,6 +1,7 @@
 //! `nimbo serve`: the API of a region, and what it decides.
 
 mod credentials;
+pub(crate) mod down;
 mod front;
 mod notices;
 mod random;

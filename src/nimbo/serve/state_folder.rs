@@ -23,6 +23,8 @@ use control::store::{Redb, Store};
 
 use crate::client::{PLACE_FILE, Place};
 
+/// The file with the records.
+pub(crate) const STORE: &str = "store.redb";
 /// Where it is if nobody says otherwise.
 pub(crate) const DEFAULT: &str = "/var/lib/nimbo";
 
@@ -43,7 +45,7 @@ impl StateFolder {
         make_folder(path).with_context(|| format!("cannot make the state folder {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
         let cannot = || format!("cannot use the state folder {}", path.display());
-        let store = path.join("store.redb");
+        let store = path.join(STORE);
         mark(&path, store.exists(), is_simulated).with_context(cannot)?;
         let store = Redb::open(&store, &SCHEMA).with_context(cannot)?;
         Ok(Self { path, store: Arc::new(store) })
@@ -62,6 +64,20 @@ impl StateFolder {
         let text = serde_json::to_vec(place).context("cannot write JSON")?;
         write_file(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Announcement(path))
+    }
+
+    /// Removes what a server that was killed has said of where it is.
+    ///
+    /// # Errors
+    /// When that cannot be removed.
+    pub(super) fn forget_place(&self) -> anyhow::Result<()> {
+        let path = self.path.join(PLACE_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn store(&self) -> Arc<dyn Store> {

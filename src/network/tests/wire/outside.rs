@@ -154,7 +154,7 @@ fn what_a_killed_process_left_is_swept_by_the_next() {
     let before = world.traces();
     process.kill().unwrap();
     process.wait().unwrap();
-    assert!(is_ready && before.starts_with("1 links; ") && before.ends_with(": 1"), "{before}");
+    assert!(is_ready && before.starts_with("1 links; ") && before.ends_with(": 2"), "{before}");
 
     // The kernel removes what is its own, and the port is free.
     eventually("the interface is gone", || world.traces().starts_with("0 links; "));

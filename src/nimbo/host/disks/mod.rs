@@ -48,6 +48,7 @@ use tokio::sync::Semaphore;
 use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 pub(crate) use port::{HostDisks, Plugs};
+pub(super) use server::end_all as end_servers;
 #[cfg(test)]
 pub(in crate::host) use server::listener;
 

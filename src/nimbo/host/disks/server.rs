@@ -155,7 +155,31 @@ impl Server {
     }
 }
 
-/// Who listens at a control socket. Between two answers of the same process it was the one that is watched.
+/// Has all processes end in order that serve volumes by sockets in `folder`.
+///
+/// # Errors
+/// When the folder cannot be read, or a process not be watched.
+pub(in crate::host) async fn end_all(folder: &Path) -> anyhow::Result<()> {
+    let about = || format!("cannot read the folder {}", folder.display());
+    let entries = match folder.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(about)?,
+    };
+    for entry in entries {
+        let path = entry.with_context(about)?.path();
+        if !is_socket(&path) {
+            continue;
+        }
+        if let Some(server) = find(&path)? {
+            server.end().await;
+        }
+        // It is in a jail, where it does not see this one.
+        socket::remove_abandoned(&path);
+    }
+    Ok(())
+}
+
+/// Who listens at a socket. Between two answers of the same process it was the one that is watched.
 fn find(control: &Path) -> anyhow::Result<Option<Server>> {
     while let Some(pid) = listener(control)? {
         match Server::open(pid) {
