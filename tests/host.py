@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,13 @@ def own_network() -> Iterator[None]:
             assert libc.setns(before, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
     finally:
         os.close(before)
+
+
+def own_address() -> str:
+    """The address by which this machine reaches an outside."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.connect(("192.0.2.1", 9))
+        return nobody.getsockname()[0]
 
 
 def told(*command: str) -> str:

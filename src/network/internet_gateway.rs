@@ -9,8 +9,9 @@
 //! that is in force would pass: when an address moves to another instance, the flows that it had before end. Two instances of the
 //! VPC reach each other at their public addresses too, here at the gateway.
 //!
-//! Who is outside and has an address that the VPC would not send answers to (one of the VPC's own ranges, or a link-local one, as the host itself
-//! has towards the gateway) is seen in the VPC as [`STAND_IN`].
+//! Who is outside is seen in the VPC at his own address, also the host, which has the one by which it reaches the outside. But whose address
+//! the VPC would not send answers to, because it is of one of the VPC's own ranges, of one that its routes lead elsewhere, or link-local, as a host
+//! without a way out has, is seen as [`STAND_IN`].
 //!
 //! It deliberately does not: decide what passes beyond that, which the VPC's groups and ACLs do.
 
@@ -29,7 +30,7 @@ use crate::policy::LINK_LOCAL;
 use crate::uplink::{Exposure, HostAccess, Uplink};
 use crate::{nft, sysctl};
 
-/// The address that the host has for instances, out of the range for benchmarks (RFC 2544), like the public ones.
+/// The address of those who cannot have their own, out of the range for benchmarks (RFC 2544), like the public ones if nobody says otherwise.
 pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 254);
 
 /// The gateway's own name for its device to the VPC.
@@ -43,6 +44,8 @@ const TABLE: &str = "gateway";
 pub struct Translation {
     /// All that the VPC has.
     pub ranges: Vec<Ipv4Net>,
+    /// What its routes lead elsewhere than to the gateway.
+    pub elsewhere: Vec<Ipv4Net>,
     /// Each private address that has a public one. No two have the same.
     pub public: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
@@ -52,6 +55,8 @@ pub struct Translation {
 pub struct InternetGateway {
     namespace: Namespace,
     host: Namespace,
+    /// From where its public addresses are reached beside the host.
+    lan: Option<String>,
     uplink: Uplink,
     applied: Option<Applied>,
 }
@@ -67,20 +72,28 @@ struct Applied {
 }
 
 impl InternetGateway {
-    /// Takes up the gateway that is pinned at `pin`, or makes it, and has it lead from `device` of a VPC's namespace to `host`.
+    /// Takes up the gateway that is pinned at `pin`, or makes it, and has it lead from `device` of a VPC's namespace to `host`, and from the host's
+    /// interface `lan`, if one is named.
     ///
     /// # Errors
     /// When `nft` is missing, the caller lacks the privilege, or the kernel lacks translation.
-    pub fn open(pin: &Path, host: &Namespace, vpc: &Namespace, device: &str) -> Result<Self, Error> {
+    pub fn open(
+        pin: &Path,
+        host: &Namespace,
+        vpc: &Namespace,
+        device: &str,
+        lan: Option<&str>,
+    ) -> Result<Self, Error> {
         let namespace = Namespace::open_pinned(pin)?;
         namespace.run(sysctl::forward_by_rules)??;
-        let uplink = match uplink_of(host, &namespace)? {
+        let uplink = match uplink_of(host, &namespace, lan)? {
             Some(uplink) => uplink,
-            None => make_uplink(host, &namespace)?,
+            None => make_uplink(host, &namespace, lan)?,
         };
         let inward = End { namespace: &namespace, device: INWARD };
         pair::join(inward, End { namespace: vpc, device }, uplink.mtu())?;
-        Ok(Self { namespace, host: host.try_clone()?, uplink, applied: None })
+        let lan = lan.map(str::to_owned);
+        Ok(Self { namespace, host: host.try_clone()?, lan, uplink, applied: None })
     }
 
     /// Translates these addresses from now on, and no others.
@@ -108,11 +121,12 @@ impl InternetGateway {
     pub fn repair(&mut self, pin: &Path, vpc: &Namespace, device: &str) -> Result<(), Error> {
         self.namespace.pin_again(pin)?;
         self.namespace.run(sysctl::forward_by_rules)??;
-        let is_linked = uplink_of(&self.host, &self.namespace)?.is_some();
+        let lan = self.lan.as_deref();
+        let is_linked = uplink_of(&self.host, &self.namespace, lan)?.is_some();
         if is_linked {
             self.uplink.follow_routes()?;
         } else {
-            self.uplink = make_uplink(&self.host, &self.namespace)?;
+            self.uplink = make_uplink(&self.host, &self.namespace, lan)?;
         }
         let inward = End { namespace: &self.namespace, device: INWARD };
         pair::join(inward, End { namespace: vpc, device }, self.uplink.mtu())?;
@@ -139,7 +153,7 @@ impl InternetGateway {
     fn lead(&self, translation: &Translation, public: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
         self.namespace.netlink(async |netlink| {
             let link = netlink.index(INWARD).await?;
-            let way = Way::Via { link, gateway: NEXT_HOP };
+            let way = Way::Via { link, gateway: NEXT_HOP, source: None };
             netlink.set_routes(&translation.ranges.iter().copied().collect(), way).await
         })?;
         self.uplink.lead(public)
@@ -156,18 +170,20 @@ impl InternetGateway {
     /// What the kernel says.
     pub fn remove(pin: &Path, host: &Namespace) -> Result<(), Error> {
         if let Some(namespace) = Namespace::pinned(pin)? {
-            uplink_of(host, &namespace)?.map_or(Ok(()), Uplink::remove)?;
+            uplink_of(host, &namespace, None)?.map_or(Ok(()), Uplink::remove)?;
         }
         Namespace::unpin(pin)
     }
 }
 
-fn uplink_of(host: &Namespace, namespace: &Namespace) -> Result<Option<Uplink>, Error> {
-    Uplink::of(host, namespace, HostAccess::Denied, Exposure::Public)
+fn uplink_of(host: &Namespace, namespace: &Namespace, lan: Option<&str>) -> Result<Option<Uplink>, Error> {
+    let exposure = Exposure::Public { lan: lan.map(str::to_owned) };
+    Uplink::of(host, namespace, HostAccess::Denied, exposure)
 }
 
-fn make_uplink(host: &Namespace, namespace: &Namespace) -> Result<Uplink, Error> {
-    let uplink = Uplink::create(host, namespace, HostAccess::Denied, Exposure::Public)?;
+fn make_uplink(host: &Namespace, namespace: &Namespace, lan: Option<&str>) -> Result<Uplink, Error> {
+    let exposure = Exposure::Public { lan: lan.map(str::to_owned) };
+    let uplink = Uplink::create(host, namespace, HostAccess::Denied, exposure)?;
     for obstacle in uplink.obstacles() {
         tracing::warn!("{obstacle}");
     }
@@ -185,7 +201,8 @@ fn ruleset(translation: &Translation) -> String {
     };
     let each =
         |text: fn((&Ipv4Addr, &Ipv4Addr)) -> String| elements(translation.public.iter().map(text).collect());
-    let strangers = translation.ranges.iter().chain([&LINK_LOCAL]).map(Ipv4Net::to_string).collect();
+    let strangers = translation.ranges.iter().chain(&translation.elsewhere).chain([&LINK_LOCAL]);
+    let strangers = strangers.map(Ipv4Net::to_string).collect();
     let sets = [
         ("set unchanged", "ipv4_addr . ipv4_addr", "", each(|(private, _)| format!("{private} . {private}"))),
         ("set pairs", "ipv4_addr . ipv4_addr", "", each(|(private, public)| format!("{private} . {public}"))),

@@ -51,6 +51,7 @@ mod plan;
 pub mod policy;
 pub mod publish;
 mod standalone;
+mod surroundings;
 #[allow(unsafe_code)]
 mod sys;
 mod sysctl;
@@ -69,5 +70,6 @@ pub use peering::{part, peer};
 pub use plan::{METADATA, Plan, RESOLVER};
 pub use publish::Publish;
 pub use standalone::{Standalone, StandaloneSpec};
+pub use surroundings::{Conflict, Surroundings};
 pub use tap::Tap;
 pub use uplink::{Exposure, HostAccess, Uplink};

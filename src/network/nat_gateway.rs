@@ -86,7 +86,8 @@ impl NatGateway {
             netlink.set_mac(link, *mac).await?;
             netlink.add_address(link, Ipv4Net::from(*address)).await?;
             netlink.set_up(link).await?;
-            netlink.put_route(TABLE_MAIN, Ipv4Net::default(), Way::Via { link, gateway: *router }).await
+            let way = Way::Via { link, gateway: *router, source: None };
+            netlink.put_route(TABLE_MAIN, Ipv4Net::default(), way).await
         })
     }
 }

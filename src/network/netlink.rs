@@ -38,6 +38,7 @@ pub(crate) struct Link {
 pub(crate) struct Route {
     pub(crate) range: Ipv4Net,
     pub(crate) device: Option<Index>,
+    pub(crate) gateway: Option<Ipv4Addr>,
 }
 
 /// A connection to the kernel in the namespace of the thread that opened it.
@@ -201,16 +202,17 @@ impl Netlink {
 
 fn route(message: &RouteMessage) -> Option<Route> {
     let mut destination = Ipv4Addr::UNSPECIFIED;
-    let mut device = None;
+    let (mut device, mut gateway) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
             RouteAttribute::Oif(index) => device = Some(Index(*index)),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
             _ => {}
         }
     }
     let range = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(Route { range, device })
+    Some(Route { range, device, gateway })
 }
 
 async fn first<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<T, rtnetlink::Error> {

@@ -18,8 +18,10 @@
 //!   was off, behind a fence in the table `ip nimbo`: what arrives there and is not for an uplink is dropped,
 //!   as when forwarding was off. The last uplink's end switches it off again.
 //!
-//! Which interfaces those are, their settings say themselves: forwarding is on there by a number of ours, and the kernel asks only
-//! whether it is zero. So it is written down by the change itself, lasts as long, and cannot be lost with a ruleset that somebody flushes.
+//! - What on its [LAN](Exposure::Public) it answers for, which the kernel is told to be uplinks'.
+//!
+//! Which interfaces forward because of uplinks, their settings say themselves: forwarding is on there by a number of ours, and the kernel
+//! asks only whether it is zero. So it is written down by the change itself, lasts as long, and cannot be lost with a ruleset that somebody flushes.
 //! Where somebody else has switched it on since, by a number of his own, it is his.
 //!
 //! A killed process leaves its table and the fence behind, which do nothing without the interface; the next uplink that is made or
@@ -28,6 +30,7 @@
 //! The host's own firewall is neither changed nor got around. If it drops forwarded packets, which a
 //! second table cannot overrule, [`Uplink::obstacles`] says so and what its owner can do about it.
 
+mod lan;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -35,7 +38,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 
 use ipnet::Ipv4Net;
@@ -48,11 +51,14 @@ use crate::netlink::tables::Way;
 use crate::netlink::{Link, Route};
 use crate::plan::overlap;
 use crate::{nft, sysctl};
+pub(crate) use rules::is_uplink;
 use rules::{Found, INSIDE};
 
 /// The first address of the range that uplinks are numbered from. Link-local addresses are nobody
 /// else's: not of a private network, nor of carriers (100.64.0.0/10), which some VPNs filter.
 const TRANSIT: Ipv4Addr = Ipv4Addr::new(169, 254, 128, 0);
+/// Somewhere outside: an address for documentation (RFC 5737), which nobody has.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The MTU where the host has no route out.
 const MTU_DEFAULT: u16 = 1500;
 /// How many uplinks fit between [`TRANSIT`] and the addresses of metadata and resolver.
@@ -71,12 +77,21 @@ pub enum HostAccess {
 }
 
 /// How a VPC is seen from the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exposure {
     /// As one address, that of the uplink, which nobody can open connections to.
     Hidden,
-    /// At its public addresses, which the host and the VPCs behind other uplinks reach.
-    Public,
+    /// At its public addresses, which are reached by the host, by the VPCs behind other uplinks, and from the interface `lan`, if one is named.
+    Public { lan: Option<String> },
+}
+
+impl Exposure {
+    fn lan(&self) -> Option<&str> {
+        match self {
+            Self::Public { lan } => lan.as_deref(),
+            Self::Hidden => None,
+        }
+    }
 }
 
 /// An uplink, in place until it is dropped.
@@ -88,6 +103,8 @@ pub struct Uplink {
     mtu: u16,
     access: HostAccess,
     exposure: Exposure,
+    /// The interfaces that forwarded because of uplinks, and were fenced, when it was last seen to.
+    fenced: Vec<String>,
     obstacles: Vec<String>,
     /// Dropping it leaves it in place.
     is_kept: bool,
@@ -110,9 +127,11 @@ impl Uplink {
         let survey = Survey::of(host)?;
         let mtu = survey.outward_mtu();
         let slot = claim_slot(host, vpc, &survey, mtu)?;
-        let obstacles = found.droppers.iter().map(rules::Dropper::advice).collect();
+        let obstacles = found.droppers.iter().map(|dropper| dropper.advice(exposure.lan())).collect();
         let name = name(slot);
-        let uplink = Self { host: held, name, slot, mtu, access, exposure, obstacles, is_kept: false };
+        let fenced = Vec::new();
+        let mut uplink =
+            Self { host: held, name, slot, mtu, access, exposure, fenced, obstacles, is_kept: false };
         let outcome = uplink.set_up(vpc, &survey, found.shared);
         // A half-made uplink is removed by dropping it, which takes a turn of its own.
         drop(turn);
@@ -144,6 +163,7 @@ impl Uplink {
                 mtu: inner.mtu,
                 access,
                 exposure,
+                fenced: Vec::new(),
                 obstacles,
                 is_kept: true,
             })
@@ -156,34 +176,40 @@ impl Uplink {
     ///
     /// # Errors
     /// What `nft` and the kernel say.
-    pub fn admit(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    pub fn admit(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
         let _turn = take_turn(&self.host)?;
         self.enforce(addresses, &Survey::of(&self.host)?, false)
     }
 
-    /// Has the host forward by all interfaces that it has routes by: another one may have come since, such as that of a Wi-Fi.
+    /// Has the host forward by all interfaces that it has routes by, behind the fence if nobody else wants it. Another one may have come since, such as
+    /// that of a Wi-Fi, or somebody else who wants it.
     ///
     /// # Errors
     /// What `nft` and the kernel say.
-    pub fn follow_routes(&self) -> Result<(), Error> {
+    pub fn follow_routes(&mut self) -> Result<(), Error> {
         let survey = Survey::of(&self.host)?;
-        if self.host.run(|| survey.forwarding())??.off.is_empty() {
+        let Forwarding { off, ours } = self.host.run(|| survey.forwarding())??;
+        if off.is_empty() && ours == self.fenced {
             return Ok(());
         }
         let _turn = take_turn(&self.host)?;
         self.forward(&survey, Vec::new(), false)
     }
 
-    /// Has the host send what is for `addresses`, and for no others, to the VPC.
+    /// Has the host send what is for `addresses`, and for no others, to the VPC: what is its own, as it would send it to the outside. On its LAN
+    /// it answers for them.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn lead(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
-        let (_, inner) = transit(self.slot);
+        let (_, gateway) = transit(self.slot);
+        let _turn = take_turn(&self.host)?;
+        let source = self.host.run(outward_address)?;
         self.host.netlink(async |netlink| {
             let link = netlink.index(&self.name).await?;
             let ranges = addresses.iter().map(|address| Ipv4Net::from(*address)).collect();
-            netlink.set_routes(&ranges, Way::Via { link, gateway: inner }).await
+            netlink.set_routes(&ranges, Way::Via { link, gateway, source }).await?;
+            lan::answer(netlink, self.exposure.lan(), addresses).await
         })
     }
 
@@ -233,12 +259,12 @@ impl Uplink {
         self.take_down()
     }
 
-    fn set_up(&self, vpc: &Namespace, survey: &Survey, has_fence: bool) -> Result<(), Error> {
+    fn set_up(&mut self, vpc: &Namespace, survey: &Survey, has_fence: bool) -> Result<(), Error> {
         let (outer, inner) = transit(self.slot);
         self.number(vpc, outer, inner)?;
         let inside = match self.exposure {
             Exposure::Hidden => rules::hidden(),
-            Exposure::Public => Vec::new(),
+            Exposure::Public { .. } => Vec::new(),
         };
         // The kernel takes its time for either.
         thread::scope(|scope| {
@@ -252,21 +278,28 @@ impl Uplink {
     }
 
     /// Puts the host's rules in force. Needs a turn.
-    fn enforce(&self, addresses: &BTreeSet<Ipv4Addr>, survey: &Survey, has_fence: bool) -> Result<(), Error> {
+    fn enforce(
+        &mut self,
+        addresses: &BTreeSet<Ipv4Addr>,
+        survey: &Survey,
+        has_fence: bool,
+    ) -> Result<(), Error> {
         let (_, inner) = transit(self.slot);
         let known: Vec<_> = addresses.iter().copied().chain([inner]).collect();
-        let own = rules::uplink(&self.name, &known, self.access, self.exposure);
+        let own = rules::uplink(&self.name, &known, self.access, &self.exposure);
         self.forward(survey, own, has_fence)?;
         self.host.run(|| sysctl::set(&forwarding(&self.name), "1"))?
     }
 
     /// Has the host forward by all interfaces that it has routes by, once the fence and `rules` are in force. Needs a turn.
-    fn forward(&self, survey: &Survey, rules: Vec<Value>, has_fence: bool) -> Result<(), Error> {
+    fn forward(&mut self, survey: &Survey, rules: Vec<Value>, has_fence: bool) -> Result<(), Error> {
         let Forwarding { off, ours } = self.host.run(|| survey.forwarding())??;
-        let fenced: Vec<_> = off.iter().chain(&ours).map(String::as_str).collect();
+        let mut fenced = [ours, off.clone()].concat();
+        fenced.sort_unstable();
         let mut commands = rules::fence(&fenced, has_fence);
         commands.extend(rules);
         nft::apply(&self.host, &self.name, &commands)?;
+        self.fenced = fenced;
         self.host.run(|| off.iter().try_for_each(|name| sysctl::set(&forwarding(name), ON_FOR_UPLINKS)))?
     }
 
@@ -320,7 +353,7 @@ struct Survey {
 struct Forwarding {
     /// Those that do not, though packets of an instance may leave by them: no answer would come back.
     off: Vec<String>,
-    /// Those that do because of uplinks.
+    /// Those that do because of uplinks, by their names.
     ours: Vec<String>,
 }
 
@@ -356,7 +389,18 @@ impl Survey {
                 Some(_) | None => {}
             }
         }
+        found.ours.sort_unstable();
         Ok(found)
+    }
+}
+
+/// The address by which the calling thread's namespace would reach the outside, if there is a way. Nothing is sent.
+fn outward_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((OUTSIDE, 9)).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(own) => Some(*own.ip()),
+        SocketAddr::V6(_) => None,
     }
 }
 
@@ -378,6 +422,7 @@ fn sweep(host: &Namespace) -> Result<Found, Error> {
     let is_alive = |name: &str| links.iter().any(|link| link.name == name);
     let mut commands: Vec<_> =
         found.uplinks.iter().filter(|name| !is_alive(name)).map(|name| rules::delete(name)).collect();
+    host.netlink(async |netlink| lan::answer(netlink, None, &BTreeSet::new()).await)?;
     let is_last_gone = !links.iter().any(|link| rules::is_uplink(&link.name));
     if is_last_gone {
         // Before the fence falls.

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 from guest import wait_until
+from host import own_address
 from region import Instance, Region
 from test_region import image, instance, key, region  # noqa: F401
 
-# What this machine is to guests.
-HOST = "198.19.255.254/32"
 METADATA = "wget -qO- http://169.254.169.254/latest/meta-data"
 
 
@@ -65,7 +64,8 @@ def test_guests_reach_each_other_as_their_groups_say(region, instance, other):  
     assert answers(instance, ping) and answers(instance, connect)
     group = region.ec2.create_security_group(GroupName="ssh", Description="ssh", VpcId=other.seen()["VpcId"])["GroupId"]
     ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-    from_host = {**ssh, "IpRanges": [{"CidrIp": HOST}]}
+    # To guests this machine is itself.
+    from_host = {**ssh, "IpRanges": [{"CidrIp": f"{own_address()}/32"}]}
     from_default = {**ssh, "UserIdGroupPairs": [{"GroupId": region.group()}]}
     region.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[from_host, from_default])
     interface = primary(other)["NetworkInterfaceId"]

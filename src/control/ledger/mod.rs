@@ -32,6 +32,7 @@ use durability::Durability;
 use feed::Followers;
 
 use crate::capacity::Capacity;
+use crate::public_pool::PublicPool;
 use crate::state::{ChangeSet, Entropy, LoadError, Space, State, Transaction};
 use crate::store::{
     OPERATION_BYTES, OPERATIONS_MAX, Outcome, Revision, Store, StoreError, TXN_BYTES_MAX, Txn,
@@ -149,6 +150,11 @@ impl Ledger {
         self.state.write().unwrap_or_else(PoisonError::into_inner).capacity = capacity;
     }
 
+    /// Says what new public addresses are taken from; until then it is the default.
+    pub fn set_public_pool(&self, pool: PublicPool) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).public_pool = pool;
+    }
+
     /// The time that records are given.
     pub fn now(&self) -> Timestamp {
         Timestamp::try_from(self.clock.wall()).unwrap_or(Timestamp::MAX)
@@ -219,9 +225,9 @@ impl Ledger {
             if let Some(stopped) = self.durable.failure() {
                 return Err(stopped);
             }
-            let capacity = state.capacity;
+            let (capacity, public_pool) = (state.capacity, state.public_pool);
             *state = State::default();
-            state.capacity = capacity;
+            (state.capacity, state.public_pool) = (capacity, public_pool);
             self.enqueue(Work::Erase)
         };
         self.settled(as_of).await

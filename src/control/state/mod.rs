@@ -21,6 +21,7 @@ pub use table::Table;
 pub use transaction::{ChangeSet, Entropy, Transaction};
 
 use crate::capacity::Capacity;
+use crate::public_pool::PublicPool;
 use crate::records::{Stored, Tables};
 
 /// What the state consists of.
@@ -100,6 +101,8 @@ pub struct State {
     spaces: BTreeMap<Space, Tables>,
     /// What instances can have in all: no record, for the host says it anew at each start.
     pub capacity: Capacity,
+    /// What new public addresses are taken from: no record either.
+    pub public_pool: PublicPool,
 }
 
 /// The state as one account sees one region.

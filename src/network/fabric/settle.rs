@@ -131,9 +131,11 @@ async fn routes(
                 index(device).map(|link| Way::Direct { link, source: *source })
             }
             // To fall through to a shorter route would lead elsewhere.
-            Lead::Via { device, gateway } => {
-                Some(index(device).map_or(Way::Blackhole, |link| Way::Via { link, gateway: *gateway }))
-            }
+            Lead::Via { device, gateway } => Some(index(device).map_or(Way::Blackhole, |link| Way::Via {
+                link,
+                gateway: *gateway,
+                source: None,
+            })),
             Lead::Blackhole => Some(Way::Blackhole),
             Lead::Throw => Some(Way::Throw),
         }

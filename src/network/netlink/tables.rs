@@ -10,9 +10,11 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{IpVersion, RouteMessageBuilder};
 use types::MacAddress;
@@ -25,19 +27,34 @@ pub(crate) const TABLE_DEFAULT: u32 = 253;
 pub(crate) const TABLE_MAIN: u32 = 254;
 pub(crate) const TABLE_LOCAL: u32 = 255;
 
+/// Who the kernel is told to have made what a host answers for: a number that no routing daemon has (iproute2's `rt_protos`).
+const OF_UPLINKS: RouteProtocol = RouteProtocol::Other(78);
+
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// To what is directly on `link`; the router's own packets have `source`.
     Direct { link: Index, source: Ipv4Addr },
-    /// To a neighbour, which is on `link` whatever its address.
-    Via { link: Index, gateway: Ipv4Addr },
+    /// To a neighbour, which is on `link` whatever its address; the router's own packets have `source`, if one is named.
+    Via { link: Index, gateway: Ipv4Addr, source: Option<Ipv4Addr> },
     /// Nowhere, without a word.
     Blackhole,
     /// Out of this table: the next rule decides.
     Throw,
     /// What nobody here has made.
     Other,
+}
+
+impl Way {
+    /// Whether both lead to the same place, whatever the router's own packets have as their source.
+    fn leads_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Via { link, gateway, .. }, Self::Via { link: to, gateway: by, .. }) => {
+                (link, gateway) == (to, by)
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// A rule that chooses a table: for all packets, or for those with a mark.
@@ -70,7 +87,10 @@ impl Netlink {
             Way::Direct { link, source } => {
                 route.output_interface(link.0).pref_source(source).scope(RouteScope::Link)
             }
-            Way::Via { link, gateway } => route.output_interface(link.0).gateway(gateway).onlink(),
+            Way::Via { link, gateway, source } => {
+                let route = route.output_interface(link.0).gateway(gateway).onlink();
+                source.into_iter().fold(route, RouteMessageBuilder::<Ipv4Addr>::pref_source)
+            }
             Way::Blackhole => route.kind(RouteType::BlackHole),
             Way::Throw => route.kind(RouteType::Throw),
             Way::Other => return Ok(()),
@@ -83,8 +103,13 @@ impl Netlink {
     pub(crate) async fn set_routes(&self, ranges: &BTreeSet<Ipv4Net>, way: Way) -> Result<(), Error> {
         let mut wanted = ranges.clone();
         for ((table, range, found), message) in self.table_routes().await? {
-            if table == TABLE_MAIN && found == way && !wanted.remove(&range) {
+            if table != TABLE_MAIN || !found.leads_like(way) {
+                continue;
+            }
+            if !ranges.contains(&range) {
                 self.delete_route(message).await?;
+            } else if found == way {
+                wanted.remove(&range);
             }
         }
         for range in wanted {
@@ -159,6 +184,22 @@ impl Netlink {
         request.execute().await.map_err(failed(format_args!("put neighbour {address}")))
     }
 
+    /// The IPv4 addresses that are answered for on links though others have them, because of uplinks.
+    pub(crate) async fn proxies(&self) -> Result<Listed<(Index, Ipv4Addr), NeighbourMessage>, Error> {
+        let request = self.handle.neighbours().get().proxies().set_address_family(AddressFamily::Inet);
+        let messages: Vec<_> =
+            request.execute().try_collect().await.map_err(failed("list addresses that are answered for"))?;
+        Ok(messages.into_iter().filter_map(|message| Some((proxy(&message)?, message))).collect())
+    }
+
+    /// Answers on a link for an address that others have.
+    pub(crate) async fn put_proxy(&self, link: Index, address: Ipv4Addr) -> Result<(), Error> {
+        let mut request = self.handle.neighbours().add(link.0, IpAddr::V4(address));
+        request.message_mut().header.flags = NeighbourFlags::Proxy;
+        request.message_mut().attributes.push(NeighbourAttribute::Protocol(OF_UPLINKS));
+        request.execute().await.map_err(failed(format_args!("answer for {address}")))
+    }
+
     pub(crate) async fn delete_neighbour(&self, message: NeighbourMessage) -> Result<(), Error> {
         done_or_gone(self.handle.neighbours().del(message).execute().await, "delete a neighbour")
     }
@@ -182,7 +223,7 @@ fn table_route(message: &RouteMessage) -> Option<(u32, Ipv4Net, Way)> {
     let way = match (message.header.kind, link, gateway, source) {
         _ if is_strange => Way::Other,
         (RouteType::Unicast, Some(link), None, Some(source)) => Way::Direct { link, source },
-        (RouteType::Unicast, Some(link), Some(gateway), None) => Way::Via { link, gateway },
+        (RouteType::Unicast, Some(link), Some(gateway), source) => Way::Via { link, gateway, source },
         (RouteType::BlackHole, ..) => Way::Blackhole,
         (RouteType::Throw, ..) => Way::Throw,
         _ => Way::Other,
@@ -217,6 +258,15 @@ fn neighbour(message: &NeighbourMessage) -> Option<(Index, Ipv4Addr, MacAddress)
         }
     }
     Some((Index(message.header.ifindex), address?, MacAddress::new(mac?)))
+}
+
+fn proxy(message: &NeighbourMessage) -> Option<(Index, Ipv4Addr)> {
+    let is_ours = message.attributes.contains(&NeighbourAttribute::Protocol(OF_UPLINKS));
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => Some(*found),
+        _ => None,
+    });
+    Some((Index(message.header.ifindex), address.filter(|_| is_ours)?))
 }
 
 /// What is gone already is no error.

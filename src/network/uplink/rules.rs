@@ -46,9 +46,9 @@ pub(super) struct Dropper {
 
 impl Dropper {
     /// What stands in the way, and what its owner can do about it.
-    pub(super) fn advice(&self) -> String {
+    pub(super) fn advice(&self, lan: Option<&str>) -> String {
         let Self { family, table, chain, is_docker } = self;
-        let remedy = if *is_docker {
+        let mut remedy = if *is_docker {
             "iptables -I DOCKER-USER -i nimbo+ -j ACCEPT; \
              iptables -I DOCKER-USER -o nimbo+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
                 .to_owned()
@@ -58,6 +58,14 @@ impl Dropper {
                  nft insert rule {family} {table} {chain} oifname 'nimbo*' ct state established,related accept"
             )
         };
+        if let Some(lan) = lan {
+            remedy += &match is_docker {
+                true => format!("; iptables -I DOCKER-USER -i {lan} -o nimbo+ -j ACCEPT"),
+                false => format!(
+                    "; nft insert rule {family} {table} {chain} iifname '{lan}' oifname 'nimbo*' accept"
+                ),
+            };
+        }
         format!(
             "the host's firewall drops forwarded packets (chain {family} {table} {chain}), so the instance \
              may not reach the outside; to let it: {remedy}"
@@ -65,7 +73,7 @@ impl Dropper {
     }
 }
 
-pub(super) fn is_uplink(name: &str) -> bool {
+pub(crate) fn is_uplink(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -108,7 +116,7 @@ pub(super) fn uplink(
     name: &str,
     addresses: &[Ipv4Addr],
     access: HostAccess,
-    exposure: Exposure,
+    exposure: &Exposure,
 ) -> Vec<Value> {
     let from_uplink = || meta("iifname", "==", name);
     let to_uplink = || meta("oifname", "==", name);
@@ -135,11 +143,16 @@ pub(super) fn uplink(
         rule(name, "forward", vec![to_uplink(), syn, clamp]),
         rule(name, "forward", vec![to_uplink(), answers(), accept()]),
     ];
-    if exposure == Exposure::Public {
+    if let Exposure::Public { lan } = exposure {
         commands.push(rule(name, "forward", vec![to_uplink(), meta("iifname", "==", ANY), accept()]));
+        if let Some(lan) = lan {
+            let from_lan = || vec![to_uplink(), meta("iifname", "==", lan)];
+            commands.push(rule(name, "forward", [from_lan(), vec![not_answered_there(), drop()]].concat()));
+            commands.push(rule(name, "forward", [from_lan(), vec![accept()]].concat()));
+        }
     }
     commands.push(rule(name, "forward", vec![to_uplink(), drop()]));
-    if exposure == Exposure::Public {
+    if matches!(exposure, Exposure::Public { .. }) {
         commands.push(rule(name, "input", vec![from_uplink(), answers(), accept()]));
     }
     if access == HostAccess::Denied {
@@ -151,7 +164,7 @@ pub(super) fn uplink(
 /// Has what arrives at `interfaces` and is not for an uplink be dropped, as it was before they forwarded.
 ///
 /// Rules that are there may be left as they are: the kernel waits until nobody looks at those that are replaced.
-pub(super) fn fence(interfaces: &[&str], has_rules: bool) -> Vec<Value> {
+pub(super) fn fence(interfaces: &[String], has_rules: bool) -> Vec<Value> {
     let mut commands = Vec::new();
     if !has_rules {
         let fence =
@@ -220,6 +233,12 @@ fn meta(key: &str, op: &str, right: &str) -> Value {
 fn source(op: &str, set: &str) -> Value {
     let left = json!({ "payload": { "protocol": "ip", "field": "saddr" } });
     json!({ "match": { "op": op, "left": left, "right": format!("@{set}") } })
+}
+
+/// Whether it comes from an address to which the host would not answer by the same interface: it is a guest's, say, and pretended.
+fn not_answered_there() -> Value {
+    let way_back = json!({ "fib": { "result": "oif", "flags": ["saddr", "iif"] } });
+    json!({ "match": { "op": "==", "left": way_back, "right": "0" } })
 }
 
 fn answers() -> Value {

@@ -28,7 +28,11 @@ fn the_mtu_is_that_of_the_way_out() {
         is_up: true,
         peer: None,
     };
-    let route = |range: &str, index| Route { range: range.parse().unwrap(), device: Some(Index(index)) };
+    let route = |range: &str, index| Route {
+        range: range.parse().unwrap(),
+        device: Some(Index(index)),
+        gateway: None,
+    };
     let mut survey = Survey {
         links: vec![
             link(1, "lo", u16::MAX),

@@ -41,13 +41,14 @@ pub(crate) struct Args {
 
 type Look = fn(&Path) -> Check;
 
-const CHECKS: [(&str, Look); 11] = [
+const CHECKS: [(&str, Look); 12] = [
     ("kvm", |_| kvm::device()),
     ("kvm-speed", |_| kvm::speed()),
     ("privileges", |_| host::privileges()),
     ("namespaces", |_| host::namespaces()),
     ("tun", |_| network::tun()),
     ("nft", |_| network::nft()),
+    ("addresses", |_| network::addresses()),
     ("io_uring", |_| host::io_uring()),
     ("disk", host::disk),
     ("cgroups", |_| host::cgroups()),

@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
 
-use network::{Namespace, Tap};
+use control::public_pool::PublicPool;
+use network::{Conflict, Ipv4Net, Namespace, Surroundings, Tap};
 
 use super::report::Check;
 
@@ -86,6 +87,42 @@ fn judge_nft(outcome: io::Result<Output>) -> Check {
     }
 }
 
+/// `addresses`: whether the public addresses of `nimbo serve` are in the way of this machine's own network.
+pub(crate) fn addresses() -> Check {
+    let range = PublicPool::default().range();
+    let host = Namespace::current().and_then(|host| Surroundings::of(&host));
+    judge_addresses(range, host.map(|host| host.conflicts(range, None)))
+}
+
+fn judge_addresses(range: Ipv4Net, conflicts: Result<Vec<Conflict>, network::Error>) -> Check {
+    const NAME: &str = "addresses";
+    let conflicts = match conflicts {
+        Ok(conflicts) => conflicts,
+        Err(error @ network::Error::NotPermitted { .. }) => {
+            return Check::warning(NAME, error.to_string(), "Run as root: sudo nimbo …");
+        }
+        Err(error) => {
+            let finding = format!("{:#}", anyhow::Error::from(error));
+            return Check::warning(NAME, finding, "See what `ip route` says.");
+        }
+    };
+    let told: Vec<_> = conflicts
+        .iter()
+        .map(|conflict| match conflict {
+            Conflict::Taken { address, device } => format!("{address} is somebody's on {device}"),
+            Conflict::Routed { range, device } => format!("{range} is reached by {device}"),
+        })
+        .collect();
+    if told.is_empty() {
+        return Check::ok(NAME, format!("nothing here is in the way of public addresses, {range}"));
+    }
+    Check::warning(
+        NAME,
+        format!("public addresses are taken from {range}, of which {}", told.join(", ")),
+        "Name a range for instances that nobody uses: nimbo serve --public-pool RANGE.",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;
@@ -110,6 +147,17 @@ mod tests {
         assert_eq!(check.status, Status::Failed);
         assert_eq!(check.finding, "the kernel refuses rules: netlink: Error: Operation not supported");
         assert_eq!(judge_nft(nft_output(0, "")).status, Status::Ok);
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_public_addresses_is_named_with_the_option_that_helps() {
+        let judge = |found| judge_addresses(PublicPool::default().range(), found);
+        assert_eq!(judge(Ok(Vec::new())).status, Status::Ok);
+        let routed = Conflict::Routed { range: "198.18.0.0/30".parse().unwrap(), device: "tun0".to_owned() };
+        let check = judge(Ok(vec![routed]));
+        assert_eq!(check.status, Status::Warning);
+        assert!(check.finding.ends_with("198.18.0.0/30 is reached by tun0"), "{}", check.finding);
+        assert!(check.remedy.unwrap().contains("--public-pool"));
     }
 
     #[test]

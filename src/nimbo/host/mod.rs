@@ -34,51 +34,55 @@ pub(crate) struct Host {
     disks: Arc<HostDisks>,
 }
 
+/// What a host is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct HostSpec<'a> {
+    /// nimbo itself.
+    pub(crate) program: &'a Path,
+    /// What is kept.
+    pub(crate) state: &'a Path,
+    /// The sockets of what runs.
+    pub(crate) run: &'a Path,
+    /// Volumes are to be no faster than their types say.
+    pub(crate) limits_volumes: bool,
+    /// Where snapshots are to be, if that was said.
+    pub(crate) objects: Option<&'a Location>,
+    /// The interface from which public addresses are reached, if they are from any.
+    pub(crate) lan: Option<&'a str>,
+}
+
+impl<'a> HostSpec<'a> {
+    /// One of which nothing more is said.
+    pub(crate) fn plain(state: &'a Path, run: &'a Path) -> Self {
+        let program = Path::new(PROGRAM);
+        Self { program, state, run, limits_volumes: false, objects: None, lan: None }
+    }
+}
+
 impl Host {
-    /// What is in `state`, and what runs of it, whose sockets are in `run`. Whether a volume is to be no faster than its type says `limits_volumes`, where
-    /// snapshots are to be `objects`. To be called in a runtime.
+    /// What is there of it, and what runs. To be called in a runtime.
     ///
     /// # Errors
     /// When a folder cannot be made or read, or snapshots are elsewhere.
-    pub(crate) fn open(
-        state: &Path,
-        run: &Path,
-        limits_volumes: bool,
-        objects: Option<&Location>,
-    ) -> anyhow::Result<Arc<Self>> {
-        Self::open_with(Path::new(PROGRAM), state, run, limits_volumes, objects)
+    pub(crate) fn open(spec: HostSpec<'_>) -> anyhow::Result<Arc<Self>> {
+        let (host, volumes) = Self::find(spec)?;
+        volumes.go_on();
+        Ok(host)
     }
 
     /// As [`Self::open`], but nothing is gone on with, because all is to end.
     ///
     /// # Errors
     /// As those of [`Self::open`].
-    pub(crate) fn open_to_end(state: &Path, run: &Path) -> anyhow::Result<Arc<Self>> {
-        Self::find(Path::new(PROGRAM), state, run, false, None).map(|(host, _)| host)
+    pub(crate) fn open_to_end(spec: HostSpec<'_>) -> anyhow::Result<Arc<Self>> {
+        Self::find(spec).map(|(host, _)| host)
     }
 
-    /// As [`Self::open`]; `program` is nimbo.
-    fn open_with(
-        program: &Path,
-        state: &Path,
-        run: &Path,
-        limits_volumes: bool,
-        objects: Option<&Location>,
-    ) -> anyhow::Result<Arc<Self>> {
-        let (host, volumes) = Self::find(program, state, run, limits_volumes, objects)?;
-        volumes.go_on();
-        Ok(host)
-    }
-
-    fn find(
-        program: &Path,
-        state: &Path,
-        run: &Path,
-        limits_volumes: bool,
-        objects: Option<&Location>,
-    ) -> anyhow::Result<(Arc<Self>, Volumes)> {
+    fn find(spec: HostSpec<'_>) -> anyhow::Result<(Arc<Self>, Volumes)> {
+        let HostSpec { program, state, run, limits_volumes, objects, lan } = spec;
         let volumes = Volumes::open_with(program, state, run, limits_volumes, objects)?;
-        let machines = Machines::open_with(program, run, Arc::new(volumes.clone()))?;
+        let networks = Networks::open(run, lan)?;
+        let machines = Machines::open_with(program, run, Arc::new(volumes.clone()), networks)?;
         let told = volumes.clone();
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));

@@ -36,7 +36,7 @@ use super::RUN_FOLDER;
 use super::random::Kernel;
 use super::state_folder::{self, StateFolder};
 use crate::client::{PLACE_FILE, Place};
-use crate::host::{Host, leftovers};
+use crate::host::{Host, HostSpec, leftovers};
 use crate::sys;
 
 /// How long a server may take to end.
@@ -171,7 +171,7 @@ fn has_ended(process: &OwnedFd, patience: Duration) -> anyhow::Result<bool> {
 /// Has all instances stop, as their records then say, and ends what is left.
 async fn stop_all(folder: &StateFolder, args: &Args) -> anyhow::Result<()> {
     let ledger = Ledger::open(folder.store(), Arc::new(SystemClock), Box::new(Kernel::open()?)).await?;
-    let host = Host::open_to_end(folder.path(), &args.run)?;
+    let host = Host::open_to_end(HostSpec::plain(folder.path(), &args.run))?;
     let plane = Plane::new(ledger, host.clone(), Overcommit::default());
     let stopping = power::stop_all(&plane, args.force).await;
     let stopping = stopping.map_err(|error| anyhow!("{}", error.message))?;

@@ -4,6 +4,7 @@ mod credentials;
 pub(crate) mod down;
 mod front;
 mod notices;
+mod public;
 mod random;
 mod room;
 pub(crate) mod state_folder;
@@ -33,7 +34,7 @@ use types::{AccountId, Region, SystemClock};
 use crate::client::Place;
 use crate::credentials_file;
 use crate::doctor::{self, Kvm};
-use crate::host::Host;
+use crate::host::{Host, HostSpec};
 use crate::run::lab;
 use crate::signals::StopSignals;
 use crate::volume::Location;
@@ -41,6 +42,7 @@ pub(crate) use credentials::SIMULATED;
 use credentials::{Kept, Simulated};
 use front::Front;
 pub(crate) use notices::PATH as NOTICES_PATH;
+use public::Public;
 use random::Kernel;
 use room::Room;
 use state_folder::StateFolder;
@@ -111,6 +113,8 @@ pub(crate) struct Args {
     delays: Option<f64>,
     #[command(flatten)]
     room: Room,
+    #[command(flatten)]
+    public: Public,
 }
 
 /// A number that times can be multiplied with.
@@ -122,6 +126,7 @@ fn factor(text: &str) -> Result<f64, String> {
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.simulate {
         check_machine(args.here)?;
+        args.public.check()?;
     }
     let default = (!args.simulate).then_some(Path::new(state_folder::DEFAULT));
     let folder = args.state.as_deref().or(default);
@@ -168,6 +173,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
     };
     let ledger = Ledger::open(store, clock.clone(), Box::new(Kernel::open()?)).await?;
     let Hosts { machines, disks, networks, simulation } = host(args, folder)?;
+    ledger.set_public_pool(args.public.public_pool);
     let plane = Plane::new(ledger, Arc::clone(&machines), args.room.overcommit());
     let seeds = match &args.seed_images {
         Some(path) => read_seeds(path)?,
@@ -216,7 +222,12 @@ struct Hosts {
 
 fn host(args: &Args, folder: Option<&StateFolder>) -> anyhow::Result<Hosts> {
     if let Some(folder) = folder.filter(|_| !args.simulate) {
-        let host = Host::open(folder.path(), &args.run, args.enforce_limits, args.objects.as_ref())?;
+        let host = Host::open(HostSpec {
+            limits_volumes: args.enforce_limits,
+            objects: args.objects.as_ref(),
+            lan: args.public.lan_interface.as_deref(),
+            ..HostSpec::plain(folder.path(), &args.run)
+        })?;
         let (disks, networks) = (host.disks(), host.networks());
         return Ok(Hosts { machines: host, disks, networks: Some(networks), simulation: None });
     }

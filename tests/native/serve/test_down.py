@@ -20,7 +20,7 @@ def network() -> Iterator[None]:
 @pytest.fixture
 def region(network, tmp_path: Path) -> Iterator[Region]:
     # Its guests only begin to run: that is all that they can on any KVM.
-    with Region(tmp_path, "--here") as region:
+    with Region(tmp_path, "--here", "--lan-interface", "lan0") as region:
         yield region
 
 
@@ -33,13 +33,13 @@ def launch(region: Region, image: str) -> str:
 
 def test_nothing_is_left_of_a_region_whose_server_was_killed(network, tmp_path: Path, tiny_image: str) -> None:
     before = traces(tmp_path)
-    with Region(tmp_path, "--here") as region:
+    with Region(tmp_path, "--here", "--lan-interface", "lan0") as region:
         image = region.image(tiny_image)
         identity = launch(region, image)
         region.kill()
         had = traces(tmp_path)
         public = {name for name in had if had[name] != before[name]}
-        assert {"links", "routes", "rules", "settings", "mounts", "processes", "files"} <= public, had
+        assert {"links", "routes", "proxies", "rules", "settings", "mounts", "processes", "files"} <= public, had
         done = region.down("--force")
         assert done.returncode == 0, done.stderr
         assert traces(tmp_path) == before

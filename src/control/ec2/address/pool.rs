@@ -1,4 +1,4 @@
-//! The public addresses: all accounts and regions have theirs of one pool.
+//! The public addresses: all accounts and regions have theirs of one [pool](crate::public_pool).
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -7,17 +7,14 @@ use aws::Error;
 
 use crate::state::{Key, Transaction, View};
 
-/// What public addresses are taken from: a range that no network routes (RFC 2544), so that whoever says nothing is in nobody's
-/// way. `nimbo serve` is to name its own here.
-const POOL: RangeInclusive<Ipv4Addr> = Ipv4Addr::new(198, 18, 0, 1)..=Ipv4Addr::new(198, 18, 255, 254);
-
 /// A public address that nobody has. It is had by who puts it in a record in this transaction.
 ///
 /// # Errors
 /// When all of them are had.
 pub(in crate::ec2) fn take_public(tx: &mut Transaction<'_>) -> Result<Ipv4Addr, Error> {
     let start = random(tx);
-    any_free(POOL, start, |address| is_free(tx.view(), address)).ok_or_else(|| {
+    let pool = tx.view().state.public_pool.addresses();
+    any_free(pool, start, |address| is_free(tx.view(), address)).ok_or_else(|| {
         let message = "There are not enough free public addresses to satisfy your request.";
         Error::new("InsufficientAddressCapacity", message)
     })
@@ -28,10 +25,11 @@ pub(in crate::ec2) fn take_public(tx: &mut Transaction<'_>) -> Result<Ipv4Addr, 
 /// # Errors
 /// When somebody has, or it is not in the pool.
 pub(super) fn take_this(tx: &Transaction<'_>, address: Ipv4Addr) -> Result<Ipv4Addr, Error> {
-    if POOL.contains(&address) && is_free(tx.view(), address) {
+    let pool = tx.view().state.public_pool.addresses();
+    if pool.contains(&address) && is_free(tx.view(), address) {
         return Ok(address);
     }
-    let (first, last) = POOL.into_inner();
+    let (first, last) = pool.into_inner();
     let message = format!("The address '{address}' is none of {first} to {last} that nobody has.");
     Err(Error::new("InvalidAddress.NotFound", message))
 }

@@ -5,7 +5,6 @@
 //! wan 198.51.100.1/24 ────────── eth0 198.51.100.2/24   nimboN ── uplink  vpc ── igw…   tap… ── eth0
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use network::path::{Exchange, Site, Spot};
@@ -18,6 +17,7 @@ use crate::lab::{
 
 const OUTSIDE: &str = "198.51.100.1";
 const NAT: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
+const HOST: &str = "198.51.100.2";
 const PUBLIC: [&str; 3] = ["198.18.0.7", "198.18.0.8", "198.18.0.9"];
 
 /// A host with a way to an outside.
@@ -30,7 +30,7 @@ impl World {
     fn new() -> Self {
         let [host, outside] = [(); 2].map(|()| Guest { namespace: Namespace::create().unwrap() });
         crate::lab::join(&host.namespace, "eth0", &outside.namespace, "wan");
-        for (at, address, device) in [(&host, "198.51.100.2", "eth0"), (&outside, OUTSIDE, "wan")] {
+        for (at, address, device) in [(&host, HOST, "eth0"), (&outside, OUTSIDE, "wan")] {
             run(&at.namespace, &format!("ip addr add {address}/24 dev {device}"));
             run(&at.namespace, &format!("ip link set {device} up"));
         }
@@ -40,6 +40,11 @@ impl World {
 
     /// A VPC with a gateway and a way to it, whose groups let everything pass.
     fn vpc(&self) -> Public {
+        self.vpc_reached_from(None)
+    }
+
+    /// As [`Self::vpc`]; its public addresses are reached from an interface of the host.
+    fn vpc_reached_from(&self, lan: Option<&str>) -> Public {
         let mut made = vpc();
         made.groups = [(id(1), letting_in(&[(Traffic::All, everywhere())]))].into();
         let internet = Gateway::Internet(id(1));
@@ -48,25 +53,28 @@ impl World {
             table.routes.insert(net("0.0.0.0/0"), Target::Gateway(internet));
         }
         let lab = Lab::new(made);
-        let gateway = self.open(&lab);
-        let ranges = lab.vpc.ranges.clone();
-        let mut public =
-            Public { lab, gateway, translation: Translation { ranges, public: BTreeMap::new() } };
+        let gateway = self.open(&lab, lan);
+        let translation = Translation { ranges: lab.vpc.ranges.clone(), ..Translation::default() };
+        let mut public = Public { lab, gateway, translation };
         public.lab.apply();
         public
     }
 
-    fn open(&self, lab: &Lab) -> InternetGateway {
+    fn open(&self, lab: &Lab, lan: Option<&str>) -> InternetGateway {
         let device = Gateway::Internet(id(1)).device_name();
-        InternetGateway::open(&pin(lab), &self.host.namespace, lab.fabric.namespace(), &device).unwrap()
+        let (host, vpc) = (&self.host.namespace, lab.fabric.namespace());
+        InternetGateway::open(&pin(lab), host, vpc, &device, lan).unwrap()
     }
 
     fn traces(&self) -> String {
         let links = run(&self.host.namespace, "ip -br link");
         let links: Vec<_> = links.lines().filter(|line| line.starts_with("nimbo")).collect();
-        let routes = run(&self.host.namespace, "ip route show");
+        // The carrier takes its time.
+        let routes = run(&self.host.namespace, "ip route show").replace(" linkdown", "");
         let tables = run(&self.host.namespace, "nft list tables");
-        format!("{}; {}; {}", links.len(), routes.contains("198.18."), tables.trim())
+        let answered = run(&self.host.namespace, "ip neigh show proxy");
+        let forwarding = run(&self.host.namespace, "cat /proc/sys/net/ipv4/conf/eth0/forwarding");
+        format!("{}; {routes}; {tables}; {answered}; {forwarding}", links.len())
     }
 }
 
@@ -133,11 +141,11 @@ fn a_public_address_leads_in_and_out() {
     let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
     let two = public.lab.guest(2, &["10.0.2.4"], &[1]);
     public.publish(&[("10.0.1.4", PUBLIC[0])]);
-    // The host has an address for guests that is none of their own networks'.
+    // The host is itself to guests.
     assert!(world.host.pings(PUBLIC[0]));
-    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), STAND_IN);
+    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), ip(HOST));
     // Outwards, as the host.
-    assert_eq!(peer_of(&one, &world.outside, OUTSIDE), ip("198.51.100.2"));
+    assert_eq!(peer_of(&one, &world.outside, OUTSIDE), ip(HOST));
     // Without a public address there is no way out, and none in.
     assert!(!two.pings(OUTSIDE) && !world.host.pings(PUBLIC[1]) && one.pings("10.0.2.4"));
     let (first, second) = ((Some(1), "10.0.1.4"), (Some(2), "10.0.2.4"));
@@ -152,9 +160,116 @@ fn a_public_address_leads_in_and_out() {
     assert!(public.passes(first, PUBLIC[1]) && public.passes(first, PUBLIC[0]));
     assert!(public.passes(second, OUTSIDE) && public.passes(host, PUBLIC[1]));
     // The host itself is not to be reached, nor what nobody has.
-    assert!(one.misses("198.51.100.2", 22) && !one.pings("198.51.100.2") && !world.host.pings(PUBLIC[2]));
+    assert!(one.misses(HOST, 22) && !one.pings(HOST) && !world.host.pings(PUBLIC[2]));
     public.close(&world);
     assert_eq!(world.traces(), before);
+}
+
+#[test]
+fn who_has_an_address_that_answers_would_not_go_to_is_seen_at_another() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    // The host is in a range that the VPC has, or routes to a peer.
+    public.translation.elsewhere = vec![net("198.51.100.0/24")];
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), STAND_IN);
+    public.translation.elsewhere.clear();
+    // It has moved to another network.
+    run(&world.host.namespace, "ip addr add 203.0.113.2/24 dev eth0");
+    run(&world.host.namespace, &format!("ip addr del {HOST}/24 dev eth0"));
+    run(&world.host.namespace, "ip route replace default via 203.0.113.1");
+    public.publish(&[("10.0.1.4", PUBLIC[0]), ("10.0.1.5", PUBLIC[1])]);
+    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), ip("203.0.113.2"));
+    // There is no way out at all.
+    run(&world.host.namespace, "ip route del default");
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    assert_eq!(peer_of(&world.host, &one, PUBLIC[0]), STAND_IN);
+    public.close(&world);
+}
+
+#[test]
+fn the_lan_reaches_public_addresses_where_it_is_to() {
+    const ON_LAN: &str = "198.51.100.200";
+    let world = World::new();
+    let before = world.traces();
+    let mut hidden = world.vpc();
+    let _there = hidden.lab.guest(1, &["10.0.1.4"], &[1]);
+    hidden.publish(&[("10.0.1.4", "198.51.100.201")]);
+    let mut public = world.vpc_reached_from(Some("eth0"));
+    let one = public.lab.guest(1, &["10.0.1.4"], &[1]);
+    let two = public.lab.guest(2, &["10.0.2.4"], &[1]);
+    public.publish(&[("10.0.1.4", ON_LAN), ("10.0.2.4", PUBLIC[0])]);
+    assert!(world.host.pings("198.51.100.201") && !world.outside.pings("198.51.100.201"));
+    // Somebody of the LAN has to ask for the address first, and the host takes its time to answer.
+    assert_eq!(peer_of(&world.outside, &one, ON_LAN), ip(OUTSIDE));
+    assert_eq!(peer_of(&one, &world.outside, OUTSIDE), ip(HOST));
+    // What is routed here from there comes in too, and what is not had is not answered for.
+    run(&world.outside.namespace, &format!("ip route add 198.18.0.0/16 via {HOST}"));
+    assert_eq!(peer_of(&world.outside, &two, PUBLIC[0]), ip(OUTSIDE));
+    assert!(world.outside.misses("198.51.100.202", 80) && !world.outside.pings("203.0.113.9"));
+    // Nobody there is taken for a guest, or for who stands for others.
+    run(&world.outside.namespace, &format!("ip addr add {}/32 dev lo", PUBLIC[0]));
+    let heard = crate::lab::socket(&one.namespace, "10.0.1.4", 7, SILENCE);
+    let said = |from: &str| {
+        let socket = crate::lab::socket(&world.outside.namespace, from, 0, SILENCE);
+        socket.send_to(b"word", (ON_LAN, 7)).unwrap();
+        heard.recv(&mut [0; 4]).is_ok()
+    };
+    assert!(said(OUTSIDE) && !said(PUBLIC[0]));
+    // Nobody has it any more.
+    let answered = || run(&world.host.namespace, "ip neigh show proxy");
+    public.publish(&[("10.0.2.4", PUBLIC[0])]);
+    assert!(!answered().contains(ON_LAN) && answered().contains(PUBLIC[0]), "{}", answered());
+    assert!(world.outside.misses(ON_LAN, 80));
+    // The next server is told of no LAN.
+    public.gateway = world.open(&public.lab, None);
+    public.publish(&[("10.0.1.4", ON_LAN)]);
+    assert_eq!(answered(), "");
+    assert!(world.host.pings(ON_LAN) && world.outside.misses(ON_LAN, 80));
+    hidden.close(&world);
+    public.close(&world);
+    assert_eq!(world.traces(), before);
+}
+
+#[test]
+fn what_a_killed_process_has_left_in_the_host_is_taken_back() {
+    let world = World::new();
+    run(&world.host.namespace, "ip neigh add proxy 198.51.100.9 dev eth0");
+    let before = world.traces();
+    let mut public = world.vpc_reached_from(Some("eth0"));
+    public.publish(&[("10.0.1.4", PUBLIC[0])]);
+    let had = world.traces();
+    assert!(["nimbo0", "table ip nimbo", PUBLIC[0]].iter().all(|trace| had.contains(trace)), "{had}");
+    // With its files, and without a word to the host.
+    drop(public);
+    crate::lab::eventually("the namespace goes", || {
+        !run(&world.host.namespace, "ip link").contains("nimbo0")
+    });
+    assert_ne!(world.traces(), before);
+    for _ in 0..2 {
+        network::uplink::remove_leftovers(&world.host.namespace).unwrap();
+        assert_eq!(world.traces(), before);
+    }
+}
+
+#[test]
+fn forwarding_that_somebody_else_wants_stays_on() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let fence = || run(&world.host.namespace, "nft list set ip nimbo forwarding");
+    assert!(fence().contains("eth0"));
+    let forwarding = "/proc/sys/net/ipv4/conf/eth0/forwarding";
+    // A container engine that is started later.
+    let switch_on = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+    world.host.namespace.run(switch_on).unwrap().unwrap();
+    // What that forwards passes from now on.
+    let device = Gateway::Internet(id(1)).device_name();
+    public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
+    assert!(!fence().contains("eth0"), "{}", fence());
+    public.close(&world);
+    assert_eq!(run(&world.host.namespace, &format!("cat {forwarding}")), "1\n");
 }
 
 #[test]
@@ -228,7 +343,7 @@ fn a_gateway_is_taken_up_and_repaired() {
     let listener = one.listen(80);
     let mut talk = Talk::between(&world.host, &listener, PUBLIC[0]);
     // Another process, which is told the same.
-    public.gateway = world.open(&public.lab);
+    public.gateway = world.open(&public.lab, None);
     assert!(talk.goes_on(PATIENCE));
     let translation = public.translation.clone();
     public.gateway.apply(&translation).unwrap();
@@ -242,12 +357,14 @@ fn a_gateway_is_taken_up_and_repaired() {
     public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
     public.lab.fabric.repair().unwrap();
     assert!(talk.goes_on(PATIENCE) && one.pings(OUTSIDE));
-    // The host's route, or its rules, and nothing else.
-    for harm in [format!("ip route del {}", PUBLIC[0]), "nft flush set ip nimbo0 addresses".to_owned()] {
-        run(&world.host.namespace, &harm);
+    // The host's route, or its rules, and nothing else; or all rules of the host, as a firewall does that is loaded anew.
+    let route = format!("ip route del {}", PUBLIC[0]);
+    for harm in [&*route, "nft flush set ip nimbo0 addresses", "nft flush ruleset"] {
+        run(&world.host.namespace, harm);
         assert!(!world.host.pings(PUBLIC[0]) || !one.pings(OUTSIDE), "{harm}");
         public.gateway.repair(&pin(&public.lab), public.lab.fabric.namespace(), &device).unwrap();
         assert!(world.host.pings(PUBLIC[0]) && one.pings(OUTSIDE), "{harm}");
+        assert!(run(&world.host.namespace, "nft list table ip nimbo").contains("\"eth0\""), "{harm}");
     }
     public.close(&world);
     assert!(!attempt(&world.host.namespace, "nft list table ip nimbo").status.success());
@@ -278,8 +395,7 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     assert!(!private.pings(OUTSIDE) && !public.passes(inside, OUTSIDE));
     public.publish(&[("10.0.2.9", PUBLIC[0])]);
     assert!(private.pings(OUTSIDE) && public.passes(inside, OUTSIDE));
-    assert_eq!(peer_of(&private, &world.outside, OUTSIDE), ip("198.51.100.2"));
-    assert!(public.passes(inside, OUTSIDE));
+    assert_eq!(peer_of(&private, &world.outside, OUTSIDE), ip(HOST));
     assert!(private.pings("-M do -s 1472 198.51.100.1") && !private.pings("-M do -s 1473 198.51.100.1"));
     let listener = world.outside.listen(81);
     let mut talk = Talk::between(&private, &listener, OUTSIDE);

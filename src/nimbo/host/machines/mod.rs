@@ -66,12 +66,13 @@ impl Machines {
         program: &Path,
         run: &Path,
         storage: Arc<dyn Storage>,
+        networks: Arc<Networks>,
     ) -> anyhow::Result<Arc<Self>> {
         let run = std::path::absolute(run)?;
         Folder::prepare(&run)?;
         let machines = Arc::new(Self {
             program: program.to_owned(),
-            networks: Networks::open(&run)?,
+            networks,
             run,
             storage,
             guests: Mutex::default(),

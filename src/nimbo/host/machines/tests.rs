@@ -24,8 +24,8 @@ use vmm::control::api::{EventKind, Events};
 
 use super::folder::ProcessName;
 use super::*;
-use crate::host::Host;
 use crate::host::disks::Volumes;
+use crate::host::{Host, HostSpec};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the process that is to be killed finds what to do.
@@ -51,8 +51,9 @@ impl Lab {
     async fn new(number: u8, program: &[Instruction]) -> Self {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let lab = Self { folder, spec: spec(number) };
-        let host =
-            Host::open_with(&self::program(), &lab.path("state"), &lab.path("run"), false, None).unwrap();
+        let (state, run) = (lab.path("state"), lab.path("run"));
+        let host = Host::open(HostSpec { program: &self::program(), ..HostSpec::plain(&state, &run) });
+        let host = host.unwrap();
         let spec = VolumeSpec { kind: VolumeKind::Gp3, size_gib: 1, iops: None, throughput_mib_s: None };
         let (id, zone) = (lab.spec.volumes[0].id, lab.spec.guest.zone);
         host.disks().create(DiskSpec { id, zone, spec, snapshot: None, key: None }).await.unwrap();
@@ -179,11 +180,12 @@ impl Storage for Hanging {
 /// A host that is told of the VPC of an instance.
 async fn open(folder: &Path, hangs: bool, spec: &MachineSpec) -> Arc<Machines> {
     let (state, run) = (folder.join("state"), folder.join("run"));
+    let networks = Networks::open(&run, None).unwrap();
     let machines = if hangs {
-        Machines::open_with(&program(), &run, Arc::new(Hanging)).unwrap()
+        Machines::open_with(&program(), &run, Arc::new(Hanging), networks).unwrap()
     } else {
         let volumes = Volumes::open_with(&program(), &state, &run, false, None).unwrap();
-        let machines = Machines::open_with(&program(), &run, Arc::new(volumes.clone())).unwrap();
+        let machines = Machines::open_with(&program(), &run, Arc::new(volumes.clone()), networks).unwrap();
         volumes.go_on();
         machines
     };

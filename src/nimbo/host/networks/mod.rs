@@ -47,21 +47,28 @@ pub(crate) struct Networks {
 
 struct Shared {
     folder: PathBuf,
+    /// From where public addresses are reached.
+    lan: Option<String>,
     runtime: Handle,
     vpcs: Mutex<BTreeMap<VpcId, Arc<VpcNetwork>>>,
 }
 
 impl Networks {
-    /// Those that are kept in `run`. To be called in a runtime, which drives what answers in them.
+    /// Those that are kept in `run`; public addresses are reached from the interface `lan`, if one is named. To be called in a runtime, which drives what
+    /// answers in them.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub(super) fn open(run: &Path) -> anyhow::Result<Arc<Self>> {
-        let folder = run.join("netns");
+    pub(super) fn open(run: &Path, lan: Option<&str>) -> anyhow::Result<Arc<Self>> {
+        let folder = std::path::absolute(run).context("cannot find the current folder")?.join("netns");
         let about = || format!("cannot use the folder {}", folder.display());
         fs::create_dir_all(&folder).with_context(about)?;
-        let shared = Shared { folder: folder.clone(), runtime: Handle::current(), vpcs: Mutex::default() };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            folder: folder.clone(),
+            lan: lan.map(str::to_owned),
+            runtime: Handle::current(),
+            vpcs: Mutex::default(),
+        });
         for entry in fs::read_dir(&folder).with_context(about)? {
             let name = entry.with_context(about)?.file_name();
             let id = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
@@ -151,7 +158,7 @@ impl Shared {
     }
 
     fn vpc_or_new(&self, id: VpcId) -> Arc<VpcNetwork> {
-        let new = || Arc::new(VpcNetwork::new(id, &self.folder, self.runtime.clone()));
+        let new = || Arc::new(VpcNetwork::new(id, &self.folder, self.lan.clone(), self.runtime.clone()));
         Arc::clone(self.vpcs().entry(id).or_insert_with(new))
     }
 

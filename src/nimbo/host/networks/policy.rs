@@ -52,7 +52,13 @@ pub(crate) fn site(spec: &VpcSpec) -> Site {
 pub(super) fn translation(spec: &VpcSpec) -> Translation {
     let addresses = spec.interfaces.iter().flat_map(|port| &port.interface.addresses);
     let public = addresses.filter_map(|(private, public)| Some((*private, (*public)?)));
-    Translation { ranges: spec.ranges.clone(), public: public.collect() }
+    let routes = spec.route_tables.iter().flat_map(|table| &table.routes);
+    let is_elsewhere = |route: &&records::Route| {
+        let is_outward = matches!(route.target, records::RouteTarget::InternetGateway(_));
+        !is_outward && route.destination != Ipv4Net::default()
+    };
+    let elsewhere = routes.filter(is_elsewhere).map(|route| route.destination).collect();
+    Translation { ranges: spec.ranges.clone(), elsewhere, public: public.collect() }
 }
 
 /// Its NAT gateways.

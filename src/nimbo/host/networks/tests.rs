@@ -275,7 +275,7 @@ impl Drop for Folder {
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
     let folder = Folder(tempfile::tempdir().unwrap());
-    let open = || Networks::open(folder.0.path()).unwrap();
+    let open = || Networks::open(folder.0.path(), None).unwrap();
     let (networks, mut spec) = (open(), spec());
     let file = |gateway: &dyn Display| format!("{}.{gateway}", spec.id);
     let vpc = spec.id.to_string();
@@ -314,7 +314,7 @@ async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_are_linked_when_the_second_of_them_comes() {
     let folder = Folder(tempfile::tempdir().unwrap());
-    let networks = Networks::open(folder.0.path()).unwrap();
+    let networks = Networks::open(folder.0.path(), None).unwrap();
     let (peering, other) = (id(7), id(8));
     let plain = VpcSpec { internet_gateway: None, interfaces: Vec::new(), ..spec() };
     let mut one = VpcSpec { peerings: [(peering, other)].into(), ..plain.clone() };

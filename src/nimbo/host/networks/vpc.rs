@@ -32,6 +32,8 @@ pub(super) struct VpcNetwork {
     id: VpcId,
     /// Of the files that keep namespaces.
     folder: PathBuf,
+    /// From where its public addresses are reached, beside this host.
+    lan: Option<String>,
     /// Drives what answers.
     runtime: Handle,
     work: Mutex<Work>,
@@ -99,9 +101,9 @@ struct Port {
 }
 
 impl VpcNetwork {
-    pub(super) fn new(id: VpcId, folder: &Path, runtime: Handle) -> Self {
+    pub(super) fn new(id: VpcId, folder: &Path, lan: Option<String>, runtime: Handle) -> Self {
         let (force, _) = watch::channel(Force::default());
-        Self { id, folder: folder.to_owned(), runtime, work: Mutex::default(), force }
+        Self { id, folder: folder.to_owned(), lan, runtime, work: Mutex::default(), force }
     }
 
     pub(super) fn id(&self) -> VpcId {
@@ -262,7 +264,8 @@ impl VpcNetwork {
         {
             let device = Gateway::Internet(id).device_name();
             let host = Namespace::current()?;
-            let made = InternetGateway::open(&self.pin_of(&id), &host, fabric.namespace(), &device);
+            let (pin, lan) = (self.pin_of(&id), self.lan.as_deref());
+            let made = InternetGateway::open(&pin, &host, fabric.namespace(), &device, lan);
             *gateway = Some((id, made.context("cannot make its internet gateway")?));
         }
         gateway.take_if(|(had, _)| Some(*had) != spec.internet_gateway);
