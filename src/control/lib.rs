@@ -29,6 +29,7 @@ pub mod notices;
 pub mod plane;
 pub mod ports;
 pub mod power;
+pub mod public_names;
 pub mod public_pool;
 pub mod reconcile;
 pub mod records;

@@ -1,4 +1,4 @@
-//! Name resolution for a VPC: its own names are answered here, all others by the host's resolvers.
+//! Name resolution for a VPC: its own names are answered here, all others by the host's resolvers. For the host: some names, and no others.
 //!
 //! [`Zone::answer`] decides, a function of a query's bytes. [`Server`] carries packets: a query for
 //! somebody else's name is passed on as it came, over the protocol that it came by, to the servers in

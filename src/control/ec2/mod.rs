@@ -19,6 +19,7 @@ mod vpc;
 use std::sync::Arc;
 
 use aws::Table;
+pub(crate) use interface::all_public;
 pub use storage::{SeedImage, default_seed, seed_images};
 pub(crate) use vpc::{fabric, onlookers};
 

@@ -1,4 +1,4 @@
-//! The sockets of a VPC's name server.
+//! The sockets of a name server, of a VPC or of this machine.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -36,7 +36,8 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     names: Names,
-    resolv_conf: PathBuf,
+    /// Where those are named who know all other names. None: nobody is asked.
+    resolv_conf: Option<PathBuf>,
 }
 
 /// The names that a server knows: others can take their place while it answers.
@@ -70,18 +71,17 @@ impl Server {
         names: Names,
         resolv_conf: PathBuf,
     ) -> Result<Self, Error> {
-        let listen = |address: &Ipv4Addr| {
-            let at = SocketAddr::from((*address, PORT));
-            let sockets = || -> io::Result<_> {
-                let (udp, tcp) = (UdpSocket::bind(at)?, TcpListener::bind(at)?);
-                udp.set_nonblocking(true)?;
-                tcp.set_nonblocking(true)?;
-                Ok((udp, tcp))
-            };
-            sockets().map_err(Error::while_doing(format_args!("answer DNS at {at}")))
-        };
+        let listen = |address: &Ipv4Addr| sockets((*address, PORT).into());
         let sockets = namespace.run(|| addresses.iter().map(listen).collect::<Result<Vec<_>, _>>())??;
-        Ok(Self { sockets, shared: Arc::new(Shared { names, resolv_conf }) })
+        Ok(Self { sockets, shared: Arc::new(Shared { names, resolv_conf: Some(resolv_conf) }) })
+    }
+
+    /// Listens in the namespace of the calling thread. Names that it does not know are refused.
+    ///
+    /// # Errors
+    /// When the address is not this machine's, or somebody else listens there.
+    pub fn bind_at(at: SocketAddr, names: Names) -> Result<Self, Error> {
+        Ok(Self { sockets: vec![sockets(at)?], shared: Arc::new(Shared { names, resolv_conf: None }) })
     }
 
     /// Answers until it is dropped.
@@ -100,6 +100,31 @@ impl Server {
             listeners.spawn(serve_tcp(tcp, self.shared.clone(), connections.clone()));
         }
         listeners.join_all().await;
+    }
+}
+
+fn sockets(at: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+    let bind = || -> io::Result<_> {
+        let (udp, tcp) = (UdpSocket::bind(at)?, TcpListener::bind(at)?);
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok((udp, tcp))
+    };
+    bind().map_err(Error::while_doing(format_args!("answer DNS at {at}")))
+}
+
+impl Shared {
+    /// What is sent back, if anything is.
+    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        match (self.names.answer(query), &self.resolv_conf) {
+            (Verdict::Answer(answer), _) => Some(answer),
+            (Verdict::Ignore, _) => None,
+            (Verdict::Forward, Some(resolv_conf)) => {
+                let resolvers = forward::resolvers(resolv_conf);
+                settle(forward::ask(query, &resolvers, transport).await, query)
+            }
+            (Verdict::Forward, None) => zone::refused(query),
+        }
     }
 }
 
@@ -127,15 +152,7 @@ async fn answer_udp(
     client: SocketAddr,
     _permit: OwnedSemaphorePermit,
 ) {
-    let answer = match shared.names.answer(&query) {
-        Verdict::Answer(answer) => Some(answer),
-        Verdict::Ignore => None,
-        Verdict::Forward => {
-            let resolvers = forward::resolvers(&shared.resolv_conf);
-            settle(forward::ask(&query, &resolvers, Transport::Udp).await, &query)
-        }
-    };
-    if let Some(answer) = answer
+    if let Some(answer) = shared.answer(&query, Transport::Udp).await
         && let Err(error) = socket.send_to(&answer, client).await
     {
         tracing::debug!(%error, %client, "a DNS answer was not sent");
@@ -165,15 +182,7 @@ async fn serve_tcp(listener: tokio::net::TcpListener, shared: Arc<Shared>, permi
 
 async fn answer_tcp(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     while let Some(query) = timeout(IDLE_MAX, forward::read_message(&mut stream)).await?? {
-        let answer = match shared.names.answer(&query) {
-            Verdict::Answer(answer) => Some(answer),
-            Verdict::Ignore => return Ok(()),
-            Verdict::Forward => {
-                let resolvers = forward::resolvers(&shared.resolv_conf);
-                settle(forward::ask(&query, &resolvers, Transport::Tcp).await, &query)
-            }
-        };
-        let Some(answer) = answer else { return Ok(()) };
+        let Some(answer) = shared.answer(&query, Transport::Tcp).await else { return Ok(()) };
         timeout(IDLE_MAX, forward::write_message(&mut stream, &answer)).await??;
     }
     Ok(())

@@ -74,6 +74,31 @@ fn a_name_of_another_domain_leads_where_it_is_said_to() {
 }
 
 #[test]
+fn a_zone_without_a_domain_knows_its_names_and_no_others() {
+    let mut zone = Zone::default();
+    assert!(zone.add("ip-10-0-0-4", ADDRESS).is_err());
+    zone.add_both("ec2-198-18-0-5.compute-1.amazonaws.com", ADDRESS).unwrap();
+    let ask = |name, kind| match zone.answer(&query(name, kind).to_vec().unwrap()) {
+        Verdict::Answer(bytes) => Some(Message::from_vec(&bytes).unwrap()),
+        _ => None,
+    };
+    let found = ask("ec2-198-18-0-5.compute-1.amazonaws.com.", RecordType::A).unwrap();
+    assert_eq!(found.answers[0].data, RData::A(ADDRESS.into()));
+    let back = ask("4.0.0.10.in-addr.arpa.", RecordType::PTR).unwrap();
+    assert_eq!(back.answers[0].data.to_string(), "ec2-198-18-0-5.compute-1.amazonaws.com.");
+    let absent = ask("ec2-198-18-0-5.compute-1.amazonaws.com.", RecordType::AAAA).unwrap();
+    assert_eq!((absent.answers.len(), absent.authorities.len()), (0, 1));
+    assert_eq!(absent.metadata.response_code, ResponseCode::NoError);
+    for other in ["ec2-198-18-0-6.compute-1.amazonaws.com.", "5.0.0.10.in-addr.arpa.", "."] {
+        assert!(ask(other, RecordType::A).is_none(), "{other}");
+    }
+    let refused = zone::refused(&query("example.org.", RecordType::A).to_vec().unwrap()).unwrap();
+    let refused = Message::from_vec(&refused).unwrap();
+    assert_eq!((refused.metadata.id, refused.metadata.response_code), (7, ResponseCode::Refused));
+    assert!(!refused.metadata.recursion_available && refused.queries.len() == 1);
+}
+
+#[test]
 fn the_reverse_of_the_range_is_known() {
     let answer = answer(&query("4.0.0.10.in-addr.arpa.", RecordType::PTR)).unwrap();
     assert_eq!(answer.answers[0].data.to_string(), "ip-10-0-0-4.ec2.internal.");

@@ -11,10 +11,10 @@ const TTL_S: u32 = 60;
 /// The largest datagram that passes every network in one piece (RFC 9715, 3.1).
 const UDP_BYTES_MAX: u16 = 1232;
 
-/// The names of one VPC: those below its domain, and the reverse of its ranges.
-#[derive(Debug, Clone)]
+/// The names of one VPC: those below its domain, and the reverse of its ranges. By default it has neither, and knows only of names that it is given.
+#[derive(Debug, Clone, Default)]
 pub struct Zone {
-    domain: Name,
+    domain: Option<Name>,
     ranges: Vec<Ipv4Net>,
     addresses: HashMap<Name, Ipv4Addr>,
     names: HashMap<Ipv4Addr, Name>,
@@ -44,17 +44,16 @@ impl Zone {
     /// # Errors
     /// When `domain` is not a domain name.
     pub fn new(domain: &str, ranges: &[Ipv4Net]) -> Result<Self, NameError> {
-        let (domain, ranges) = (parse(domain)?, ranges.to_vec());
-        Ok(Self { domain, ranges, addresses: HashMap::new(), names: HashMap::new() })
+        Ok(Self { domain: Some(parse(domain)?), ranges: ranges.to_vec(), ..Self::default() })
     }
 
     /// Adds a host below the domain.
     ///
     /// # Errors
-    /// When `host` is not a label of a domain name.
+    /// When `host` is not a label of a domain name, or there is no domain.
     pub fn add(&mut self, host: &str, address: Ipv4Addr) -> Result<(), NameError> {
         let error = || NameError { name: host.to_owned() };
-        let name = self.domain.prepend_label(host).map_err(|_| error())?;
+        let name = self.domain.as_ref().ok_or_else(error)?.prepend_label(host).map_err(|_| error())?;
         self.addresses.insert(name.clone(), address);
         self.names.insert(address, name);
         Ok(())
@@ -66,6 +65,16 @@ impl Zone {
     /// When it is not a domain name.
     pub fn add_other(&mut self, name: &str, address: Ipv4Addr) -> Result<(), NameError> {
         self.addresses.insert(parse(name)?, address);
+        Ok(())
+    }
+
+    /// As [`Self::add_other`], and the address leads back to the name.
+    ///
+    /// # Errors
+    /// When it is not a domain name.
+    pub fn add_both(&mut self, name: &str, address: Ipv4Addr) -> Result<(), NameError> {
+        self.add_other(name, address)?;
+        self.names.insert(address, parse(name)?);
         Ok(())
     }
 
@@ -96,19 +105,22 @@ impl Zone {
     /// `None` for a name that is not ours; otherwise whether it exists, and its record of the type asked for.
     fn find(&self, name: &Name, kind: RecordType) -> Option<(ResponseCode, Option<RData>)> {
         let found = self.addresses.get(name);
-        if found.is_some() || self.domain.zone_of(name) {
+        if found.is_some() || self.domain.as_ref().is_some_and(|domain| domain.zone_of(name)) {
             return Some(match found {
                 Some(address) if matches!(kind, RecordType::A | RecordType::ANY) => {
                     (ResponseCode::NoError, Some(RData::A(A(*address))))
                 }
                 Some(_) => (ResponseCode::NoError, None),
-                None if *name == self.domain => (ResponseCode::NoError, None),
+                None if Some(name) == self.domain.as_ref() => (ResponseCode::NoError, None),
                 None => (ResponseCode::NXDomain, None),
             });
         }
         let address = reversed(name)?;
-        self.ranges.iter().find(|range| range.contains(&address))?;
-        Some(match self.names.get(&address) {
+        let found = self.names.get(&address);
+        if found.is_none() && !self.ranges.iter().any(|range| range.contains(&address)) {
+            return None;
+        }
+        Some(match found {
             Some(name) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
                 (ResponseCode::NoError, Some(RData::PTR(PTR(name.clone()))))
             }
@@ -127,7 +139,7 @@ impl Zone {
         response.add_queries(query.queries.iter().cloned());
         match data {
             Some(data) => response.add_answer(Record::from_rdata(name.clone(), TTL_S, data)),
-            None => response.add_authority(self.authority()),
+            None => response.add_authority(self.authority(name)),
         };
         if query.edns.is_some() {
             let mut edns = Edns::new();
@@ -138,19 +150,29 @@ impl Zone {
     }
 
     /// By this a resolver knows for how long an absence holds (RFC 2308, 3).
-    fn authority(&self) -> Record {
-        let contact = self.domain.prepend_label("hostmaster").unwrap_or_else(|_| self.domain.clone());
-        let start = SOA::new(self.domain.clone(), contact, 1, 3600, 900, 604_800, TTL_S);
-        Record::from_rdata(self.domain.clone(), TTL_S, RData::SOA(start))
+    fn authority(&self, name: &Name) -> Record {
+        let domain = self.domain.as_ref().unwrap_or(name);
+        let contact = domain.prepend_label("hostmaster").unwrap_or_else(|_| domain.clone());
+        let start = SOA::new(domain.clone(), contact, 1, 3600, 900, 604_800, TTL_S);
+        Record::from_rdata(domain.clone(), TTL_S, RData::SOA(start))
     }
 }
 
 /// The answer to `query` when nobody could be asked.
 pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    without_records(query, ResponseCode::ServFail)
+}
+
+/// The answer to `query` when nobody is asked.
+pub(super) fn refused(query: &[u8]) -> Option<Vec<u8>> {
+    without_records(query, ResponseCode::Refused)
+}
+
+fn without_records(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     let message = Message::from_vec(query).ok()?;
-    let mut response = Message::error_msg(message.metadata.id, OpCode::Query, ResponseCode::ServFail);
+    let mut response = Message::error_msg(message.metadata.id, OpCode::Query, code);
     response.metadata.recursion_desired = message.metadata.recursion_desired;
-    response.metadata.recursion_available = true;
+    response.metadata.recursion_available = code != ResponseCode::Refused;
     response.add_queries(message.queries.iter().cloned());
     response.to_vec().ok()
 }

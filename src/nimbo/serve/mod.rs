@@ -6,6 +6,7 @@ mod front;
 mod notices;
 mod public;
 mod random;
+mod resolver;
 mod room;
 pub(crate) mod state_folder;
 mod tls;
@@ -44,6 +45,7 @@ use front::Front;
 pub(crate) use notices::PATH as NOTICES_PATH;
 use public::Public;
 use random::Kernel;
+use resolver::{Resolver, ResolverAt};
 use room::Room;
 use state_folder::StateFolder;
 use tls::{Tls, TlsArgs};
@@ -115,6 +117,10 @@ pub(crate) struct Args {
     room: Room,
     #[command(flatten)]
     public: Public,
+    /// Where this machine's own resolver may ask for instances' public names, or none; a simulation has it nowhere if this is not given
+    /// [default: 127.0.0.55:53]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    resolver: Option<ResolverAt>,
 }
 
 /// A number that times can be multiplied with.
@@ -171,6 +177,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         Some(folder) => folder.store(),
         None => Arc::new(Memory::new()),
     };
+    let resolver = Resolver::open(args.resolver, args.simulate)?;
     let ledger = Ledger::open(store, clock.clone(), Box::new(Kernel::open()?)).await?;
     let Hosts { machines, disks, networks, simulation } = host(args, folder)?;
     ledger.set_public_pool(args.public.public_pool);
@@ -197,6 +204,12 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
     let _place = folder.map(|folder| folder.announce(&place(address, tls.as_ref()))).transpose()?;
     announce(address, tls.as_ref());
     let limits = Limits::default();
+    let resolved = async {
+        match resolver {
+            Some(resolver) => resolver.serve(&plane).await,
+            None => std::future::pending().await,
+        }
+    };
     let served = async {
         match tls {
             Some(tls) => aws::server::serve_through(Arc::new(tls), listener, front, limits).await,
@@ -207,6 +220,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         () = served => Ok(()),
         stopped = plane.ledger.stopped() => Err(stopped.into()),
         stopped = work => Ok(stopped?),
+        stopped = resolved => match stopped? {},
         () = signals.next() => Ok(()),
     }
 }

@@ -20,6 +20,7 @@ use crate::records::{InterfaceOwner, NetworkInterface};
 
 pub(crate) use make::release;
 pub(super) use make::{GROUPS_MAX, NewInterface, attach, elastic, make, publish, remove, unpublish};
+pub(crate) use names::all_public;
 pub(super) use part::in_instance;
 pub(super) use show::shown_groups;
 

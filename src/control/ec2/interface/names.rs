@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 
 use types::{Region, VpcId};
 
-use crate::records::Vpc;
+use super::elastic;
+use crate::records::{NetworkInterface, Vpc};
 use crate::state::View;
 
 /// Where EC2 began: its names are shorter.
@@ -33,5 +34,17 @@ pub(in crate::ec2) fn public(view: View<'_>, vpc: VpcId, address: Ipv4Addr) -> O
     Some(match view.space.region.name() {
         FIRST_REGION => format!("ec2-{a}-{b}-{c}-{d}.compute-1.amazonaws.com"),
         region => format!("ec2-{a}-{b}-{c}-{d}.{region}.compute.amazonaws.com"),
+    })
+}
+
+/// The public names of an interface, each with the public address that it is made of.
+pub(crate) fn all_public(
+    view: View<'_>,
+    interface: &NetworkInterface,
+) -> impl Iterator<Item = (String, Ipv4Addr)> {
+    interface.addresses.iter().filter_map(move |address| {
+        let elastic = elastic(view, interface.id, address.ip).map(|(elastic, _)| elastic.public_ip);
+        let public = elastic.or(address.public_ip)?;
+        Some((self::public(view, interface.vpc, public)?, public))
     })
 }
