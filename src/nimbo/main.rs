@@ -14,6 +14,7 @@
 //! | `nimbo doctor` | what this machine lacks to run one |
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
+//! | `nimbo balancer` | one load balancer, without a cloud |
 //! | `nimbo zone` | zones that fail and recover |
 //! | `nimbo notice` | what instances are told that is to become of them |
 //! | `nimbo why` | what passes a packet between two ends, or stops it |
@@ -23,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod account;
+mod balancer;
 mod boot_source;
 mod cache;
 mod capture;
@@ -123,6 +125,8 @@ enum Command {
     /// Makes, checks, copies and serves volumes: disks of a folder each, thin and crash-proof; and their snapshots
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Serves one load balancer from a file, without a cloud
+    Balancer(balancer::Args),
     /// Availability zones that fail and recover
     #[command(subcommand)]
     Zone(zone::Command),
@@ -164,6 +168,7 @@ fn main() -> ExitCode {
             Command::Doctor(args) => doctor::main(&args),
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),
+            Command::Balancer(args) => balancer::main(&args),
             Command::Zone(command) => zone::main(&command),
             Command::Notice(args) => notice::main(&args),
             Command::Why(args) => why::main(&args),
