@@ -72,4 +72,4 @@ pub use publish::Publish;
 pub use standalone::{Standalone, StandaloneSpec};
 pub use surroundings::{Conflict, Surroundings};
 pub use tap::Tap;
-pub use uplink::{Exposure, HostAccess, Uplink};
+pub use uplink::{Exposure, HostAccess, Uplink, outward_address};

@@ -120,10 +120,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// What becomes of `packet`, sent at `from`, and of the answer. `sites` has all VPCs that it may come through.
-    pub fn of(sites: &BTreeMap<VpcId, Site>, from: Spot, packet: Packet) -> Self {
+    /// What becomes of `packet`, sent at `from`, and of the answer. `sites` has all VPCs that it may come through, `host` is the machine's own
+    /// address outside.
+    pub fn of(sites: &BTreeMap<VpcId, Site>, host: Ipv4Addr, from: Spot, packet: Packet) -> Self {
         let outsider = (from == Spot::Outside).then_some(packet.source);
-        let mut walk = Walk { sites, outsider, is_answer: false, flows: Vec::new(), translated: Vec::new() };
+        let mut walk =
+            Walk { sites, host, outsider, is_answer: false, flows: Vec::new(), translated: Vec::new() };
         let (request, arrived) = walk.send(from, packet);
         let answer = request.end.ok().map(|end| match end {
             // What the VPC itself answers passes no rule.
@@ -144,6 +146,7 @@ impl Exchange {
 
 struct Walk<'a> {
     sites: &'a BTreeMap<VpcId, Site>,
+    host: Ipv4Addr,
     /// Who began it, if that was from outside.
     outsider: Option<Ipv4Addr>,
     is_answer: bool,
@@ -267,7 +270,7 @@ impl Walk<'_> {
             *packet = self.restored(vpc, None, packet).ok_or(Why::Policy(Stop::NoFlow))?;
             return Ok(());
         }
-        if packet.destination == STAND_IN {
+        if [self.host, STAND_IN].contains(&packet.destination) {
             return Err(Why::Host);
         }
         let sites = self.sites;
@@ -305,7 +308,8 @@ impl Walk<'_> {
             let before = self.restored(vpc, None, packet);
             *packet = before.ok_or_else(|| halt(spot, Why::Policy(Stop::NoFlow)))?;
         } else {
-            let mut strange = site.translation.ranges.iter().chain([&LINK_LOCAL]);
+            let translation = &site.translation;
+            let mut strange = translation.ranges.iter().chain(&translation.elsewhere).chain([&LINK_LOCAL]);
             let is_stranger = strange.any(|range| range.contains(&packet.source));
             let source = if is_stranger { STAND_IN } else { packet.source };
             self.translate(vpc, None, packet, Packet { source, destination: private, ..*packet });

@@ -395,7 +395,7 @@ impl Survey {
 }
 
 /// The address by which the calling thread's namespace would reach the outside, if there is a way. Nothing is sent.
-fn outward_address() -> Option<Ipv4Addr> {
+pub fn outward_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((OUTSIDE, 9)).ok()?;
     match socket.local_addr().ok()? {

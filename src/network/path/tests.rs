@@ -9,6 +9,7 @@ use crate::policy::{
 
 const OUTSIDE: &str = "192.0.2.9";
 const PUBLIC: &str = "198.18.0.7";
+const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 
 fn id<T: RandomId>(number: u8) -> T {
     let mut bytes = [0; 16];
@@ -56,7 +57,7 @@ fn site(number: u8) -> Site {
         route_tables: [(id(1), RouteTable::default()), (id(2), RouteTable::default())].into(),
         ..Vpc::default()
     };
-    let translation = Translation { ranges, public: BTreeMap::new() };
+    let translation = Translation { ranges, elsewhere: Vec::new(), public: BTreeMap::new() };
     let mut site = Site { policy, translation, peers: BTreeMap::new(), nat_gateways: BTreeMap::new() };
     site.add(number, &format!("10.{number}.1.4"), 1);
     site
@@ -113,7 +114,7 @@ fn tcp(source: &str, destination: &str, port: u16) -> Packet {
 }
 
 fn ask(sites: &Sites, from: Spot, packet: Packet) -> Exchange {
-    Exchange::of(sites, from, packet)
+    Exchange::of(sites, HOST, from, packet)
 }
 
 /// Why the request does not arrive.
@@ -181,8 +182,9 @@ fn what_has_a_public_address_gets_out_and_is_reached() {
     assert!(exchange.passes() && exchange.request.end == Ok(spot(1, 1)), "{exchange:?}");
     // Private addresses are nothing to anybody outside, and the machine itself is not reached.
     assert_eq!(stopped(&ask(&sites, Spot::Outside, tcp(OUTSIDE, "10.1.1.4", 80))), Why::NobodyHas);
-    let host = Packet { destination: STAND_IN, ..out };
-    assert_eq!(stopped(&ask(&sites, spot(1, 1), host)), Why::Host);
+    for destination in [STAND_IN, HOST] {
+        assert_eq!(stopped(&ask(&sites, spot(1, 1), Packet { destination, ..out })), Why::Host);
+    }
     let policy = &mut sites.get_mut(&id(1)).unwrap().policy;
     policy.gateways.clear();
     let inward = ask(&sites, Spot::Outside, tcp(OUTSIDE, "198.18.0.8", 80));
@@ -192,8 +194,12 @@ fn what_has_a_public_address_gets_out_and_is_reached() {
 #[test]
 fn who_has_an_address_of_the_vpc_outside_is_seen_as_the_machine() {
     let mut sites: Sites = [(id(1), site(1))].into();
-    sites.get_mut(&id(1)).unwrap().open("10.1.1.4", PUBLIC);
-    for stranger in ["10.1.1.5", "169.254.128.3"] {
+    let site = sites.get_mut(&id(1)).unwrap();
+    site.open("10.1.1.4", PUBLIC);
+    // What the VPC routes elsewhere would be answered there.
+    site.translation.elsewhere = vec![net("203.0.113.0/24")];
+    site.route(1, "203.0.113.0/24", Target::Blackhole);
+    for stranger in ["10.1.1.5", "169.254.128.3", "203.0.113.5"] {
         let exchange = ask(&sites, Spot::Outside, tcp(stranger, PUBLIC, 80));
         assert!(exchange.passes(), "{exchange:?}");
         assert_eq!(exchange.answer.unwrap().end, Ok(Spot::Outside));

@@ -23,9 +23,9 @@ use control::records::{AttachmentState, Instance, InstanceState, InterfaceOwner}
 use control::state::{Space, State};
 use control::survey::{self, Endpoint};
 use jiff::Timestamp;
-use network::STAND_IN;
 use network::path::{Exchange, Spot, Why};
 use network::policy::{Packet, Place, Stop, Transport};
+use network::{STAND_IN, outward_address};
 use serde_json::json;
 use types::{AccountId, VpcId};
 
@@ -148,19 +148,24 @@ fn the_one(
     }
 }
 
+/// This machine, as instances see it where nothing of theirs is in the way.
+fn host() -> Ipv4Addr {
+    outward_address().unwrap_or(STAND_IN)
+}
+
 /// Nobody is this machine.
 fn source_address(from: Option<&Endpoint>, name: Option<EndName>) -> Ipv4Addr {
     let named = match name {
         Some(EndName::Address(address)) => Some(address),
         _ => None,
     };
-    let Some(endpoint) = from else { return named.unwrap_or(STAND_IN) };
+    let Some(endpoint) = from else { return named.unwrap_or_else(host) };
     // What it sends from a public address it sends from the private one.
     let mut pairs = endpoint.interface.addresses.iter();
     let is_named = |(address, public): &&(Ipv4Addr, Option<Ipv4Addr>)| {
         named.is_none_or(|named| *address == named || *public == Some(named))
     };
-    pairs.find(is_named).map_or(STAND_IN, |(address, _)| *address)
+    pairs.find(is_named).map_or_else(host, |(address, _)| *address)
 }
 
 /// Where a packet is sent that is for who is named: to the private address if the sender's VPC reaches that, else to the public one. `near` is the sender's VPC
@@ -186,7 +191,7 @@ fn destination_address(
 /// From outside, to an interface without a public address.
 fn never_outside(source: &End<'_>, to: Option<&Endpoint>) -> Explanation {
     let address =
-        to.and_then(|end| end.interface.addresses.first()).map_or(STAND_IN, |(address, _)| *address);
+        to.and_then(|end| end.interface.addresses.first()).map_or_else(host, |(address, _)| *address);
     let destination = End { endpoint: to, address };
     let id = to.map(|end| end.interface.id.to_string()).unwrap_or_default();
     let step = StepTold {
@@ -234,7 +239,7 @@ fn walk(
     let from = source.endpoint.map_or(Spot::Outside, |endpoint| {
         Spot::Vpc(endpoint.interface.vpc, Place::Interface(endpoint.interface.id))
     });
-    let exchange = Exchange::of(&sites, from, packet);
+    let exchange = Exchange::of(&sites, host(), from, packet);
     let teller = Teller { account, specs, sites: &sites };
     let request = teller.path(&exchange.request);
     // Nobody is there, or nobody listens.

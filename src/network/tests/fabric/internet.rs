@@ -5,6 +5,7 @@
 //! wan 198.51.100.1/24 ────────── eth0 198.51.100.2/24   nimboN ── uplink  vpc ── igw…   tap… ── eth0
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use network::path::{Exchange, Site, Spot};
@@ -106,7 +107,7 @@ impl Public {
         let transport = Transport::Icmp { icmp_type: 8, code: 0 };
         let packet = Packet { source: ip(source), destination: ip(destination), transport };
         let from = from.map_or(Spot::Outside, |number| Spot::Vpc(id(1), Place::Interface(id(number))));
-        Exchange::of(&[(id(1), site)].into(), from, packet).passes()
+        Exchange::of(&[(id(1), site)].into(), HOST.parse().unwrap(), from, packet).passes()
     }
 
     fn close(self, world: &World) {
@@ -149,7 +150,7 @@ fn a_public_address_leads_in_and_out() {
     // Without a public address there is no way out, and none in.
     assert!(!two.pings(OUTSIDE) && !world.host.pings(PUBLIC[1]) && one.pings("10.0.2.4"));
     let (first, second) = ((Some(1), "10.0.1.4"), (Some(2), "10.0.2.4"));
-    let host = (None, "169.254.128.0");
+    let host = (None, HOST);
     assert!(public.passes(host, PUBLIC[0]) && public.passes(first, OUTSIDE));
     assert!(!public.passes(host, PUBLIC[1]) && !public.passes(second, OUTSIDE));
     public.publish(&[("10.0.1.4", PUBLIC[0]), ("10.0.2.4", PUBLIC[1])]);
@@ -402,7 +403,7 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     // Nothing comes in that was not asked for.
     let _server = private.listen(80);
     assert!(!world.host.pings(PUBLIC[0]) && world.host.misses(PUBLIC[0], 80));
-    assert!(!public.passes((None, "169.254.128.0"), PUBLIC[0]));
+    assert!(!public.passes((None, HOST), PUBLIC[0]));
     // Another process takes it up; somebody else unmakes it.
     drop(gateway);
     let mut gateway = open(&public);

@@ -206,7 +206,7 @@ fn passes(labs: [&Lab; 2], from: (u8, &str), to: &str) -> bool {
     let transport = Transport::Tcp { source: 32_768, destination: 80 };
     let packet = Packet { source: ip(source), destination: ip(to), transport };
     let from = Spot::Vpc(id(1), Place::Interface(id(number)));
-    Exchange::of(&(1..).zip(labs).map(site).collect(), from, packet).passes()
+    Exchange::of(&(1..).zip(labs).map(site).collect(), network::STAND_IN, from, packet).passes()
 }
 
 #[test]
