@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from host import own_network, traces
 from region import Instance, Region
+from traces import own_network, traces
 
 
 @pytest.fixture

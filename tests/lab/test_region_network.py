@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from guest import wait_until
-from host import own_address
+from traces import own_address
 from region import Instance, Region
 from test_region import image, instance, key, region  # noqa: F401
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from guest import NIMBO
-from host import own_network, traces
 from region import Region
 from server import TIMEOUT_S
+from traces import own_network, traces
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from guest import NIMBO
-from host import own_network
 from server import TIMEOUT_S, Server
+from traces import own_network
 
 
 @pytest.fixture
