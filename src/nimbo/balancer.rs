@@ -11,7 +11,7 @@ use balancer::server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
-What is served as soon as its addresses are printed. SIGHUP has the file read again: requests that come from then on are served
+It serves as soon as its addresses are printed. SIGHUP has the file read again: requests that come from then on are served
 by what it says, and none fails for it. What is wrong with it is printed, and then nothing changes. Listeners stay those of the start.
 
 Exit status:
@@ -21,7 +21,7 @@ Exit status:
 
 Examples:
   nimbo balancer --config shop.json
-  kill -HUP $(pidof nimbo)";
+  pkill -HUP -f 'nimbo balancer --config shop.json'";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -55,6 +55,9 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let config = read(&args.config)?;
+    if config.listeners.is_empty() {
+        bail!("{} has no listeners, so there is nothing to serve", args.config.display());
+    }
     let mut server = Server::start(config, workers, args.zone.clone(), secret)
         .with_context(|| format!("cannot serve what {} says", args.config.display()))?;
     for listener in &server.plan().config.listeners {
