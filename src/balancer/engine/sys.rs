@@ -24,9 +24,9 @@ use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 use slab::Slab;
 
 /// Heads, and bodies that are passed on piece by piece, come in these.
-const BUFFER_BYTES: u32 = 16 << 10;
+const BUFFER_BYTES: u32 = 64 << 10;
 /// A power of two.
-const BUFFERS: u16 = 1024;
+const BUFFERS: u16 = 512;
 const BUFFER_GROUP: u16 = 0;
 /// What can be told between two calls of the kernel; more takes a call more.
 const ENTRIES: u32 = 1024;

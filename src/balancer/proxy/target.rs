@@ -15,7 +15,7 @@ use crate::engine::{Buffer, Data, Outcome, Socket};
 use crate::http1::{self, Body, HEAD_BYTES_MAX};
 
 /// Connections to one target that are kept for later.
-const IDLE_MAX: usize = 256;
+const IDLE_MAX: usize = 4096;
 /// `103 Early Hints` and the like before an answer.
 const INTERIM_MAX: u8 = 16;
 
