@@ -27,6 +27,8 @@ use slab::Slab;
 const BUFFER_BYTES: u32 = 64 << 10;
 /// A power of two.
 const BUFFERS: u16 = 512;
+/// So many may wait for who is slow; the rest is for what comes.
+const OUT_MAX: u16 = BUFFERS / 2;
 const BUFFER_GROUP: u16 = 0;
 /// What can be told between two calls of the kernel; more takes a call more.
 const ENTRIES: u32 = 1024;
@@ -199,8 +201,19 @@ impl Ring {
         self.buffers.bytes(buffer)
     }
 
+    /// These of what was received, to be sent to somebody who may be slow to take it: a copy, if so much memory is out already that others might get none.
+    pub(crate) fn keep(&mut self, buffer: Buffer, range: Range<usize>) -> Data {
+        if self.buffers.out < OUT_MAX {
+            return Data::Received(buffer, range);
+        }
+        let copy = self.bytes(&buffer)[range].to_vec();
+        self.give_back(buffer);
+        Data::Bytes(copy)
+    }
+
     /// Nobody looks at what was received any more.
     pub(crate) fn give_back(&mut self, buffer: Buffer) {
+        self.buffers.out -= u16::from(buffer.id < BUFFERS);
         self.buffers.give_back(buffer.id);
     }
 
@@ -296,6 +309,8 @@ struct Buffers {
     entries: NonNull<BufRingEntry>,
     memory: NonNull<u8>,
     tail: u16,
+    /// How many are somebody's.
+    out: u16,
 }
 
 /// The kernel wants the list to begin where a page does.
@@ -314,6 +329,7 @@ impl Buffers {
             entries: NonNull::from(Box::leak(entries)).cast(),
             memory: NonNull::from(Box::leak(memory)).cast(),
             tail: 0,
+            out: 0,
         };
         (0..BUFFERS).for_each(|id| buffers.give_back(id));
         buffers
@@ -332,7 +348,10 @@ impl Buffers {
     /// The kernel has chosen this one, or none if nothing came.
     fn taken(&mut self, id: Option<u16>, length: usize) -> Buffer {
         match id {
-            Some(id) if length > 0 => Buffer { id, length },
+            Some(id) if length > 0 => {
+                self.out += 1;
+                Buffer { id, length }
+            }
             Some(id) => {
                 self.give_back(id);
                 Buffer { id: BUFFERS, length: 0 }

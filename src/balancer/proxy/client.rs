@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     /// None: nothing of it was told.
     pub(super) response: Option<Body>,
     /// A piece of the request that the target has no room for yet.
-    pub(super) held: Option<(Buffer, usize)>,
+    pub(super) held: Option<Data>,
     pub(super) to_head: bool,
     pub(super) is_old: bool,
     /// The connection ends with the answer.
@@ -135,10 +135,7 @@ impl Worker {
             }
             Outcome::Sent(sent, data) => {
                 client.is_sending = false;
-                match data {
-                    Data::Bytes(memory) => self.keep_spare(memory),
-                    Data::Received(buffer, _) => self.ring.give_back(buffer),
-                }
+                self.let_go(data);
                 match sent {
                     Ok(()) => self.client_has_got_it(place),
                     Err(_) => self.cut_client(place),

@@ -34,7 +34,7 @@ use slab::Slab;
 use types::{Clock as _, Instant, SystemClock};
 
 use crate::config::Attributes;
-use crate::engine::{Completion, Outcome, Ring, Socket};
+use crate::engine::{Completion, Data, Outcome, Ring, Socket};
 use crate::http1::{Request, Response};
 use crate::routes::{Plan, Routes};
 use crate::targets::Random;
@@ -201,6 +201,14 @@ impl Worker {
     /// Memory to write something into that is sent.
     fn spare(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_else(|| Vec::with_capacity(2048))
+    }
+
+    /// Memory that was sent is for others again.
+    fn let_go(&mut self, data: Data) {
+        match data {
+            Data::Bytes(memory) => self.keep_spare(memory),
+            Data::Received(buffer, _) => self.ring.give_back(buffer),
+        }
     }
 
     fn keep_spare(&mut self, mut memory: Vec<u8>) {

@@ -122,10 +122,7 @@ impl Worker {
             }
             Outcome::Sent(sent, data) => {
                 upstream.is_sending = false;
-                match data {
-                    Data::Bytes(memory) => self.keep_spare(memory),
-                    Data::Received(buffer, _) => self.ring.give_back(buffer),
-                }
+                self.let_go(data);
                 // One that takes no more may have answered: its end tells.
                 if sent.is_ok() {
                     self.target_has_got_it(place);
@@ -161,16 +158,17 @@ impl Worker {
         let upstream = &self.upstreams[place];
         if upstream.is_sending || matches!(upstream.state, State::Connecting(_)) {
             debug_assert!(exchange.held.is_none());
-            exchange.held = Some((buffer, length));
+            exchange.held = Some(self.ring.keep(buffer, 0..length));
             return;
         }
-        self.send_to_target(place, Data::Received(buffer, 0..length));
+        let data = self.ring.keep(buffer, 0..length);
+        self.send_to_target(place, data);
     }
 
     fn target_has_got_it(&mut self, place: usize) {
         let Some((client, exchange)) = self.exchange(place) else { return };
-        if let Some((buffer, length)) = exchange.held.take() {
-            self.send_to_target(place, Data::Received(buffer, 0..length));
+        if let Some(data) = exchange.held.take() {
+            self.send_to_target(place, data);
             return;
         }
         if exchange.is_tunnel || !exchange.request.has_ended() {
@@ -199,7 +197,8 @@ impl Worker {
         match body.take(bytes) {
             Ok(taken) if taken.bytes > 0 => {
                 upstream.stays &= taken.bytes == buffer.len();
-                self.send_to_client(client, Data::Received(buffer, 0..taken.bytes));
+                let data = self.ring.keep(buffer, 0..taken.bytes);
+                self.send_to_client(client, data);
                 if taken.is_end {
                     self.rest(place);
                 }
@@ -330,10 +329,11 @@ impl Worker {
         let Some(exchange) = self.clients.get_mut(client).and_then(|client| client.exchange.as_mut()) else {
             return;
         };
-        if let Some((buffer, _)) = exchange.held.take() {
-            self.ring.give_back(buffer);
+        let (held, target) = (exchange.held.take(), exchange.target.take());
+        if let Some(data) = held {
+            self.let_go(data);
         }
-        let Some(place) = exchange.target.take() else { return };
+        let Some(place) = target else { return };
         self.upstreams[place].stays = false;
         self.release(place);
     }

@@ -502,3 +502,35 @@ fn what_is_not_there_yet_is_refused() {
     let refused = Server::start(config, 1, None, [7; 32]).err().unwrap().to_string();
     assert!(refused.contains("HTTPS"), "{refused}");
 }
+
+#[test]
+fn clients_that_do_not_take_their_answers_keep_nobody_from_his() {
+    // More than there are buffers.
+    const CLIENTS: usize = 700;
+    let lab = Lab::before(|mut stream| {
+        const PIECE: &[u8] = &[b'x'; 64 << 10];
+        while let Some(request) = head(&mut stream) {
+            let (pieces, piece) =
+                if request.starts_with("GET /large ") { (256, PIECE) } else { (1, &b"xx"[..]) };
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", pieces * piece.len());
+            let mut parts = std::iter::once(answer.as_bytes()).chain(std::iter::repeat_n(piece, pieces));
+            if parts.any(|part| stream.write_all(part).is_err()) {
+                return;
+            }
+        }
+    });
+    let slow: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut stream = lab.connect();
+            stream.write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            // Its answer has begun.
+            assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 200"));
+            stream
+        })
+        .collect();
+    for _ in 0..50 {
+        let answer = lab.ask("GET /small HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert!(answer.ends_with("\r\n\r\nxx"), "{answer}");
+    }
+    drop(slow);
+}
