@@ -101,14 +101,15 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; then all is as it was.
-    pub fn replace(&mut self, config: LoadBalancer) -> Result<(), ServerError> {
+    pub fn replace(&mut self, mut config: LoadBalancer) -> Result<(), ServerError> {
         refuse_https(&config)?;
+        let old: Vec<_> = self.plan.config.listeners.iter().map(|listener| listener.address).collect();
+        // Workers know listeners by their places.
+        config.listeners.sort_by_key(|listener| old.iter().position(|address| *address == listener.address));
         let plan = Plan::new(config, self.zone.as_deref(), &self.key, Some(&self.plan))?;
-        let addresses = |plan: &Plan| plan.config.listeners.iter().map(|listener| listener.address).collect();
-        let (old, new): (Vec<SocketAddr>, Vec<SocketAddr>) = (addresses(&self.plan), addresses(&plan));
-        if let Some(address) =
-            old.iter().chain(&new).find(|address| old.contains(address) != new.contains(address))
-        {
+        let new: Vec<_> = plan.config.listeners.iter().map(|listener| listener.address).collect();
+        let differs = |address: &&SocketAddr| old.contains(address) != new.contains(address);
+        if let Some(address) = old.iter().chain(&new).find(differs) {
             return Err(ServerError::Listeners { address: *address });
         }
         self.plan = Arc::new(plan);

@@ -534,3 +534,38 @@ fn clients_that_do_not_take_their_answers_keep_nobody_from_his() {
     }
     drop(slow);
 }
+
+#[test]
+fn listeners_stay_who_they_are_in_whatever_order_a_change_names_them() {
+    let says = |body: &str| {
+        Action::FixedResponse(FixedResponse { status: 200, content_type: None, body: body.into() })
+    };
+    let mut config = config(says("one"), Vec::new(), Attributes::default());
+    let second = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    config.listeners.push(Listener {
+        address: second,
+        default_action: says("two"),
+        ..config.listeners[0].clone()
+    });
+    let address = config.listeners[0].address;
+    let mut lab = Lab { address, server: Server::start(config.clone(), 1, None, [7; 32]).unwrap() };
+    config.listeners.reverse();
+    config.listeners[0].default_action = says("changed");
+    lab.server.replace(config.clone()).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let get = |address| {
+        let asked = TcpStream::connect(address).map(|mut stream| {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        asked.unwrap()
+    };
+    while !get(second).ends_with("changed") {
+        assert!(std::time::Instant::now() < deadline, "it does not change");
+    }
+    assert!(get(address).ends_with("one"));
+    config.listeners.pop();
+    assert!(lab.server.replace(config).unwrap_err().to_string().contains(&address.to_string()));
+}
