@@ -24,13 +24,14 @@
 mod settle;
 mod wiring;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use types::NetworkInterfaceId;
 
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::policy::{Gateway, Ruleset, Vpc};
+use crate::policy::{DropReason, Gateway, Ruleset, Vpc};
 use crate::{nft, sysctl};
 use wiring::Wiring;
 
@@ -139,6 +140,16 @@ impl Fabric {
         let settled = self.settle(&before.wiring)?;
         self.applied = Some(Applied { transactions, is_complete: settled.is_complete(), ..before });
         Ok(Report { changed: changed + enforced.changed + settled.changed, ..settled })
+    }
+
+    /// How many packets were dropped, since the rules were last made as a whole.
+    ///
+    /// # Errors
+    /// When `nft` is missing or the kernel refuses.
+    pub fn dropped(&self) -> Result<BTreeMap<DropReason, u64>, Error> {
+        let counters = nft::counters(&self.namespace)?;
+        let counted = |reason: DropReason| (reason, counters.get(reason.name()).copied().unwrap_or(0));
+        Ok(DropReason::ALL.into_iter().map(counted).collect())
     }
 
     /// Has the kernel's rules be `ruleset`, and says the count of transactions by which they are.

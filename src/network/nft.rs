@@ -2,6 +2,7 @@
 
 mod generation;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
@@ -31,7 +32,11 @@ pub(crate) fn load(namespace: &Namespace, table: &str, text: &str) -> Result<(),
 
 /// All that is in the namespace, table by table, each object under its kind's name.
 pub(crate) fn ruleset(namespace: &Namespace) -> Result<Vec<Value>, Error> {
-    let output = namespace.run(|| nft(&["-j", "list", "ruleset"], &[]))?;
+    list(namespace, "ruleset")
+}
+
+fn list(namespace: &Namespace, what: &str) -> Result<Vec<Value>, Error> {
+    let output = namespace.run(|| nft(&["-j", "list", what], &[]))?;
     let output = output.map_err(not_run)?;
     if !output.status.success() {
         return Err(refused("*", &output));
@@ -41,6 +46,18 @@ pub(crate) fn ruleset(namespace: &Namespace) -> Result<Vec<Value>, Error> {
         Value::Array(objects) => Ok(objects),
         _ => Ok(Vec::new()),
     }
+}
+
+/// How many packets each named counter has counted; those of one name in several tables together.
+pub(crate) fn counters(namespace: &Namespace) -> Result<BTreeMap<String, u64>, Error> {
+    let mut found = BTreeMap::new();
+    for object in list(namespace, "counters")? {
+        let counter = &object["counter"];
+        if let (Some(name), Some(packets)) = (counter["name"].as_str(), counter["packets"].as_u64()) {
+            *found.entry(name.to_owned()).or_default() += packets;
+        }
+    }
+    Ok(found)
 }
 
 /// A table of IPv4, in nft's own language; none, if there is none.

@@ -21,8 +21,11 @@
 //!
 //! Invariants: what is named and is not there admits nothing, and leads nowhere. Two interfaces never have the same address.
 //!
+//! What is dropped is counted by its [reason](DropReason), from the time that the rules were last made as a whole.
+//!
 //! It deliberately does not: carry IPv6, nor translate addresses, which gateways do beyond the VPC's namespace.
 
+mod drops;
 mod rectangle;
 mod ruleset;
 #[cfg(test)]
@@ -41,6 +44,7 @@ use types::{
 };
 
 use crate::plan::{METADATA, Plan, RESOLVER};
+pub use drops::DropReason;
 pub use ruleset::Ruleset;
 pub use verdict::{Flow, Outcome, Packet, Place, Step, Stop, Transport, Verdict};
 

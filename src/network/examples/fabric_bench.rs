@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Pins the VPC's namespace at FOLDER/vpc, and those of two guests in different subnets of it, 10.0.0.10 and 10.0.128.10, at FOLDER/client
-//! and FOLDER/server. The others are taps that nobody reads. Prints `ready`. For each line on its standard input it changes a rule, and prints
-//! how many microseconds that took. All is gone when its input ends.
+//! and FOLDER/server. The others are taps that nobody reads. Metadata is served at all of them. Prints `ready`. For each line on its standard input it
+//! changes a rule, and prints how many microseconds that took. All is gone when its input ends.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -15,14 +15,17 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Instant;
 
+use metadata::{Service, TokenKey};
 use network::policy::{
     Acl, AclEntry, Direction, Group, GroupRule, Interface, Peer, Port, Ports, RouteTable, Subnet, Target,
     Traffic, Vpc, device_name,
 };
 use network::{Fabric, Ipv4Net, Namespace, Tap};
-use types::{MacAddress, RandomId};
+use tokio::runtime::Runtime;
+use types::{MacAddress, RandomId, SystemClock};
 
 /// Fewer than a group may have by AWS's default quota.
 const RULES_PER_GROUP: u32 = 50;
@@ -43,6 +46,7 @@ fn main() {
     let taps: Vec<_> = (2..interfaces).map(tap).collect();
     let report = fabric.apply(&vpc).unwrap();
     assert!(report.missing.is_empty(), "{} devices are missing", report.missing.len());
+    let _metadata = serve_metadata(&fabric, interfaces);
     println!("ready");
     for (round, line) in (1u16..).zip(std::io::stdin().lock().lines()) {
         line.unwrap();
@@ -138,6 +142,18 @@ fn group(number: u32, groups: u32) -> Group {
         rule_of(last, Direction::Ingress, measured, everywhere),
     ];
     Group { rules: (0..last - 1).map(rule).chain(rest).collect() }
+}
+
+/// As `nimbo serve` does: a socket for each interface, on one runtime.
+fn serve_metadata(fabric: &Fabric, interfaces: u32) -> Runtime {
+    let runtime = Runtime::new().unwrap();
+    for number in 0..interfaces {
+        let listener = network::metadata_listener(fabric.namespace(), &device_name(id(number))).unwrap();
+        let key = TokenKey::generate(&mut [3; 32].as_slice()).unwrap();
+        let service = Arc::new(Service::new(metadata::testing::instance(), key, Arc::new(SystemClock)));
+        runtime.spawn(metadata::serve(listener, service));
+    }
+    runtime
 }
 
 fn guest(pin: &Path) -> Namespace {

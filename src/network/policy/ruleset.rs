@@ -5,14 +5,20 @@
 //! forward     ─┐
 //! output      ─┴▶ leave   whose address does it go to: the set `receivers`
 //! input       ─┐    │
-//!              └────┴▶ admitted   ACLs of both subnets, where one of them is crossed and one of its ACLs stops anything
+//!              └────┴▶ admitted   the flow's mark; else the ACLs of both subnets, where one of them is crossed and one of its ACLs stops anything
 //!                       └▶ judge      the flow's mark; else the groups of its sender, those of its receiver, and then the mark
 //!                           └▶ judge-hop   the same, packet by packet, where an interface takes what is not its own
 //! ```
 //!
 //! Whose and which is found by sets and maps, so a packet costs the same whether there are ten interfaces or a thousand. The chain of some groups,
 //! one for each set of groups that an interface has, looks into four sets for each group, and into as many for each other group
-//! that its rules name. What it returns from has passed; what reaches its end is dropped.
+//! that its rules name. What it returns from has passed; what reaches its end is dropped. What is dropped is counted, by its [reason](DropReason).
+//!
+//! All packets that a flow has in one direction are the same to ACLs, which know no state: addresses, protocol, and ports or ICMP's type. So once a packet
+//! has passed in each direction, the mark says so with one bit more and ACLs are not asked again. ICMP errors about a flow are not its own packets
+//! (`related`, not `established`), and what comes from an interface that takes what is not its own may be anybody's: these are always looked at.
+//!
+//! Sets of single elements have a size: the kernel's hash table for those is twice as fast as the one that grows.
 //!
 //! Conntrack's tuple of an ICMP echo has its type and code where TCP has the destination port, so they are numbers like ports here.
 
@@ -25,7 +31,7 @@ use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use super::{Interface, Port, Subnet, Vpc, device_name};
+use super::{DropReason, Interface, Port, Subnet, Vpc, device_name};
 
 /// The tables of a VPC's namespace, with the family of each.
 pub(super) const INET: &str = "inet vpc";
@@ -40,6 +46,7 @@ pub struct Ruleset {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Table {
+    pub(super) counters: &'static [DropReason],
     pub(super) sets: BTreeMap<String, Set>,
     pub(super) chains: BTreeMap<String, Chain>,
 }
@@ -64,44 +71,70 @@ impl Ruleset {
     /// The rules that enforce what `vpc` says.
     pub fn of(vpc: &Vpc) -> Self {
         let devices = devices(vpc).into();
-        let mut builder = Builder { vpc, devices, inet: Table::default(), arp: Table::default() };
+        let inet = Table { counters: &DropReason::ALL, ..Table::default() };
+        let arp = Table { counters: &[DropReason::Spoofed], ..Table::default() };
+        let mut builder = Builder { vpc, devices, inet, arp };
         builder.arrivals();
         builder.departures();
         builder.acls();
         builder.groups();
         builder.hops();
-        let mut ruleset =
-            Self { tables: BTreeMap::from([(INET, builder.inet), (ARP, builder.arp)]), generation: 0 };
-        ruleset.generation = generation_of(&ruleset.tables);
-        ruleset.judge(builder.vpc.interfaces().any(|(_, interface)| interface.is_hop()));
-        ruleset
+        let Builder { mut inet, arp, .. } = builder;
+        let generation = generation_of([(INET, &inet), (ARP, &arp)]);
+        inet.judge(generation);
+        Self { tables: BTreeMap::from([(INET, inet), (ARP, arp)]), generation }
     }
 
-    /// What flows are marked with that passed by these rules. Never 0, which is no flow's mark. It is made of the rules alone: the same rules
-    /// have the same, whenever and by whichever process they are made.
+    /// What flows are marked with that passed by these rules, in 31 bits; the highest is set when ACLs have let both directions pass. Never 0,
+    /// which is no flow's mark. It is made of the rules alone: the same rules have the same, whenever and by whichever process they are made.
     pub fn generation(&self) -> u32 {
         self.generation
     }
+}
 
-    fn judge(&mut self, has_hops: bool) {
-        let mark = format!("0x{:08x}", self.generation);
+impl Table {
+    /// The chains that know flows by their mark.
+    fn judge(&mut self, generation: u32) {
+        let (once, both_ways) = (mark(generation), mark(generation | BOTH_WAYS));
+        let has_hops = self.sets.contains_key("hops");
         let mut rules = Vec::new();
         if has_hops {
             rules.push("iifname @hops goto judge-hop".to_owned());
             rules.push("oifname @hops goto judge-hop".to_owned());
         }
-        rules.push(format!("ct mark {mark} accept"));
+        if self.has_acls() {
+            let not_from_hop = if has_hops { "iifname != @hops " } else { "" };
+            for chain in ["admitted", "outward"] {
+                if let Some(chain) = self.chains.get_mut(chain) {
+                    let known = format!("{not_from_hop}ct mark {both_ways} ct state established accept");
+                    chain.rules.insert(0, known);
+                }
+            }
+            // The packet is an answer to one that had passed, and ACLs let it pass as well.
+            let answer = "ct direction reply ct state established";
+            rules.push(format!("ct mark {once} {answer} ct mark set {both_ways} accept"));
+            rules.push(format!("ct mark {both_ways} accept"));
+        }
+        rules.push(format!("ct mark {once} accept"));
+        // It is of no flow, so it had no mark.
+        rules.push(no_flow());
         rules.push("ct original ip saddr vmap @egress".to_owned());
         rules.push("ct original ip daddr vmap @ingress".to_owned());
-        rules.push(format!("ct mark set {mark} accept"));
-        if let Some(table) = self.tables.get_mut(INET) {
-            table.chains.insert("judge".to_owned(), Chain { hook: None, rules });
-        }
+        rules.push(format!("ct mark set {once} accept"));
+        self.chains.insert("judge".to_owned(), Chain { hook: None, rules });
+    }
+
+    /// Whether any packet is shown to an ACL.
+    fn has_acls(&self) -> bool {
+        self.sets.contains_key("crossings")
     }
 }
 
-/// FNV-1a of all words, folded. Two rulesets have the same by chance once in four thousand million times.
-fn generation_of(tables: &BTreeMap<&'static str, Table>) -> u32 {
+/// The bit of a flow's mark that says that ACLs have let packets pass in both directions.
+const BOTH_WAYS: u32 = 1 << 31;
+
+/// FNV-1a of all words, folded into 31 bits. Two rulesets have the same by chance once in two thousand million times.
+fn generation_of<const N: usize>(tables: [(&str, &Table); N]) -> u32 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     // No word has this byte, which is in no UTF-8.
     let mut add = |word: &str| {
@@ -124,7 +157,8 @@ fn generation_of(tables: &BTreeMap<&'static str, Table>) -> u32 {
         }
     }
     let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
-    (u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h])).max(1)
+    let folded = u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h]);
+    (folded & !BOTH_WAYS).max(1)
 }
 
 /// An interface behind a device: the device's name, and the number of its subnet.
@@ -214,6 +248,11 @@ impl Builder<'_> {
         });
         addresses.flatten().collect()
     }
+}
+
+/// Drops what begins no flow and is of none.
+fn no_flow() -> String {
+    format!("ct state invalid {}", DropReason::NoFlow.rule())
 }
 
 fn jump(chain: &str) -> String {

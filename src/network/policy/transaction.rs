@@ -13,14 +13,7 @@ impl Ruleset {
     pub fn text(&self) -> String {
         let mut text = Text::default();
         for (name, table) in &self.tables {
-            text.line(format_args!("table {name} {{"));
-            for (name, set) in &table.sets {
-                text.set(name, set);
-            }
-            for (name, chain) in &table.chains {
-                text.chain(name, chain);
-            }
-            text.line(format_args!("}}"));
+            text.table(name, table);
         }
         text.0
     }
@@ -28,12 +21,10 @@ impl Ruleset {
     /// Puts this ruleset in the place of whatever there is.
     pub(crate) fn replacement(&self) -> String {
         let mut text = Text::default();
-        for name in self.tables.keys() {
-            // Only what is there can be deleted, and what is there may be added.
-            text.line(format_args!("table {name}"));
-            text.line(format_args!("delete table {name}"));
+        for (name, table) in &self.tables {
+            text.replacement(name, table);
         }
-        text.0 + &self.text()
+        text.0
     }
 
     /// Makes this ruleset of `old`, which is what there is. Empty if they are the same.
@@ -41,11 +32,40 @@ impl Ruleset {
         let mut text = Text::default();
         for (name, table) in &self.tables {
             let nothing = Table::default();
-            text.change(name, old.tables.get(name).unwrap_or(&nothing), table);
+            let old = old.tables.get(name).unwrap_or(&nothing);
+            if table.reshapes(old) {
+                text.replacement(name, table);
+            } else {
+                text.change(name, old, table);
+            }
         }
         text.0
     }
 }
+
+impl Table {
+    /// Whether a set that `old` has as well is kept in another way: the kernel does not change that of one that is in use.
+    fn reshapes(&self, old: &Self) -> bool {
+        let is_other = |(name, set): (&String, &Set)| {
+            old.sets.get(name).is_some_and(|old| (old.kind, old.storage()) != (set.kind, set.storage()))
+        };
+        self.sets.iter().any(is_other)
+    }
+}
+
+impl Set {
+    /// How the kernel keeps it. Room grows in large steps, so that it is seldom made anew.
+    fn storage(&self) -> String {
+        if self.has_intervals {
+            return "flags interval".to_owned();
+        }
+        let room = self.elements.len().max(ROOM_MIN).next_power_of_two();
+        format!("size {room}")
+    }
+}
+
+/// The least size of a set.
+const ROOM_MIN: usize = 64;
 
 /// Lines for `nft`.
 #[derive(Default)]
@@ -57,12 +77,32 @@ impl Text {
         let _ = writeln!(self.0, "{line}");
     }
 
+    fn replacement(&mut self, name: &str, table: &Table) {
+        // Only what is there can be deleted, and what is there may be added.
+        self.line(format_args!("table {name}"));
+        self.line(format_args!("delete table {name}"));
+        self.table(name, table);
+    }
+
+    fn table(&mut self, name: &str, table: &Table) {
+        self.line(format_args!("table {name} {{"));
+        for reason in table.counters {
+            self.line(format_args!("\tcounter {} {{", reason.name()));
+            self.line(format_args!("\t}}"));
+        }
+        for (name, set) in &table.sets {
+            self.set(name, set);
+        }
+        for (name, chain) in &table.chains {
+            self.chain(name, chain);
+        }
+        self.line(format_args!("}}"));
+    }
+
     fn set(&mut self, name: &str, set: &Set) {
         self.line(format_args!("\t{} {name} {{", keyword(set)));
         self.line(format_args!("\t\ttype {}", set.kind));
-        if set.has_intervals {
-            self.line(format_args!("\t\tflags interval"));
-        }
+        self.line(format_args!("\t\t{}", set.storage()));
         if !set.elements.is_empty() {
             let elements = listed(set.elements.iter(), ",\n\t\t\t");
             self.line(format_args!("\t\telements = {{\n\t\t\t{elements}\n\t\t}}"));
@@ -92,12 +132,8 @@ impl Text {
         let changed: Vec<_> = new.sets.iter().filter(is_changed).collect();
         for (name, set) in &changed {
             if !old.sets.contains_key(*name) {
-                let flags = if set.has_intervals { " flags interval;" } else { "" };
-                self.line(format_args!(
-                    "add {} {table} {name} {{ type {};{flags} }}",
-                    keyword(set),
-                    set.kind
-                ));
+                let (kind, storage) = (set.kind, set.storage());
+                self.line(format_args!("add {} {table} {name} {{ type {kind}; {storage}; }}", keyword(set)));
             }
             self.elements("delete", table, name, missing(held(name), &set.elements));
         }

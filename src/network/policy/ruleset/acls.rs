@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use types::NetworkAclId;
 
 use super::{Builder, jump, mark, quoted};
-use crate::policy::{Acl, AclEntry, Direction, Interface, Subnet, Traffic, device_name};
+use crate::policy::{Acl, AclEntry, Direction, DropReason, Interface, Subnet, Traffic, device_name};
 
 impl Builder<'_> {
     pub(super) fn acls(&mut self) {
@@ -87,11 +87,11 @@ fn acl_rules(acl: Option<&Acl>, direction: Direction) -> Vec<String> {
             }
             Traffic::Protocol(number) => Some(format!("meta l4proto {number}")),
         };
-        let verdict = if entry.allows { "return" } else { "drop" };
-        let words: Vec<_> = range.into_iter().chain(traffic).chain([verdict.to_owned()]).collect();
+        let verdict = if entry.allows { "return".to_owned() } else { DropReason::Acl.rule() };
+        let words: Vec<_> = range.into_iter().chain(traffic).chain([verdict]).collect();
         words.join(" ")
     };
-    entries.map(rule).chain(["drop".to_owned()]).collect()
+    entries.map(rule).chain([DropReason::Acl.rule()]).collect()
 }
 
 fn acl_chain(direction: Direction, acl: NetworkAclId) -> String {

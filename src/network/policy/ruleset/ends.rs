@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::{Builder, Device, mark, quoted};
+use super::{Builder, Device, mark, no_flow, quoted};
+use crate::policy::DropReason;
 
 impl Builder<'_> {
     /// Who may send as whom.
@@ -51,6 +52,9 @@ impl Builder<'_> {
         rules.push(
             "iifname . ether saddr @macs ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
         );
+        let spoofed = DropReason::Spoofed.rule();
+        rules.push(&spoofed);
+        arp_rules.push(&spoofed);
         self.inet.map("bound", "ifname . ether_addr . ipv4_addr : mark", own());
         self.inet.set("macs", "ifname . ether_addr", macs());
         self.inet.chain("arrive", Some("type filter hook prerouting priority raw; policy drop;"), rules);
@@ -78,12 +82,13 @@ impl Builder<'_> {
         if has_gateways {
             leave.push("oifname @gateways goto outward");
         }
-        leave.push("drop");
+        let not_its_own = DropReason::DestinationCheck.rule();
+        leave.push(&not_its_own);
         self.inet.chain("leave", None, leave);
         self.inet.chain(
             "forward",
             Some("type filter hook forward priority filter; policy drop;"),
-            ["ct state invalid drop", "goto leave"],
+            ["goto leave"],
         );
         self.router(has_gateways, !services.is_empty());
         if services.is_empty() {
@@ -111,17 +116,20 @@ impl Builder<'_> {
         let answered = self.vpc.answered();
         let answered = answered.iter().map(|(at, protocol, port)| format!("{at} . {protocol} . {port}"));
 
-        let mut input = vec!["iifname \"lo\" accept", "ct state invalid drop"];
+        let (no_flow, unanswered) = (no_flow(), DropReason::Unanswered.rule());
+        let outside = format!("iifname @gateways {unanswered}");
+        let mut input = vec!["iifname \"lo\" accept", &no_flow];
         if has_services {
             input.push("ip daddr @services goto admitted");
         }
         if has_gateways {
-            input.push("iifname @gateways drop");
+            input.push(&outside);
         }
         input.push("ip daddr . meta l4proto . th dport @answered accept");
         // To what the router itself has begun.
         input.push("ip daddr @own ct direction reply accept");
         input.push("ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept");
+        input.push(&unanswered);
         self.inet.set("own", "ipv4_addr", self.vpc.own_addresses());
         self.inet.set("answered", "ipv4_addr . inet_proto . inet_service", answered);
         self.inet.chain("input", Some("type filter hook input priority filter; policy drop;"), input);

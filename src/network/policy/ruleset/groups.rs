@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use types::SecurityGroupId;
 
-use super::{Builder, Device, jump, quoted};
+use super::{Builder, Device, jump, no_flow, quoted};
 use crate::policy::rectangle::{Rectangle, disjoint};
-use crate::policy::{Direction, Interface, Peer, Ports, Traffic};
+use crate::policy::{Direction, DropReason, Interface, Peer, Ports, Traffic};
 
 impl Builder<'_> {
     /// The chains of what groups interfaces have, and the sets that those look into.
@@ -25,7 +25,7 @@ impl Builder<'_> {
             for (groups, name) in chains {
                 let mut rules: Vec<_> =
                     groups.into_iter().flat_map(|group| self.group(group, direction)).collect();
-                rules.push("drop".to_owned());
+                rules.push(DropReason::Group.rule());
                 self.inet.chain(name, None, rules);
             }
         }
@@ -103,7 +103,9 @@ impl Builder<'_> {
         self.inet.map("hop-egress", "ifname : verdict", egress);
         self.inet.map("hop-ingress", "ifname : verdict", ingress);
         self.inet.set("hops", "ifname", hops);
+        let no_flow = no_flow();
         let mut rules = vec![
+            no_flow.as_str(),
             "ct direction original iifname vmap @hop-egress",
             "ct direction original oifname vmap @hop-ingress",
             "ct direction reply oifname vmap @hop-egress",

@@ -13,7 +13,7 @@ use proptest::sample::select;
 use types::MacAddress;
 
 use crate::frame::{CLIENT_PORTS, Wire, bytes_of, number_of};
-use crate::lab::{Lab, id, interface, ip, mac, net, run, vpc};
+use crate::lab::{Lab, id, interface, ip, mac, mac_of, net, run, vpc};
 
 const GATEWAY_MAC: MacAddress = MacAddress::new([6, 0, 0, 0, 1, 1]);
 const ADDRESSES: [&str; 5] = ["10.0.1.4", "10.0.1.5", "10.0.2.4", "10.0.2.5", "10.0.1.6"];
@@ -182,12 +182,7 @@ impl World {
         let out = gateway().device_name();
         run(namespace, &format!("ip link set {out} up"));
         run(namespace, &format!("ip neigh add 169.254.128.0 lladdr {GATEWAY_MAC} dev {out} nud permanent"));
-        let router = devices.iter().map(|(number, name, _)| {
-            let text = run(namespace, &format!("ip -br link show {name}"));
-            let mac = text.split_whitespace().nth(2).unwrap_or_else(|| panic!("no address in {text}"));
-            (*number, mac.parse().unwrap())
-        });
-        let router = router.collect();
+        let router = devices.iter().map(|(number, name, _)| (*number, mac_of(namespace, name))).collect();
         assert_eq!(lab.apply().missing, []);
         // Packets of the kernel's own that come with a device's start.
         let mut world = Self { lab, wires, router, number: 0, others: BTreeSet::new() };
@@ -266,6 +261,24 @@ fn check(world: &mut World, vpc: &Vpc, sent: &Sent, port: u16) -> Result<(), Tes
         answer,
         vpc.verdict(place(at), None, &answer, Flow::Answers(packet))
     );
+    if matches!(transport, Transport::Udp { .. } | Transport::Icmp { .. }) {
+        goes_on(world, vpc, &packet, port)?;
+    }
+    Ok(())
+}
+
+/// Sends the packet of a flow that is known again, also from where it may not come.
+fn goes_on(world: &mut World, vpc: &Vpc, packet: &Packet, port: u16) -> Result<(), TestCaseError> {
+    for from in 0..5 {
+        let flow = Flow::Continues(*packet);
+        prop_assert_eq!(
+            world.send(from, packet, port),
+            expected(vpc, from, packet, flow),
+            "{:?} again: {:?}",
+            packet,
+            vpc.verdict(place(from), None, packet, flow)
+        );
+    }
     Ok(())
 }
 

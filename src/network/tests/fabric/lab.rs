@@ -242,6 +242,13 @@ pub fn attempt(namespace: &Namespace, command: &str) -> Output {
     output.unwrap_or_else(|error| panic!("{command} cannot be run ({error}); see scripts/deps"))
 }
 
+/// A device's own.
+pub fn mac_of(namespace: &Namespace, device: &str) -> MacAddress {
+    let text = run(namespace, &format!("ip -br link show {device}"));
+    let mac = text.split_whitespace().nth(2).unwrap_or_else(|| panic!("no address in {text}"));
+    mac.parse().unwrap()
+}
+
 /// How many frames a device has sent.
 pub fn sent_by(namespace: &Namespace, device: &str) -> u64 {
     let shown = run(namespace, "cat /proc/net/dev");

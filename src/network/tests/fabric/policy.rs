@@ -1,12 +1,18 @@
 //! Groups, ACLs, and who may send as whom, as guests see them.
 
-use network::policy::{Acl, Direction, Group, Peer, Port, Traffic};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use network::policy::{
+    Acl, Direction, DropReason, Group, Packet, Peer, Port, Ports, RouteTable, Target, Traffic, Transport,
+    device_name,
+};
 use network::{METADATA, Namespace};
 
-use crate::frame::{Wire, header};
+use crate::frame::{Wire, bytes_of, header};
 use crate::lab::{
-    Guest, Lab, PATIENCE, PING, SILENCE, Talk, entry, everywhere, id, interface, ip, letting_in, mac, net,
-    rule, run, socket, tcp, udp, vpc,
+    Guest, Lab, PATIENCE, PING, SILENCE, Talk, entry, everywhere, id, interface, ip, letting_in, mac, mac_of,
+    net, rule, run, socket, tcp, udp, vpc,
 };
 
 /// Guests 1 and 2 in one subnet and 3 in another, each in the group of its number. Group 1 lets nothing in.
@@ -157,6 +163,60 @@ fn acls_are_read_in_order_and_remember_nothing() {
 }
 
 #[test]
+fn an_error_about_a_known_flow_is_not_a_packet_of_it() {
+    let open = letting_in(&[(Traffic::All, everywhere())]);
+    let (mut lab, [one, _, three]) = three([open.clone(), open.clone(), open]);
+    let apply = |lab: &mut Lab, outward: Traffic| {
+        let entries = vec![
+            entry(Direction::Ingress, 100, true, Traffic::All, "0.0.0.0/0"),
+            entry(Direction::Egress, 100, true, outward, "0.0.0.0/0"),
+        ];
+        lab.vpc.acls.insert(id(2), Acl { entries });
+        lab.vpc.subnets.get_mut(&id(2)).unwrap().acl = id(2);
+        lab.apply();
+    };
+    let client = socket(&one.namespace, "10.0.1.4", 0, PATIENCE);
+    client.connect("10.0.2.4:53").unwrap();
+    let known_flow = || {
+        let server = socket(&three.namespace, "10.0.2.4", 53, PATIENCE);
+        for _ in 0..2 {
+            client.send(b"word").unwrap();
+            let (length, peer) = server.recv_from(&mut [0; 8]).unwrap();
+            server.send_to(&[0; 8][..length], peer).unwrap();
+            assert_eq!(client.recv(&mut [0; 8]).unwrap(), length);
+        }
+    };
+    let is_refused = |patience| {
+        client.set_read_timeout(Some(patience)).unwrap();
+        client.send(b"word").unwrap();
+        let answer = client.recv(&mut [0; 8]);
+        answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    apply(&mut lab, Traffic::Udp(Ports { first: 0, last: 65_535 }));
+    known_flow();
+    // Nobody listens any more, and the guest says so by ICMP, which its subnet does not let out.
+    assert!(!is_refused(SILENCE));
+    apply(&mut lab, Traffic::All);
+    known_flow();
+    assert!(is_refused(PATIENCE));
+}
+
+#[test]
+fn flows_go_on_when_a_set_outgrows_its_room() {
+    let (mut lab, [one, two, _]) = three([closed(), letting_in(&[(tcp(80, 80), everywhere())]), closed()]);
+    let listener = two.listen(80);
+    let mut talk = Talk::between(&one, &listener, "10.0.1.5");
+    for members in [3, 300, 3] {
+        let addresses = (0..members).map(|number| Ipv4Addr::from(0xac10_0000 + number)).collect();
+        lab.vpc.peer_members.insert(id(9), addresses);
+        lab.group(3, letting_in(&[(tcp(81, 81), Peer::Group(id(9)))]));
+        lab.apply();
+        assert!(talk.goes_on(PATIENCE), "{members} members");
+        assert!(one.misses("10.0.2.4", 81) && one.reaches("10.0.1.5", 80), "{members} members");
+    }
+}
+
+#[test]
 fn fragments_are_judged_as_what_they_are_of() {
     let (_lab, [one, two, _]) = three([closed(), letting_in(&[(udp(53), everywhere())]), closed()]);
     // The sender cuts its packets for a smaller network.
@@ -201,12 +261,76 @@ fn who_says_to_be_another_is_not_heard() {
 }
 
 #[test]
+fn what_is_dropped_is_counted_by_its_reason() {
+    let open = letting_in(&[(Traffic::All, everywhere())]);
+    let (mut lab, [one, _, three]) = three([closed(), closed(), open]);
+    let denying = entry(Direction::Ingress, 10, false, udp(54), "0.0.0.0/0");
+    lab.vpc.acls.get_mut(&id(1)).unwrap().entries.insert(0, denying);
+    let to_three = (net("192.0.2.0/24"), Target::Interface(id(3)));
+    lab.vpc.route_tables.insert(id(1), RouteTable { routes: [to_three].into() });
+    lab.apply();
+    let sends = |from: &Guest, source: &str, to: &str| {
+        let socket = socket(&from.namespace, source, 0, SILENCE);
+        socket.send_to(b"word", to).unwrap();
+    };
+    run(&one.namespace, "ip addr add 10.0.1.77/32 dev eth0");
+    let cases: [(DropReason, &dyn Fn()); 5] = [
+        (DropReason::Spoofed, &|| sends(&one, "10.0.1.77", "10.0.2.4:53")),
+        (DropReason::Group, &|| sends(&three, "10.0.2.4", "10.0.1.4:53")),
+        (DropReason::Acl, &|| sends(&one, "10.0.1.4", "10.0.2.4:54")),
+        (DropReason::Unanswered, &|| sends(&one, "10.0.1.4", "10.0.1.1:9")),
+        (DropReason::DestinationCheck, &|| sends(&one, "10.0.1.4", "192.0.2.9:53")),
+    ];
+    for (reason, act) in cases {
+        let before = lab.fabric.dropped().unwrap();
+        act();
+        crate::lab::eventually(reason.name(), || lab.fabric.dropped().unwrap()[&reason] > before[&reason]);
+    }
+}
+
+/// A guest that sends as much as it can, in the names of others and in its own, to an address in its group.
+#[test]
+fn a_flood_of_one_guest_leaves_room_for_its_neighbours() {
+    let open = letting_in(&[(Traffic::All, everywhere())]);
+    let (mut lab, [_, two, three]) = three([open.clone(), open.clone(), open]);
+    lab.vpc.interfaces.insert(id(4), interface(4, &["10.0.1.6"], &[2]));
+    let mut wire = Wire::new(lab.fabric.namespace(), &device_name(id(4)), mac(4));
+    lab.apply();
+    let router = mac_of(lab.fabric.namespace(), &device_name(id(4)));
+    let listener = three.listen(80);
+    let before = lab.fabric.dropped().unwrap()[&DropReason::Spoofed];
+    let mut sent = 0u32;
+    std::thread::scope(|scope| {
+        let neighbours = scope.spawn(|| {
+            let mut talk = Talk::between(&two, &listener, "10.0.2.4");
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_secs(1) {
+                assert!(talk.goes_on(PATIENCE));
+                talk = Talk::between(&two, &listener, "10.0.2.4");
+            }
+        });
+        while !neighbours.is_finished() {
+            sent += 1;
+            let source = if sent.is_multiple_of(2) { ip("10.0.1.6") } else { Ipv4Addr::from(sent) };
+            let [low, high, ..] = sent.to_le_bytes();
+            let transport = Transport::Udp { source: u16::from_le_bytes([low, high]), destination: 9 };
+            let packet = Packet { source, destination: ip("10.0.2.4"), transport };
+            wire.send(router, &bytes_of(&packet, 0, 0));
+        }
+        neighbours.join().unwrap();
+    });
+    assert!(sent > 5_000, "{sent} packets are no flood");
+    let spoofed = lab.fabric.dropped().unwrap()[&DropReason::Spoofed] - before;
+    assert!(spoofed >= u64::from(sent / 2), "{spoofed} of {sent} were counted");
+}
+
+#[test]
 fn arp_is_answered_for_all_that_is_there_and_taken_from_nobody_else() {
     let mut made = vpc();
     made.interfaces.insert(id(1), interface(1, &["10.0.1.4"], &[]));
     made.interfaces.insert(id(2), interface(2, &["10.0.1.5"], &[]));
     let mut lab = Lab::new(made);
-    let device = |number| network::policy::device_name(id(number));
+    let device = |number| device_name(id(number));
     let mut wires = [1, 2].map(|number| Wire::new(lab.fabric.namespace(), &device(number), mac(number)));
     lab.apply();
     let [wire, _] = &mut wires;
