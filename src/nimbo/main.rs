@@ -35,6 +35,7 @@ mod console;
 mod coverage;
 mod credentials_file;
 mod doctor;
+mod drops;
 mod env;
 mod failure;
 mod host;
@@ -132,6 +133,8 @@ enum Command {
     Zone(zone::Command),
     /// Tells an instance what is to become of it, as AWS does before an interruption or maintenance
     Notice(notice::Args),
+    /// Tells how many packets networks have dropped, and why
+    Drops(drops::Args),
     /// Tells what passes a packet from one end to another, or stops it, and the answer to it
     Why(why::Args),
     /// Prints completions of the command line, for a shell
@@ -171,6 +174,7 @@ fn main() -> ExitCode {
             Command::Balancer(args) => balancer::main(&args),
             Command::Zone(command) => zone::main(&command),
             Command::Notice(args) => notice::main(&args),
+            Command::Drops(args) => drops::main(&args),
             Command::Why(args) => why::main(&args),
             Command::Completions(args) => Ok(completions::main(&args, Cli::command())),
         }

@@ -1,12 +1,14 @@
 """The network between the guests of a region, and to them: groups, names, Elastic addresses, interfaces that they begin with and that come later."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from guest import wait_until
-from traces import own_address
 from region import Instance, Region
+from server import nimbo
 from test_region import image, instance, key, region  # noqa: F401
+from traces import own_address
 
 METADATA = "wget -qO- http://169.254.169.254/latest/meta-data"
 
@@ -139,3 +141,27 @@ def test_an_interface_comes_into_a_running_guest_and_leaves_it(region: Region, i
     wait_until(lambda: mac not in instance.run("ip link"), "the interface's end")
     region.ec2.delete_network_interface(NetworkInterfaceId=identity)
     region.ec2.delete_security_group(GroupId=group)
+
+
+def test_a_guest_reads_what_is_to_become_of_it(instance):  # noqa: F811
+    where = ["--state", str(instance.region.state)]
+    action = f"{METADATA}/spot/instance-action"
+    assert not answers(instance, action)
+    told = nimbo("notice", instance.id, "spot-interruption", "--in", "1h", "--action", "stop", *where)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(instance.run(action))["action"] == "stop"
+    assert nimbo("notice", instance.id, "clear", *where).returncode == 0
+    wait_until(lambda: not answers(instance, action), "the notice's end")
+
+
+def test_what_a_guest_sends_in_anothers_name_is_counted(instance, other):  # noqa: F811
+    def spoofed() -> int:
+        told = nimbo("drops", "--json", "--state", str(instance.region.state))
+        assert told.returncode == 0, told.stderr
+        vpcs = {found["vpc"]: found["dropped"] for found in json.loads(told.stdout)["vpcs"]}
+        return vpcs[instance.seen()["VpcId"]]["spoofed"]
+
+    before = spoofed()
+    peer = other.seen()["PrivateIpAddress"]
+    instance.run(f"ip addr add 192.0.2.1/32 dev lo; ! ping -c 3 -W 1 -I 192.0.2.1 {peer}; ip addr del 192.0.2.1/32 dev lo")
+    assert spoofed() >= before + 3

@@ -26,6 +26,9 @@ pub trait Networks: Send + Sync {
 
     /// Removes what there is of a VPC in which nothing runs; while something does, it does nothing.
     fn remove(&self, id: VpcId) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// How many packets were dropped in a VPC, by reason, since its rules were last made as a whole; none, if there is nothing of it.
+    fn dropped(&self, id: VpcId) -> BoxFuture<'_, Result<Option<BTreeMap<&'static str, u64>>, HostError>>;
 }
 
 /// A VPC, with what of it matters to a host.

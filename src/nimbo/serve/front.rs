@@ -1,5 +1,5 @@
 //! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), [notices to instances](super::notices), [what passes
-//! in networks](super::why), and, if it simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
+//! in networks](super::why) and [what they drop](super::drops), and, if it simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
 //!
 //! | request | is |
 //! | --- | --- |
@@ -7,6 +7,7 @@
 //! | `POST /_nimbo/reset` | all accounts in all regions are as in the beginning when it answers; of a simulation only |
 //! | `POST /_nimbo/zones/NAME` | a zone fails or recovers |
 //! | `POST /_nimbo/notices/INSTANCE` | what an instance is told that is to become of it |
+//! | `POST /_nimbo/drops` | how many packets networks have dropped, and why |
 //! | `POST /_nimbo/why` | what passes a packet, or stops it |
 
 use std::path::PathBuf;
@@ -21,21 +22,24 @@ use aws::service::Protocol;
 use aws::sigv4::Claim;
 use control::SeedImage;
 use control::plane::Plane;
+use control::ports::Networks;
 use control::simulation::Simulation;
 use serde_json::{Value, json};
 use types::{AccountId, Region};
 
-use super::{notices, why, zones};
+use super::{drops, notices, why, zones};
 use crate::client::{ABOUT_PATH, About};
 
 const RESET_PATH: &str = "/_nimbo/reset";
-const WHAT_THERE_IS: &str = "GET /_nimbo/server, and POST /_nimbo/reset, /_nimbo/zones/NAME, /_nimbo/notices/INSTANCE and /_nimbo/why are what there is.";
+const WHAT_THERE_IS: &str = "GET /_nimbo/server, and POST /_nimbo/reset, /_nimbo/zones/NAME, /_nimbo/notices/INSTANCE, /_nimbo/drops and /_nimbo/why are what there is.";
 
 /// AWS's API, and what is beside it.
 pub(super) struct Front {
     pub(super) api: Api<Arc<Plane>>,
     pub(super) region: Region,
     pub(super) state: Option<PathBuf>,
+    /// None, if it simulates.
+    pub(super) networks: Option<Arc<dyn Networks>>,
     pub(super) simulated: Option<Simulated>,
 }
 
@@ -77,6 +81,7 @@ impl Front {
         match (request.method, request.path, &self.simulated) {
             (_, path, _) if path.starts_with(zones::PATH) => zones::respond(&self.api, request).await,
             (_, path, _) if path.starts_with(notices::PATH) => notices::respond(&self.api, request).await,
+            (_, drops::PATH, _) => drops::respond(&self.api, self.networks.as_deref(), request).await,
             (_, why::PATH, _) => why::respond(&self.api, request).await,
             ("GET" | "HEAD", ABOUT_PATH, _) => answer(200, &json!(self.about())),
             // A page in somebody's browser shall not, and a browser says whose page it is.

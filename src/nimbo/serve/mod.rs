@@ -2,6 +2,7 @@
 
 mod credentials;
 pub(crate) mod down;
+mod drops;
 mod front;
 mod notices;
 mod public;
@@ -41,6 +42,7 @@ use crate::signals::StopSignals;
 use crate::volume::Location;
 pub(crate) use credentials::SIMULATED;
 use credentials::{Kept, Simulated};
+pub(crate) use drops::PATH as DROPS_PATH;
 use front::Front;
 pub(crate) use notices::PATH as NOTICES_PATH;
 use public::Public;
@@ -193,12 +195,13 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         let ((), as_of) = plane.ledger.read(|state| simulation.adopt(state));
         plane.ledger.settled(as_of).await?;
     }
-    let work = control::reconcile::run(Arc::clone(&plane), machines, disks, networks);
+    let work = control::reconcile::run(Arc::clone(&plane), machines, disks, networks.clone());
     let verifier = Verifier::new(keys(args, folder)?, clock);
     let front = Arc::new(Front {
         api: Api { table: control::table(), verifier, context: Arc::clone(&plane) },
         region: args.region,
         state: folder.map(|folder| folder.path().to_owned()),
+        networks,
         simulated: simulation.map(|host| front::Simulated { host, seeds }),
     });
     let _place = folder.map(|folder| folder.announce(&place(address, tls.as_ref()))).transpose()?;

@@ -72,6 +72,8 @@ def test_what_a_simulation_has_not_is_told_clearly(server: Server, instances: di
     told = nimbo(server, "capture", interface["NetworkInterfaceId"])
     assert told.returncode == 1 and "is simulated" in told.stderr, told.stderr
     assert nimbo(server, "impair", "--list").stdout == ""
+    told = nimbo(server, "drops")
+    assert told.returncode == 1 and "A server that simulates has no networks" in told.stderr, told.stderr
 
 
 @pytest.mark.parametrize("command", ["console", "logs", "ssh", "capture"])
@@ -85,7 +87,7 @@ def test_an_instance_that_there_is_not_is_told(server: Server, command: str) -> 
 def test_without_a_server_every_command_says_what_to_do() -> None:
     with Server("--simulate") as server:
         pass
-    for arguments in (["status"], ["logs", UNKNOWN], ["ssh", UNKNOWN], ["console", UNKNOWN], ["capture", UNKNOWN], ["impair", "--list"]):
+    for arguments in (["status"], ["logs", UNKNOWN], ["ssh", UNKNOWN], ["console", UNKNOWN], ["capture", UNKNOWN], ["impair", "--list"], ["drops"]):
         told = nimbo(server, *arguments)
         assert told.returncode == 1 and "start one (nimbo serve --simulate)" in told.stderr, told.stderr
 

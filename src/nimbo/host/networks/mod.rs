@@ -200,12 +200,17 @@ impl control::ports::Networks for Networks {
         let shared = Arc::clone(&self.shared);
         aside(move || shared.remove(id))
     }
+
+    fn dropped(&self, id: VpcId) -> BoxFuture<'_, Result<Option<BTreeMap<&'static str, u64>>, HostError>> {
+        let vpc = self.shared.vpc(id);
+        aside(move || vpc.map_or(Ok(None), |vpc| vpc.dropped()))
+    }
 }
 
 /// Does on a thread what may block.
-fn aside(
-    work: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
-) -> BoxFuture<'static, Result<(), HostError>> {
+fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> BoxFuture<'static, Result<T, HostError>> {
     Box::pin(async move {
         let done = spawn_blocking(work).await;
         done.unwrap_or_else(|panic| Err(panic.into())).map_err(unavailable)

@@ -18,7 +18,7 @@ use control::records::{
 use metadata::{Answer, Method, Request};
 use network::Fabric;
 use network::dns::Verdict;
-use network::policy::{Gateway, Target, device_name};
+use network::policy::{DropReason, Gateway, Target, device_name};
 use tokio::runtime::Handle;
 use types::{InternetGatewayId, MacAddress, NatGatewayId, RandomId};
 
@@ -281,7 +281,9 @@ async fn gateways_come_and_go_with_what_a_vpc_is_to_have() {
     let vpc = spec.id.to_string();
     let [internet, other] = [file(&id::<InternetGatewayId>(4)), file(&id::<InternetGatewayId>(6))];
     let nat = file(&id::<NatGatewayId>(3));
+    assert!(networks.dropped(spec.id).await.unwrap().is_none());
     networks.apply(spec.clone()).await.unwrap();
+    assert!(networks.dropped(spec.id).await.unwrap().unwrap().contains_key(DropReason::Group.name()));
     assert_eq!(folder.kept(), [vpc.clone(), internet, nat.clone()]);
     spec.internet_gateway = Some(id(6));
     networks.apply(spec.clone()).await.unwrap();

@@ -222,6 +222,17 @@ impl VpcNetwork {
     }
 
     /// Nobody answers an instance any more.
+    /// How many packets were dropped, by reason; none, if it has no rules.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub(super) fn dropped(&self) -> anyhow::Result<Option<BTreeMap<&'static str, u64>>> {
+        let work = self.work();
+        let Some(fabric) = &work.fabric else { return Ok(None) };
+        let counted = fabric.dropped().with_context(|| format!("cannot count what {} drops", self.id))?;
+        Ok(Some(counted.into_iter().map(|(reason, packets)| (reason.name(), packets)).collect()))
+    }
+
     pub(super) fn unplug(&self, id: InstanceId) {
         self.work().guests.remove(&id);
     }
