@@ -5,7 +5,7 @@ of 1,000 and 5,000 (src/network/examples/fabric_bench.rs). In a VPC the two are 
 each round iperf3 sends by TCP through each for as long; every frame is up to 9,001 bytes, or 64 KiB where the kernel leaves segments whole.
 
 The processor's time is all that the machine spent meanwhile, senders and receivers included, so run nothing else. Then rules of a group are changed,
-one at a time, in the larger VPC.
+one at a time, in the larger VPC, and its client asks for metadata, each time by a connection of its own.
 """
 
 import argparse
@@ -139,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="rounds after the one that warms up (7)")
     parser.add_argument("--seconds", type=int, default=3, help="how long each sends in a round (3)")
+    parser.add_argument("--requests", type=int, default=1000, help="requests for metadata (1000)")
     parser.add_argument("--changes", type=int, default=30, help="rules that are changed (30)")
     options = parser.parse_args()
     results = Results()
@@ -162,6 +163,9 @@ def main() -> None:
             took = large.change_ms()
             if number:
                 results.add("network.rule_change_1000_ms", "ours", took)
+        ask = inside(large.pins()[0], sys.executable, str(Path(__file__).with_name("metadata.py")), str(options.requests))
+        for took in run(*ask).split():
+            results.add("network.metadata_1000_ms", "ours", float(took))
     results.print()
 
 
