@@ -27,6 +27,8 @@ const TOKEN_TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const CONNECTIONS_MAX: usize = 128;
 /// For a request's head to arrive, and between two on one connection.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// Of a request's head; a longer one is refused. Of a body nothing is kept: no request has one.
+const HEAD_BYTES_MAX: usize = 16 << 10;
 /// A pause after an error of the listening socket, so that one which lasts does not take a core.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +91,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>) -> Result<(), Box<dy
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), handle)
         .await?;
     Ok(())

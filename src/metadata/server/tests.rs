@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,4 +93,26 @@ fn one_connection_carries_many_requests() {
             answer.push(byte[0]);
         }
     }
+}
+
+#[test]
+fn megabytes_are_not_taken() {
+    let address = start(None);
+    for head in [
+        "GET /latest/meta-data/ HTTP/1.1\r\nHost: metadata\r\nX-Much: ",
+        "PUT /latest/api/token HTTP/1.1\r\nHost: metadata\r\nX-aws-ec2-metadata-token-ttl-seconds: 9\r\nContent-Length: 1073741824\r\n\r\n",
+        "PUT /latest/api/token HTTP/1.1\r\nHost: metadata\r\nTransfer-Encoding: chunked\r\n\r\n40000000\r\n",
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let pieces = 64 << 20 >> 16;
+        let refused = (0..pieces).find_map(|_| stream.write_all(&[b'a'; 1 << 16]).err());
+        let refused = refused.unwrap_or_else(|| panic!("64 MiB were taken after {head}"));
+        assert!(
+            matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+            "{head}: {refused}"
+        );
+    }
+    assert!(exchange(address, "GET /latest/meta-data/ami-id HTTP/1.1").0.starts_with("http/1.1 200"));
 }
