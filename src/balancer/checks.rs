@@ -4,7 +4,9 @@
 //! Schedule ─▶ due ─▶ probe ─▶ Passed / Failed ─▶ State::next ─▶ Group::set_standing
 //! ```
 //!
-//! One thread has all states. It does not check over TLS yet, which [`crate::server::Server`] refuses.
+//! One thread has all states; [`probe`] asks.
+
+mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,19 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use types::{Clock as _, SystemClock};
 
-use crate::config::{HealthCheck, Target, TargetGroup};
-use crate::health::{Event, Failure, Matcher, Schedule, State, Thresholds};
+use crate::config::{Target, TargetGroup};
+use crate::health::{Event, Schedule, State, Thresholds};
 use crate::routes::Plan;
-
-/// The most that is read of an answer to find its status.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+use probe::Probe;
 
 /// A target in a group.
 type Key = (String, SocketAddr);
@@ -136,12 +134,9 @@ impl Owner {
         }
         for key in due {
             let Some(group) = self.plan.config.target_groups.get(&key.0) else { continue };
-            let check = group.health_check.clone();
+            let probe = Probe::new(key.1, group);
             self.note(&key, Event::CheckBegins);
-            probes.spawn(async move {
-                let event = check_target(key.1, &check).await;
-                (key, event)
-            });
+            probes.spawn(async move { (key, probe.run().await) });
         }
     }
 
@@ -174,36 +169,4 @@ fn address(target: &Target) -> SocketAddr {
 fn thresholds(group: &TargetGroup) -> Thresholds {
     let check = &group.health_check;
     Thresholds { healthy: check.healthy_threshold, unhealthy: check.unhealthy_threshold }
-}
-
-async fn check_target(target: SocketAddr, check: &HealthCheck) -> Event {
-    let Ok(matcher) = Matcher::http(&check.matcher) else { return Event::Failed(Failure::Internal) };
-    let asked = SocketAddr::new(target.ip(), check.port.unwrap_or(target.port()));
-    let time = Duration::from_secs(check.timeout_s.into());
-    match timeout(time, status_of(asked, &check.path)).await {
-        Ok(Ok(status)) if matcher.matches(status) => Event::Passed,
-        Ok(Ok(status)) => Event::Failed(Failure::Code(status)),
-        Ok(Err(_)) => Event::Failed(Failure::Connection),
-        Err(_) => Event::Failed(Failure::Timeout),
-    }
-}
-
-/// The status that a target answers with.
-async fn status_of(target: SocketAddr, path: &str) -> io::Result<u16> {
-    let mut stream = TcpStream::connect(target).await?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\nUser-Agent: ELB-HealthChecker/2.0\r\nAccept-Encoding: gzip, compressed\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    loop {
-        if let Some(end) = crate::http1::end_of_head(&answer, 0) {
-            let mut response = crate::http1::Response::default();
-            let parsed = response.parse(&answer[..end], false);
-            return parsed.map(|()| response.status).map_err(|_| io::ErrorKind::InvalidData.into());
-        }
-        if answer.len() > ANSWER_BYTES_MAX || stream.read_buf(&mut answer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
 }

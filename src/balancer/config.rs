@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::health::{Matcher, MatcherError};
 pub use check::{ConfigError, Problem};
 
 /// An Application Load Balancer.
@@ -39,8 +40,10 @@ pub struct Attributes {
     /// `X-Forwarded-For` has the client's port, too.
     pub xff_client_port: bool,
     pub desync_mitigation_mode: DesyncMode,
-    /// HTTP/2 is offered to clients.
+    /// HTTP/2 is offered to clients of HTTPS.
     pub http2: bool,
+    /// Targets are told how the client's connection is secured, by `X-Amzn-Tls-Version` and `X-Amzn-Tls-Cipher-Suite`.
+    pub x_amzn_tls_version_and_cipher_suite: bool,
 }
 
 impl Default for Attributes {
@@ -54,6 +57,7 @@ impl Default for Attributes {
             xff_client_port: false,
             desync_mitigation_mode: DesyncMode::Defensive,
             http2: true,
+            x_amzn_tls_version_and_cipher_suite: false,
         }
     }
 }
@@ -82,6 +86,12 @@ pub struct Listener {
     pub address: SocketAddr,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Of HTTPS: which versions and suites clients may have, by AWS's name ([`crate::tls::POLICIES`]). None: [`crate::tls::DEFAULT`].
+    #[serde(default)]
+    pub security_policy: Option<String>,
+    /// Of HTTPS, which needs one: the first is the default, and of the others one is taken that has the name that a client asks for.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     /// What becomes of a request for which no rule is.
     pub default_action: Action,
     /// In any order; of two that fit, the one with the lower priority is taken.
@@ -89,7 +99,24 @@ pub struct Listener {
     pub rules: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// In PEM, which stands here, or in a file of which the path stands here.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The certificate, and those of its issuers in their order.
+    pub chain: String,
+    /// In PKCS #8, PKCS #1 or SEC 1.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Certificate {
+    /// Without the key.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Certificate").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     #[default]
@@ -230,6 +257,8 @@ pub struct TargetGroup {
     #[serde(default)]
     pub protocol: Protocol,
     #[serde(default)]
+    pub protocol_version: ProtocolVersion,
+    #[serde(default)]
     pub algorithm: Algorithm,
     #[serde(default)]
     pub targets: Vec<Target>,
@@ -247,6 +276,19 @@ pub struct TargetGroup {
 
 fn deregistration_delay_s() -> u32 {
     300
+}
+
+/// What targets are asked in
+/// (<https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-target-groups.html#target-group-protocol-version>).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ProtocolVersion {
+    #[default]
+    Http1,
+    /// Only requests that came in HTTP/2.
+    Http2,
+    /// Only calls of gRPC.
+    Grpc,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +330,7 @@ pub struct HealthCheck {
     pub protocol: Protocol,
     /// None: the one on which a target serves.
     pub port: Option<u16>,
+    /// Of gRPC, the method that is called. Empty: `/`, or of gRPC `/AWS.ALB/healthcheck`.
     pub path: String,
     /// 5 to 300.
     pub interval_s: u32,
@@ -297,8 +340,33 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
     /// 2 to 10.
     pub unhealthy_threshold: u32,
-    /// Statuses that are a success: `200`, `200,202` or `200-299`.
+    /// Statuses that are a success: `200`, `200,202` or `200-299`; of gRPC its own. Empty: `200`, or of gRPC `12`, which says that the
+    /// method is none.
     pub matcher: String,
+}
+
+impl HealthCheck {
+    /// What is asked for.
+    pub fn path(&self, version: ProtocolVersion) -> &str {
+        match (self.path.as_str(), version) {
+            ("", ProtocolVersion::Grpc) => "/AWS.ALB/healthcheck",
+            ("", _) => "/",
+            (path, _) => path,
+        }
+    }
+
+    /// Which answers are a success.
+    ///
+    /// # Errors
+    /// What is wrong with [`HealthCheck::matcher`].
+    pub fn matcher(&self, version: ProtocolVersion) -> Result<Matcher, MatcherError> {
+        match (self.matcher.as_str(), version) {
+            ("", ProtocolVersion::Grpc) => Matcher::grpc("12"),
+            ("", _) => Matcher::http("200"),
+            (text, ProtocolVersion::Grpc) => Matcher::grpc(text),
+            (text, _) => Matcher::http(text),
+        }
+    }
 }
 
 impl Default for HealthCheck {
@@ -306,12 +374,12 @@ impl Default for HealthCheck {
         Self {
             protocol: Protocol::Http,
             port: None,
-            path: "/".to_owned(),
+            path: String::new(),
             interval_s: 30,
             timeout_s: 5,
             healthy_threshold: 5,
             unhealthy_threshold: 2,
-            matcher: "200".to_owned(),
+            matcher: String::new(),
         }
     }
 }

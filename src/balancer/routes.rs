@@ -11,18 +11,40 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::ServerConfig;
+use rustls::server::ProducesTickets;
 use types::Instant;
 
 use crate::config::{Action, ConfigError, FixedResponse, LoadBalancer, Redirect};
 use crate::http1::Request;
 use crate::rules::{self, Table, without_port};
 use crate::targets::{Choice, Cookies, Forwarder, Group, Picker, Random, TagKey};
+use crate::tls;
+
+/// Secrets of a load balancer's, the same for all that it is to be.
+pub struct Keys {
+    pub tags: TagKey,
+    /// Sessions of TLS are resumed by these.
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl Keys {
+    /// `secret` is what stickiness cookies are made with.
+    ///
+    /// # Errors
+    /// When there are no random numbers.
+    pub fn new(secret: [u8; 32]) -> Result<Self, rustls::Error> {
+        Ok(Self { tags: TagKey::new(secret), tickets: tls::tickets()? })
+    }
+}
 
 /// A configuration that was checked, in the form in which it is used.
 pub struct Plan {
     pub config: LoadBalancer,
     /// Of each listener, in the configuration's order.
     tables: Vec<Table>,
+    /// What sessions of each listener are made from.
+    tls: Vec<Option<Arc<ServerConfig>>>,
     groups: BTreeMap<String, Arc<Group>>,
 }
 
@@ -34,17 +56,26 @@ impl Plan {
     pub fn new(
         config: LoadBalancer,
         zone: Option<&str>,
-        key: &TagKey,
+        keys: &Keys,
         previous: Option<&Self>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let has_http2 = config.attributes.http2;
+        let tls = config.listeners.iter().enumerate();
+        let tls = tls.map(|(place, listener)| tls::of_listener(listener, place, has_http2, &keys.tickets));
+        let tls = tls.collect::<Result<_, _>>()?;
         let tables = config.listeners.iter().map(|listener| Table::new(&listener.rules)).collect();
         let group = |(name, group): (&String, _)| {
             let before = previous.and_then(|plan| plan.groups.get(name));
-            (name.clone(), Arc::new(Group::new(name, group, zone, key, before.map(AsRef::as_ref))))
+            (name.clone(), Arc::new(Group::new(name, group, zone, &keys.tags, before.map(AsRef::as_ref))))
         };
         let groups = config.target_groups.iter().map(group).collect();
-        Ok(Self { config, tables, groups })
+        Ok(Self { config, tables, tls, groups })
+    }
+
+    /// What sessions with clients of a listener are made from; none if it is plain.
+    pub(crate) fn tls(&self, listener: usize) -> Option<&Arc<ServerConfig>> {
+        self.tls.get(listener).and_then(Option::as_ref)
     }
 
     /// The target groups by their names.

@@ -15,11 +15,11 @@ use nix::sys::socket::{
 };
 
 use crate::checks::Checks;
-use crate::config::{ConfigError, LoadBalancer, Protocol};
+use crate::config::{ConfigError, LoadBalancer};
 use crate::health::State;
 use crate::proxy::{Order, Worker};
-use crate::routes::Plan;
-use crate::targets::{Random, TagKey};
+use crate::routes::{Keys, Plan};
+use crate::targets::Random;
 
 /// Connections that wait to be accepted, for each worker.
 const BACKLOG: i32 = 4096;
@@ -31,20 +31,18 @@ pub enum ServerError {
     Config(#[from] ConfigError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("{place} is HTTPS, which is not there yet")]
-    Https { place: String },
+    #[error("there are no random numbers for keys")]
+    Keys(#[from] rustls::Error),
     #[error("targets cannot be checked")]
     Checks { source: io::Error },
     #[error("no worker can be had: io_uring of Linux 6.1 or later is needed")]
     Worker { source: io::Error },
-    #[error("listeners are those that there were at the start: {address} comes or goes with another process")]
-    Listeners { address: SocketAddr },
 }
 
 /// A load balancer. It ends when it is dropped, and what is under way on its connections with it.
 pub struct Server {
     plan: Arc<Plan>,
-    key: TagKey,
+    keys: Keys,
     zone: Option<String>,
     checks: Checks,
     workers: Vec<Running>,
@@ -76,21 +74,14 @@ impl Server {
         zone: Option<String>,
         secret: [u8; 32],
     ) -> Result<Self, ServerError> {
-        let key = TagKey::new(secret);
-        refuse_https(&config)?;
-        let plan = Arc::new(Plan::new(config, zone.as_deref(), &key, None)?);
+        let keys = Keys::new(secret)?;
+        let plan = Arc::new(Plan::new(config, zone.as_deref(), &keys, None)?);
         let checks = Checks::begin(Arc::clone(&plan)).map_err(|source| ServerError::Checks { source })?;
         let seed = secret.iter().fold(0_u64, |seed, byte| seed.rotate_left(7) ^ u64::from(*byte));
         let mut random = Random::new(seed);
-        let mut server = Self { plan: Arc::clone(&plan), key, zone, checks, workers: Vec::new() };
+        let mut server = Self { plan: Arc::clone(&plan), keys, zone, checks, workers: Vec::new() };
         // All listen before any is served, so that what cannot be had is told before anybody was answered.
-        let listeners = (0..workers.max(1)).map(|_| {
-            plan.config
-                .listeners
-                .iter()
-                .map(|listener| listen_on(listener.address))
-                .collect::<Result<Vec<_>, _>>()
-        });
+        let listeners = (0..workers.max(1)).map(|_| listen_at(addresses(&plan)));
         for listeners in listeners.collect::<Result<Vec<_>, _>>()? {
             server.workers.push(begin(listeners, Arc::clone(&plan), random.fork())?);
         }
@@ -101,22 +92,17 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; then all is as it was.
-    pub fn replace(&mut self, mut config: LoadBalancer) -> Result<(), ServerError> {
-        refuse_https(&config)?;
-        let old: Vec<_> = self.plan.config.listeners.iter().map(|listener| listener.address).collect();
-        // Workers know listeners by their places.
-        config.listeners.sort_by_key(|listener| old.iter().position(|address| *address == listener.address));
-        let plan = Plan::new(config, self.zone.as_deref(), &self.key, Some(&self.plan))?;
-        let new: Vec<_> = plan.config.listeners.iter().map(|listener| listener.address).collect();
-        let differs = |address: &&SocketAddr| old.contains(address) != new.contains(address);
-        if let Some(address) = old.iter().chain(&new).find(differs) {
-            return Err(ServerError::Listeners { address: *address });
+    pub fn replace(&mut self, config: LoadBalancer) -> Result<(), ServerError> {
+        let plan = Arc::new(Plan::new(config, self.zone.as_deref(), &self.keys, Some(&self.plan))?);
+        let old: Vec<_> = addresses(&self.plan).collect();
+        let new = || addresses(&plan).filter(|address| !old.contains(address));
+        // All that is new can be had before any of it is used.
+        let opened = self.workers.iter().map(|_| listen_at(new())).collect::<Result<Vec<_>, _>>()?;
+        self.checks.follow(Arc::clone(&plan));
+        for (worker, opened) in self.workers.iter().zip(opened) {
+            worker.tell(Order::Follow { plan: Arc::clone(&plan), opened });
         }
-        self.plan = Arc::new(plan);
-        self.checks.follow(Arc::clone(&self.plan));
-        for worker in &self.workers {
-            worker.tell(Order::Follow(Arc::clone(&self.plan)));
-        }
+        self.plan = plan;
         Ok(())
     }
 
@@ -145,7 +131,11 @@ impl Drop for Server {
     }
 }
 
-fn begin(listeners: Vec<TcpListener>, plan: Arc<Plan>, random: Random) -> Result<Running, ServerError> {
+fn begin(
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    plan: Arc<Plan>,
+    random: Random,
+) -> Result<Running, ServerError> {
     let failed = |source| ServerError::Worker { source };
     let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
     let event = Arc::new(event.map_err(|error| failed(error.into()))?);
@@ -171,19 +161,14 @@ fn begin(listeners: Vec<TcpListener>, plan: Arc<Plan>, random: Random) -> Result
     }
 }
 
-fn refuse_https(config: &LoadBalancer) -> Result<(), ServerError> {
-    let listeners = config
-        .listeners
-        .iter()
-        .map(|listener| (format!("the listener {}", listener.address), listener.protocol));
-    let groups = config.target_groups.iter().flat_map(|(name, group)| {
-        let check = (format!("the health check of {name}"), group.health_check.protocol);
-        [(format!("the target group {name}"), group.protocol), check]
-    });
-    match listeners.chain(groups).find(|(_, protocol)| *protocol == Protocol::Https) {
-        Some((place, _)) => Err(ServerError::Https { place }),
-        None => Ok(()),
-    }
+fn addresses(plan: &Plan) -> impl Iterator<Item = SocketAddr> + use<'_> {
+    plan.config.listeners.iter().map(|listener| listener.address)
+}
+
+fn listen_at(
+    addresses: impl Iterator<Item = SocketAddr>,
+) -> Result<Vec<(SocketAddr, TcpListener)>, ServerError> {
+    addresses.map(|address| Ok((address, listen_on(address)?))).collect()
 }
 
 fn listen_on(address: SocketAddr) -> Result<TcpListener, ServerError> {

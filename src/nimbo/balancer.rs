@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use balancer::config::LoadBalancer;
+use balancer::config::{LoadBalancer, Protocol};
 use balancer::server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
 It serves as soon as its addresses are printed. SIGHUP has the file read again: requests that come from then on are served
-by what it says, and none fails for it. What is wrong with it is printed, and then nothing changes. Listeners stay those of the start.
+by what it says, and none fails for it: certificates and listeners, too. What is wrong with it is printed, and then nothing changes.
 
 Exit status:
   0  it was ended by SIGINT or SIGTERM
@@ -61,7 +61,11 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let mut server = Server::start(config, workers, args.zone.clone(), secret)
         .with_context(|| format!("cannot serve what {} says", args.config.display()))?;
     for listener in &server.plan().config.listeners {
-        println!("http://{}", listener.address);
+        let scheme = match listener.protocol {
+            Protocol::Http => "http",
+            Protocol::Https => "https",
+        };
+        println!("{scheme}://{}", listener.address);
     }
     let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {

@@ -110,7 +110,7 @@ def test_requests_take_turns_and_a_changed_file_takes_effect(targets: dict[str, 
         ({"target_groups": {}}, "all"),
         ({"listeners": []}, "no listeners"),
         ({"attributes": {"idle_timeout_s": 0}}, "idle_timeout_s"),
-        ({"listeners": [{"address": "127.0.0.1:1", "protocol": "HTTPS", "default_action": {"fixed_response": {"status": 200}}}]}, "HTTPS"),
+        ({"listeners": [{"address": "127.0.0.1:1", "protocol": "HTTPS", "default_action": {"fixed_response": {"status": 200}}}]}, "HTTPS needs one"),
         ({"listeners": [{"address": "192.0.2.1:1", "default_action": {"fixed_response": {"status": 200}}}]}, "192.0.2.1:1"),
     ],
 )

@@ -8,10 +8,10 @@ use std::fmt::Display;
 
 use super::{
     Action, Attributes, Condition, FixedResponse, Forward, HealthCheck, Listener, LoadBalancer, Protocol,
-    Redirect, Rule, Stickiness, TargetGroup,
+    ProtocolVersion, Redirect, Rule, Stickiness, TargetGroup,
 };
 use crate::config::Algorithm;
-use crate::health::{Matcher, MatcherError};
+use crate::health::MatcherError;
 use crate::rules::Pattern;
 
 const WEEK_S: u32 = 604_800;
@@ -65,10 +65,21 @@ pub enum Problem {
     RedirectToPlain,
     #[error("slow start goes with round_robin alone")]
     SlowStart,
+    #[error("a target group of gRPC can be forwarded to from HTTPS only: {0:?} is one")]
+    GrpcToPlain(String),
+    #[error("it goes with HTTPS alone")]
+    HttpsOnly,
     #[error("{0:?} is reserved for the load balancer's own cookies")]
     ReservedCookie(String),
     #[error("the time-out of {timeout_s} s must be shorter than the interval of {interval_s} s")]
     Timeout { timeout_s: u32, interval_s: u32 },
+    #[error(
+        "{0:?} cannot be served: of AWS's policies those are that begin with TLS 1.2 and have neither FIPS nor PQ, such as {default}",
+        default = crate::tls::DEFAULT
+    )]
+    SecurityPolicy(String),
+    #[error("{0}")]
+    Tls(String),
     #[error(transparent)]
     Matcher(#[from] MatcherError),
 }
@@ -159,6 +170,14 @@ fn attributes(attributes: &Attributes, place: &Place) -> Checked {
 
 fn listener(listener: &Listener, groups: &BTreeMap<String, TargetGroup>, place: &Place) -> Checked {
     place.field("address.port").range(listener.address.port(), 1, 65535)?;
+    if listener.protocol == Protocol::Http {
+        if listener.security_policy.is_some() {
+            return place.field("security_policy").refuse(Problem::HttpsOnly);
+        }
+        if !listener.certificates.is_empty() {
+            return place.field("certificates").refuse(Problem::HttpsOnly);
+        }
+    }
     action(&listener.default_action, listener, groups, &place.field("default_action"))?;
     let priorities = listener.rules.iter().map(|rule| rule.priority);
     unique(priorities, |at| place.item("rules", at).field("priority"))?;
@@ -269,21 +288,32 @@ fn action(
     place: &Place,
 ) -> Checked {
     match action {
-        Action::Forward(action) => forward(action, groups, &place.field("forward")),
+        Action::Forward(action) => forward(action, listener, groups, &place.field("forward")),
         Action::Redirect(action) => redirect(action, listener, &place.field("redirect")),
         Action::FixedResponse(action) => fixed_response(action, &place.field("fixed_response")),
     }
 }
 
-fn forward(forward: &Forward, groups: &BTreeMap<String, TargetGroup>, place: &Place) -> Checked {
+fn forward(
+    forward: &Forward,
+    listener: &Listener,
+    groups: &BTreeMap<String, TargetGroup>,
+    place: &Place,
+) -> Checked {
     place.field("target_groups").count(forward.target_groups.len(), 1, 5)?;
     let names = forward.target_groups.iter().map(|group| group.name.as_str());
     unique(names, |at| place.item("target_groups", at))?;
     for (at, group) in forward.target_groups.iter().enumerate() {
         let place = place.item("target_groups", at);
         place.field("weight").range(group.weight, 0, 999)?;
-        if !groups.contains_key(&group.name) {
-            return place.refuse(Problem::UnknownTargetGroup(group.name.clone()));
+        match groups.get(&group.name) {
+            None => return place.refuse(Problem::UnknownTargetGroup(group.name.clone())),
+            Some(its)
+                if its.protocol_version == ProtocolVersion::Grpc && listener.protocol == Protocol::Http =>
+            {
+                return place.refuse(Problem::GrpcToPlain(group.name.clone()));
+            }
+            Some(_) => {}
         }
     }
     forward
@@ -396,7 +426,7 @@ fn target_group(group: &TargetGroup, place: &Place) -> Checked {
     if let Some(one) = &group.stickiness {
         stickiness(one, &place.field("stickiness"))?;
     }
-    health_check(&group.health_check, &place.field("health_check"))
+    health_check(&group.health_check, group.protocol_version, &place.field("health_check"))
 }
 
 fn stickiness(stickiness: &Stickiness, place: &Place) -> Checked {
@@ -415,14 +445,15 @@ fn stickiness(stickiness: &Stickiness, place: &Place) -> Checked {
     place.field("duration_s").range(*duration_s, 1, WEEK_S.into())
 }
 
-fn health_check(check: &HealthCheck, place: &Place) -> Checked {
+fn health_check(check: &HealthCheck, version: ProtocolVersion, place: &Place) -> Checked {
     if let Some(port) = check.port {
         place.field("port").range(port, 1, 65535)?;
     }
     let path = place.field("path");
-    path.text(&check.path, 1, 1024, "printable ASCII without spaces", |char| char.is_ascii_graphic())?;
-    if !check.path.starts_with('/') {
-        return path.refuse(Problem::NotAbsolute(check.path.clone()));
+    let asked = check.path(version);
+    path.text(asked, 1, 1024, "printable ASCII without spaces", |char| char.is_ascii_graphic())?;
+    if !asked.starts_with('/') {
+        return path.refuse(Problem::NotAbsolute(asked.to_owned()));
     }
     place.field("interval_s").range(check.interval_s, 5, 300)?;
     place.field("timeout_s").range(check.timeout_s, 2, 120)?;
@@ -432,7 +463,7 @@ fn health_check(check: &HealthCheck, place: &Place) -> Checked {
     }
     place.field("healthy_threshold").range(check.healthy_threshold, 2, 10)?;
     place.field("unhealthy_threshold").range(check.unhealthy_threshold, 2, 10)?;
-    match Matcher::http(&check.matcher) {
+    match check.matcher(version) {
         Ok(_) => Ok(()),
         Err(problem) => place.field("matcher").refuse(problem.into()),
     }

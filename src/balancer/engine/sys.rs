@@ -30,6 +30,11 @@ const BUFFERS: u16 = 512;
 /// So many may wait for who is slow; the rest is for what comes.
 const OUT_MAX: u16 = BUFFERS / 2;
 const BUFFER_GROUP: u16 = 0;
+/// Of memory that is new; a head has room in it.
+const SPARE_BYTES: usize = 2048;
+/// Memory of this size and more is not kept.
+const SPARE_BYTES_MAX: usize = 32 << 10;
+const SPARE_MAX: usize = 256;
 /// What can be told between two calls of the kernel; more takes a call more.
 const ENTRIES: u32 = 1024;
 /// How long the end of a ring waits for the kernel to let go of it.
@@ -40,14 +45,31 @@ pub(crate) type Socket = Rc<OwnedFd>;
 
 /// Bytes that were received.
 #[derive(Debug)]
-pub(crate) struct Buffer {
-    id: u16,
-    length: usize,
+pub(crate) struct Buffer(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    /// The kernel's, which it gets back.
+    Lent { id: u16, length: usize },
+    /// What was made of bytes that were received, such as plain text.
+    Own(Vec<u8>),
 }
 
 impl Buffer {
+    /// Without bytes: the end.
+    pub(crate) const END: Self = Self(Memory::Own(Vec::new()));
+
     pub(crate) fn len(&self) -> usize {
-        self.length
+        match &self.0 {
+            Memory::Lent { length, .. } => *length,
+            Memory::Own(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Memory::Own(bytes))
     }
 }
 
@@ -71,6 +93,8 @@ pub(crate) enum Outcome {
     Connected(io::Result<()>),
     /// Somebody wrote to an event.
     Woken,
+    /// What [`Ring::post`] was asked for.
+    Posted,
 }
 
 /// What an operation has come to, with what its starter said it belongs to.
@@ -101,6 +125,8 @@ enum Kind {
 /// Of one thread.
 pub(crate) struct Ring {
     uring: IoUring,
+    posted: Vec<u64>,
+    spare: Vec<Vec<u8>>,
     operations: ManuallyDrop<Slab<Operation>>,
     buffers: ManuallyDrop<Buffers>,
 }
@@ -125,7 +151,13 @@ impl Ring {
                 0,
             )
         }?;
-        Ok(Self { uring, operations: ManuallyDrop::new(Slab::new()), buffers: ManuallyDrop::new(buffers) })
+        Ok(Self {
+            uring,
+            posted: Vec::new(),
+            spare: Vec::new(),
+            operations: ManuallyDrop::new(Slab::new()),
+            buffers: ManuallyDrop::new(buffers),
+        })
     }
 
     /// Accepts all connections from now on.
@@ -173,10 +205,14 @@ impl Ring {
         self.begin(Operation { token, kind: Kind::Wake, _socket: None }, |_| entry);
     }
 
+    /// Completes with [`Outcome::Posted`] soon, without the kernel: for who has to look again at what is not the kernel's.
+    pub(crate) fn post(&mut self, token: u64) {
+        self.posted.push(token);
+    }
+
     fn bytes_of<'a>(&'a self, kind: &'a Kind) -> &'a [u8] {
         match kind {
-            Kind::Send(Data::Bytes(bytes)) => bytes,
-            Kind::Send(Data::Received(buffer, range)) => &self.bytes(buffer)[range.clone()],
+            Kind::Send(data) => self.data(data),
             _ => &[],
         }
     }
@@ -197,13 +233,24 @@ impl Ring {
     }
 
     /// Bytes that were received.
-    pub(crate) fn bytes(&self, buffer: &Buffer) -> &[u8] {
-        self.buffers.bytes(buffer)
+    pub(crate) fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
+        match &buffer.0 {
+            Memory::Lent { id, length } => self.buffers.bytes(*id, *length),
+            Memory::Own(bytes) => bytes,
+        }
+    }
+
+    /// What is to be sent.
+    pub(crate) fn data<'a>(&'a self, data: &'a Data) -> &'a [u8] {
+        match data {
+            Data::Bytes(bytes) => bytes,
+            Data::Received(buffer, range) => &self.bytes(buffer)[range.clone()],
+        }
     }
 
     /// These of what was received, to be sent to somebody who may be slow to take it: a copy, if so much memory is out already that others might get none.
     pub(crate) fn keep(&mut self, buffer: Buffer, range: Range<usize>) -> Data {
-        if self.buffers.out < OUT_MAX {
+        if matches!(buffer.0, Memory::Own(_)) || self.buffers.out < OUT_MAX {
             return Data::Received(buffer, range);
         }
         let copy = self.bytes(&buffer)[range].to_vec();
@@ -213,8 +260,33 @@ impl Ring {
 
     /// Nobody looks at what was received any more.
     pub(crate) fn give_back(&mut self, buffer: Buffer) {
-        self.buffers.out -= u16::from(buffer.id < BUFFERS);
-        self.buffers.give_back(buffer.id);
+        match buffer.0 {
+            Memory::Lent { id, .. } => {
+                self.buffers.out -= 1;
+                self.buffers.give_back(id);
+            }
+            Memory::Own(memory) => self.keep_spare(memory),
+        }
+    }
+
+    /// Memory to write something into that is sent.
+    pub(crate) fn spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    }
+
+    /// Memory that was sent is for others again.
+    pub(crate) fn let_go(&mut self, data: Data) {
+        match data {
+            Data::Bytes(memory) => self.keep_spare(memory),
+            Data::Received(buffer, _) => self.give_back(buffer),
+        }
+    }
+
+    fn keep_spare(&mut self, mut memory: Vec<u8>) {
+        if (1..SPARE_BYTES_MAX).contains(&memory.capacity()) && self.spare.len() < SPARE_MAX {
+            memory.clear();
+            self.spare.push(memory);
+        }
     }
 
     /// Tells the kernel all that is to be done, and waits until something has been, or for so long.
@@ -222,6 +294,12 @@ impl Ring {
     /// # Errors
     /// What io_uring_enter(2) says, but for being interrupted.
     pub(crate) fn wait(&mut self, time: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if !self.posted.is_empty() {
+            // What comes of these is told to the kernel together with the rest.
+            let posted = self.posted.drain(..);
+            completions.extend(posted.map(|token| Completion { token, outcome: Outcome::Posted }));
+            return Ok(());
+        }
         let time = Timespec::from(time);
         let waited = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
         match waited {
@@ -234,7 +312,7 @@ impl Ring {
     }
 
     fn take(&mut self, completions: &mut Vec<Completion>) {
-        let Self { uring, operations, buffers } = self;
+        let Self { uring, operations, buffers, .. } = self;
         for entry in uring.completion() {
             let (Ok(place), result) = (usize::try_from(entry.user_data()), entry.result()) else { continue };
             // Cancellations have none.
@@ -340,9 +418,10 @@ impl Buffers {
         unsafe { self.memory.add(usize::from(id) * BUFFER_BYTES as usize) }
     }
 
-    fn bytes(&self, buffer: &Buffer) -> &[u8] {
+    /// Of a [`Buffer`].
+    fn bytes(&self, id: u16, length: usize) -> &[u8] {
         // SAFETY: as long as there is a `Buffer` its memory is not the kernel's, which has written so many bytes to it.
-        unsafe { std::slice::from_raw_parts(self.memory_of(buffer.id).as_ptr(), buffer.length) }
+        unsafe { std::slice::from_raw_parts(self.memory_of(id).as_ptr(), length) }
     }
 
     /// The kernel has chosen this one, or none if nothing came.
@@ -350,21 +429,17 @@ impl Buffers {
         match id {
             Some(id) if length > 0 => {
                 self.out += 1;
-                Buffer { id, length }
+                Buffer(Memory::Lent { id, length })
             }
             Some(id) => {
                 self.give_back(id);
-                Buffer { id: BUFFERS, length: 0 }
+                Buffer::END
             }
-            None => Buffer { id: BUFFERS, length: 0 },
+            None => Buffer::END,
         }
     }
 
     fn give_back(&mut self, id: u16) {
-        // That of an end has no memory.
-        if id >= BUFFERS {
-            return;
-        }
         let address = self.memory_of(id).addr().get() as u64;
         // SAFETY: the place is one of `BUFFERS`; the kernel looks at it when the tail is beyond it.
         let entry = unsafe { self.entries.add(usize::from(self.tail % BUFFERS)).as_mut() };

@@ -62,6 +62,16 @@ pub struct Taken {
     pub is_end: bool,
 }
 
+/// What the next bytes of a body are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Data,
+    /// What says where data begin and end.
+    Framing,
+    /// The fields after chunks, with the empty line.
+    Trailer,
+}
+
 /// It is framed wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyError;
@@ -115,6 +125,25 @@ impl Body {
             }
         };
         Ok(Taken { bytes: taken, is_end: self.has_ended() })
+    }
+
+    /// Takes the first of `bytes` that are one part of it, and says how many and which. There is one byte at least, and the body has not ended.
+    ///
+    /// # Errors
+    /// [`BodyError`] when they frame nothing.
+    pub fn take_part(&mut self, bytes: &[u8]) -> Result<(usize, Part), BodyError> {
+        let Body::Chunked(chunks) = *self else { return Ok((self.take(bytes)?.bytes, Part::Data)) };
+        let part = match chunks {
+            Chunks::Data { .. } => Part::Data,
+            Chunks::TrailerStart { .. }
+            | Chunks::Trailer { .. }
+            | Chunks::TrailerFeed { .. }
+            | Chunks::LastFeed => Part::Trailer,
+            _ => Part::Framing,
+        };
+        let (taken, next) = chunks.step(bytes)?;
+        *self = next.map_or(Body::Ended, Body::Chunked);
+        Ok((taken, part))
     }
 }
 

@@ -67,7 +67,7 @@ impl Known {
 
 /// Why a head is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BadField {
+pub(crate) enum BadField {
     /// No colon, nothing or white space before it, or what no name has.
     Name,
     /// NUL or a carriage return in a value, or a line that goes on with the one before (`obs-fold`).
@@ -96,7 +96,7 @@ pub(super) fn line_end(head: &[u8], start: usize) -> Option<usize> {
 }
 
 /// Reads the fields from `start` on, to the empty line. Tells whether there were bytes in values that RFC 9110 has in none.
-pub(super) fn read_fields(head: &[u8], start: usize, fields: &mut Vec<Field>) -> Result<bool, BadField> {
+pub(crate) fn read_fields(head: &[u8], start: usize, fields: &mut Vec<Field>) -> Result<bool, BadField> {
     fields.clear();
     let mut at = start;
     let mut is_odd = false;
@@ -136,7 +136,7 @@ pub(super) fn read_fields(head: &[u8], start: usize, fields: &mut Vec<Field>) ->
 }
 
 /// A `tchar` (RFC 9110, 5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0_u8;
@@ -156,7 +156,7 @@ pub(super) fn is_token(byte: u8) -> bool {
 }
 
 /// The length that a `Content-Length` says.
-pub(super) fn length(value: &[u8]) -> Option<u64> {
+pub(crate) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

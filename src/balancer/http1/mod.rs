@@ -16,8 +16,9 @@ mod request;
 mod response;
 mod rewrite;
 
-pub use body::{Body, BodyError, Taken};
+pub use body::{Body, BodyError, Part, Taken};
 pub use head::{Field, HEAD_BYTES_MAX, Known, end_of_head};
+pub(crate) use head::{is_token, length, read_fields};
 pub use request::{Connection, Flaw, Request, Severity};
 pub use response::{BadResponse, Response};
 pub use rewrite::{Client, request as rewrite_request, response as rewrite_response};

@@ -15,6 +15,8 @@ pub struct Client {
     pub is_tls: bool,
     /// The port that it came to.
     pub listener_port: u16,
+    /// Version and cipher suite of its connection, if the target is to know them.
+    pub tls: Option<(&'static str, &'static str)>,
 }
 
 /// Writes a request as its target gets it. `trace` is drawn anew for each: its first four bytes are the time in seconds.
@@ -56,6 +58,7 @@ pub fn request(
                 let name = &head[field.name.clone()];
                 let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
                 (!attributes.drop_invalid_header_fields || name.iter().all(is_valid))
+                    && (client.tls.is_none() || !is_of_tls(name))
                     && !is_nominated(head, &request.fields, name)
             }
         };
@@ -76,6 +79,12 @@ pub fn request(
     out.extend_from_slice(scheme);
     out.extend_from_slice(b"\r\nX-Forwarded-Port: ");
     write_number(client.listener_port.into(), out);
+    if let Some((version, cipher)) = client.tls {
+        write_text(
+            format_args!("\r\nX-Amzn-Tls-Version: {version}\r\nX-Amzn-Tls-Cipher-Suite: {cipher}"),
+            out,
+        );
+    }
     out.extend_from_slice(b"\r\nX-Amzn-Trace-Id: ");
     write_trace(traced.map(|value| &head[value]), trace, out);
     out.extend_from_slice(match request.connection {
@@ -140,6 +149,11 @@ impl Run {
     fn end(&self, head: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&head[self.from..self.to]);
     }
+}
+
+/// Whether only a load balancer may say it.
+fn is_of_tls(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"x-amzn-tls-version") || name.eq_ignore_ascii_case(b"x-amzn-tls-cipher-suite")
 }
 
 /// Whether `Connection` says that the field is a connection's (RFC 9110, 7.6.1).

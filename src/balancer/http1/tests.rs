@@ -97,8 +97,13 @@ fn what_is_forwarded_is_the_same_without_what_is_a_connections() {
     let head = "GET /x?y HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Hop-By-Hop\r\nx-hop-by-hop: 1\r\nAccept: */*\r\n\
                 X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\ncOOKIE: a=b\r\nTE: trailers\r\n\r\n";
     let request = parsed(head).unwrap();
-    let client =
-        Client { ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)), port: 4242, is_tls: false, listener_port: 8080 };
+    let client = Client {
+        ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)),
+        port: 4242,
+        is_tls: false,
+        listener_port: 8080,
+        tls: None,
+    };
     let mut out = Vec::new();
     rewrite_request(head.as_bytes(), &request, &client, &Attributes::default(), [0x1a; 16], &mut out);
     assert_eq!(
@@ -116,6 +121,29 @@ fn what_is_forwarded_is_the_same_without_what_is_a_connections() {
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: x\r\nSet-Cookie: c\r\n\r\n"
     );
+}
+
+#[test]
+fn a_target_is_told_how_its_client_is_secured_and_by_nobody_else() {
+    let head =
+        "GET / HTTP/1.1\r\nHost: h\r\nX-Amzn-TLS-Version: forged\r\nx-amzn-tls-cipher-suite: forged\r\n\r\n";
+    let request = parsed(head).unwrap();
+    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let told = |tls| {
+        let client = Client { ip, port: 1, is_tls: true, listener_port: 443, tls };
+        let mut out = Vec::new();
+        rewrite_request(head.as_bytes(), &request, &client, &Attributes::default(), [0; 16], &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let secured = told(Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")));
+    assert!(secured.contains("X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\n"), "{secured}");
+    assert!(
+        secured.contains(
+            "\r\nX-Amzn-Tls-Version: TLSv1.3\r\nX-Amzn-Tls-Cipher-Suite: TLS_AES_128_GCM_SHA256\r\n"
+        )
+    );
+    assert!(!secured.contains("forged"), "{secured}");
+    assert_eq!(told(None).matches("forged").count(), 2);
 }
 
 #[test]
@@ -217,7 +245,7 @@ proptest! {
         if let Some(end) = end_of_head(&bytes, 0) {
             let mut request = Request::default();
             if request.parse(&bytes[..end]).is_ok() {
-                let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: true, listener_port: 443 };
+                let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: true, listener_port: 443, tls: None };
                 rewrite_request(&bytes[..end], &request, &client, &Attributes::default(), [0; 16], &mut Vec::new());
             }
             let _ = Response::default().parse(&bytes[..end], false);
@@ -236,7 +264,7 @@ proptest! {
         length.iter().for_each(|length| head += &format!("Content-Length: {length}\r\n"));
         head += "\r\n";
         if let Ok(request) = parsed(&head) {
-            let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: false, listener_port: 80 };
+            let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: false, listener_port: 80, tls: None };
             let mut out = Vec::new();
             rewrite_request(head.as_bytes(), &request, &client, &Attributes::default(), [0; 16], &mut out);
             let again = parsed(std::str::from_utf8(&out).unwrap()).unwrap();

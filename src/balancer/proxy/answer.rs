@@ -64,6 +64,7 @@ fn reason(status: u16) -> &'static str {
         410 => "Gone",
         413 => "Payload Too Large",
         429 => "Too Many Requests",
+        464 => "Incompatible Protocol",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",

@@ -2,17 +2,21 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{SockaddrStorage, getpeername, setsockopt, sockopt};
+use rustls::ServerConnection;
 
 use super::answer::{self, Manner};
-use super::{LINGER_TIME, Worker, cut};
-use crate::config::DesyncMode;
-use crate::engine::{Buffer, Data, Outcome, Socket};
+use super::{Entrance, LINGER_TIME, Owner, Way, Worker};
+use crate::config::{DesyncMode, ProtocolVersion};
+use crate::engine::{Buffer, Data, Outcome};
 use crate::http1::{self, Body, Connection, Flaw, HEAD_BYTES_MAX, Severity};
 use crate::routes::{Decision, Incoming};
 use crate::targets::{self, Choice};
+use crate::transport::Transport;
 use types::Instant;
 
 /// What a client may send ahead of what is answered.
@@ -20,15 +24,13 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// A client's connection.
 pub(super) struct Client {
-    pub(super) socket: Socket,
-    peer: SocketAddr,
-    listener: usize,
-    listener_port: u16,
+    pub(super) transport: Transport,
+    pub(super) peer: SocketAddr,
+    pub(super) entrance: Rc<Entrance>,
+    is_tls: bool,
     /// What came and is not looked at yet, and how much of it is no whole head.
     inbox: Vec<u8>,
     seen: usize,
-    pub(super) is_receiving: bool,
-    pub(super) is_sending: bool,
     pub(super) exchange: Option<Exchange>,
     /// Since when nothing came and went.
     pub(super) still_since: Instant,
@@ -89,29 +91,39 @@ impl Exchange {
 
 impl Client {
     fn is_over(&self) -> bool {
-        self.end == Ending::Cut && !self.is_receiving && !self.is_sending
+        self.end == Ending::Cut && self.transport.is_quiet()
     }
 }
 
 impl Worker {
-    pub(super) fn begin_client(&mut self, listener: usize, socket: OwnedFd) {
+    pub(super) fn begin_client(&mut self, entrance: &Rc<Entrance>, socket: OwnedFd) {
         let peer = getpeername::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|address| {
             let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
             v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
         });
-        // Whoever has gone already has no address.
-        let Some(peer) = peer else { return };
+        // Whoever has gone already has no address, and a listener that has gone no clients.
+        let (Some(peer), Some(listener)) = (peer, entrance.listener.get()) else { return };
         let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
-        let listener_port = self.listeners[listener].local_addr().map_or(0, |address| address.port());
+        let token = Owner::Client.token(self.clients.vacant_key());
+        let transport = match self.routes.plan().tls(listener) {
+            None => Transport::plain(socket, token),
+            Some(config) => match ServerConnection::new(Arc::clone(config)) {
+                Ok(session) => Transport::accepted(socket, session, token),
+                Err(_) => return,
+            },
+        };
+        self.add_client(transport, peer, Rc::clone(entrance));
+    }
+
+    /// Its transport has the token of the next client.
+    pub(super) fn add_client(&mut self, transport: Transport, peer: SocketAddr, entrance: Rc<Entrance>) {
         let place = self.clients.insert(Client {
-            socket: Socket::new(socket),
+            is_tls: transport.is_tls(),
+            transport,
             peer,
-            listener,
-            listener_port,
+            entrance,
             inbox: Vec::new(),
             seen: 0,
-            is_receiving: false,
-            is_sending: false,
             exchange: None,
             still_since: self.now,
             began: self.now,
@@ -123,19 +135,15 @@ impl Worker {
     pub(super) fn client_completed(&mut self, place: usize, outcome: Outcome) {
         let Some(client) = self.clients.get_mut(place) else { return };
         client.still_since = self.now;
-        match outcome {
-            Outcome::Received(received) => {
-                client.is_receiving = false;
-                match received {
-                    Ok(Some(buffer)) if buffer.len() > 0 => self.client_sent_us(place, buffer),
-                    // All memory is in use by others, who give it back.
-                    Ok(None) if client.end != Ending::Cut => self.receive_from_client(place, true),
-                    _ => self.cut_client(place),
-                }
-            }
-            Outcome::Sent(sent, data) => {
-                client.is_sending = false;
-                self.let_go(data);
+        match client.transport.completed(&mut self.ring, outcome) {
+            Some(Outcome::Received(received)) => match received {
+                Ok(Some(buffer)) if buffer.len() > 0 => self.client_sent_us(place, buffer),
+                // All memory is in use by others, who give it back.
+                Ok(None) if client.end != Ending::Cut => self.receive_from_client(place, true),
+                _ => self.cut_client(place),
+            },
+            Some(Outcome::Sent(sent, data)) => {
+                self.ring.let_go(data);
                 match sent {
                     Ok(()) => self.client_has_got_it(place),
                     Err(_) => self.cut_client(place),
@@ -150,6 +158,9 @@ impl Worker {
 
     fn client_sent_us(&mut self, place: usize, buffer: Buffer) {
         let client = &mut self.clients[place];
+        if client.transport.speaks_http2() {
+            return self.carry(place, buffer);
+        }
         if client.end != Ending::Open {
             self.ring.give_back(buffer);
             if client.end == Ending::Lingers {
@@ -238,15 +249,33 @@ impl Worker {
             wants_tunnel: request.connection == Connection::Upgrade,
             ..Exchange::default()
         };
-        let incoming = Incoming { head, request, source: client.peer, listener: client.listener };
+        let Some(listener) = client.entrance.listener.get() else {
+            // Whom it was for is gone.
+            self.cut_client(place);
+            return;
+        };
+        let is_http2 = client.transport.is_stream();
+        let is_grpc = is_http2 && is_grpc(head, request);
+        let is_post = method == b"POST";
+        let incoming = Incoming { head, request, source: client.peer, listener };
         let decision = self.routes.decide(&incoming, self.now, self.wall);
         let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
             self.refuse(place, 400);
             return;
         };
         let body = end..end + taken.bytes;
-        let mut out = self.spare.pop().unwrap_or_default();
+        let mut out = self.ring.spare();
         match decision {
+            // There is no translation into this.
+            Decision::Forward(choice)
+                if match choice.version {
+                    ProtocolVersion::Http1 => is_grpc,
+                    ProtocolVersion::Http2 => !is_http2,
+                    ProtocolVersion::Grpc => !is_http2 || !is_post,
+                } =>
+            {
+                self.refuse(place, 464);
+            }
             Decision::Forward(choice) => {
                 let trace = self.trace();
                 let client = &mut self.clients[place];
@@ -254,8 +283,13 @@ impl Worker {
                 let from = http1::Client {
                     ip: client.peer.ip(),
                     port: client.peer.port(),
-                    is_tls: false,
-                    listener_port: client.listener_port,
+                    is_tls: client.is_tls,
+                    listener_port: client.entrance.port,
+                    tls: attributes
+                        .x_amzn_tls_version_and_cipher_suite
+                        .then(|| client.transport.secured())
+                        .flatten()
+                        .map(|secured| (secured.version, secured.cipher)),
                 };
                 http1::rewrite_request(head, &self.request, &from, &attributes, trace, &mut out);
                 exchange.is_cross_site_aware =
@@ -264,11 +298,15 @@ impl Worker {
                 client.inbox.drain(..body.end);
                 exchange.again = (is_idempotent && exchange.request.has_ended()).then(|| out.clone());
                 let target = &choice.lease.member().target;
-                let address = SocketAddr::new(target.ip, target.port);
+                let way = Way {
+                    address: SocketAddr::new(target.ip, target.port),
+                    protocol: choice.protocol,
+                    version: choice.version,
+                };
                 exchange.choice = Some(choice);
                 client.exchange = Some(exchange);
                 self.receive_from_client(place, true);
-                self.ask(place, address, out);
+                self.ask(place, way, out);
             }
             decision => {
                 // What is still to come of the request nobody wants.
@@ -313,7 +351,7 @@ impl Worker {
     pub(super) fn fail(&mut self, place: usize, status: u16) {
         self.leave_target(place);
         let Some(client) = self.clients.get_mut(place) else { return };
-        let is_sending = client.is_sending;
+        let is_sending = client.transport.is_sending();
         let untold = |exchange: &&mut Exchange| exchange.response.is_none() && !is_sending;
         let Some(exchange) = client.exchange.as_mut().filter(untold) else {
             self.cut_client(place);
@@ -322,7 +360,7 @@ impl Worker {
         exchange.closes |= !exchange.request.has_ended();
         exchange.response = Some(Body::Ended);
         let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
-        let mut out = self.spare();
+        let mut out = self.ring.spare();
         answer::status(status, manner, &mut out);
         self.send_to_client(place, Data::Bytes(out));
     }
@@ -344,7 +382,7 @@ impl Worker {
         }
         if closes || !is_whole || self.now.since(client.began) > age_max {
             // It hears the end when it has heard all.
-            let _ = shutdown(client.socket.as_raw_fd(), Shutdown::Write);
+            client.transport.end(&mut self.ring);
             client.end = Ending::Lingers;
             client.inbox = Vec::new();
             self.receive_from_client(place, true);
@@ -364,18 +402,14 @@ impl Worker {
                     && !exchange.is_tunnel
                     && client.inbox.len() >= AHEAD_BYTES_MAX)
         });
-        if !client.is_receiving && !waits && client.end != Ending::Cut {
-            client.is_receiving = true;
-            self.ring.receive(&client.socket, is_late, (place as u64) << 1);
+        if !waits && client.end != Ending::Cut {
+            client.transport.receive(&mut self.ring, is_late);
         }
     }
 
     /// One at a time.
     pub(super) fn send_to_client(&mut self, place: usize, data: Data) {
-        let client = &mut self.clients[place];
-        debug_assert!(!client.is_sending);
-        client.is_sending = true;
-        self.ring.send(&client.socket, data, (place as u64) << 1);
+        self.clients[place].transport.send(&mut self.ring, data);
     }
 
     pub(super) fn cut_client(&mut self, place: usize) {
@@ -384,7 +418,7 @@ impl Worker {
             return;
         }
         client.end = Ending::Cut;
-        cut(&client.socket);
+        client.transport.cut(&mut self.ring);
         self.leave_target(place);
         self.clients[place].exchange = None;
     }
@@ -414,4 +448,11 @@ fn is_cross_site_aware(head: &[u8], request: &http1::Request) -> bool {
         name.eq_ignore_ascii_case(b"user-agent")
     });
     agents.any(|field| targets::is_cross_site_aware(&head[field.value.clone()]))
+}
+
+fn is_grpc(head: &[u8], request: &http1::Request) -> bool {
+    request.fields.iter().any(|field| {
+        head[field.name.clone()].eq_ignore_ascii_case(b"content-type")
+            && head[field.value.clone()].starts_with(b"application/grpc")
+    })
 }

@@ -7,6 +7,8 @@
 //!    └────────────────────┴──── head, body ◀── inbox ◀──┘ then it waits in the pool, if it can be used again
 //! ```
 //!
+//! Both are [`Transport`](crate::transport::Transport)s: sockets, TLS, or streams of HTTP/2, each of which carries one request. All speak HTTP/1.1 here.
+//!
 //! - One piece of a body is under way in each direction: who is slow to take it is sent no more, and nothing more is read for him.
 //! - Something is always being received from a client and from a target, if there is nothing of his that waits: so the end of either is noticed at once, and what
 //!   waits for the next request is what waited for the end of this one.
@@ -16,30 +18,37 @@
 
 mod answer;
 mod client;
+#[cfg(test)]
+mod http2_tests;
+mod link;
 mod target;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{Shutdown, shutdown};
+use rustls::ClientConfig;
 use slab::Slab;
 use types::{Clock as _, Instant, SystemClock};
 
 use crate::config::Attributes;
-use crate::engine::{Completion, Data, Outcome, Ring, Socket};
+use crate::engine::{Completion, Outcome, Ring};
 use crate::http1::{Request, Response};
 use crate::routes::{Plan, Routes};
 use crate::targets::Random;
 use client::Client;
-use target::Upstream;
+use link::Carrier;
+use target::{Upstream, Way};
 
 /// How often it is looked who has been idle for too long.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -47,15 +56,64 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long a client that is told of its mistake may take to hear it.
 const LINGER_TIME: Duration = Duration::from_secs(2);
-/// Places that are no connection's.
-const LISTENERS: u64 = 1 << 62;
-const WAKE: u64 = 1 << 63;
+/// Of the event that says that there are orders.
+const WAKE: u64 = u64::MAX;
+
+/// Whose completion it is: with a place, that is its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Client,
+    Target,
+    /// A connection of many of these.
+    Link,
+    Listener,
+}
+
+impl Owner {
+    fn token(self, place: usize) -> u64 {
+        (place as u64) << 2 | self as u64
+    }
+
+    fn of(token: u64) -> (Self, usize) {
+        let owner = match token & 3 {
+            0 => Self::Client,
+            1 => Self::Target,
+            2 => Self::Link,
+            _ => Self::Listener,
+        };
+        // Places fit: they came from a slab.
+        (owner, usize::try_from(token >> 2).unwrap_or(usize::MAX))
+    }
+}
 
 /// What a worker is told.
 pub enum Order {
-    /// Requests that come from now on go by this plan. Its listeners are those of the one before.
-    Follow(Arc<Plan>),
+    /// Requests that come from now on go by this plan, which has these new listeners.
+    Follow {
+        plan: Arc<Plan>,
+        opened: Vec<(SocketAddr, TcpListener)>,
+    },
     End,
+}
+
+/// A socket to which clients come.
+struct Listening {
+    address: SocketAddr,
+    socket: TcpListener,
+    entrance: Rc<Entrance>,
+}
+
+impl Listening {
+    fn is_there(&self) -> bool {
+        self.entrance.listener.get().is_some()
+    }
+}
+
+/// What clients know of where they came in.
+struct Entrance {
+    port: u16,
+    /// Which of the plan's listeners it is; none: it is there no more.
+    listener: Cell<Option<usize>>,
 }
 
 /// Everything of one thread.
@@ -63,25 +121,24 @@ pub struct Worker {
     ring: Ring,
     routes: Routes,
     orders: Receiver<Order>,
-    listeners: Vec<TcpListener>,
+    listeners: Slab<Listening>,
     clients: Slab<Client>,
     upstreams: Slab<Upstream>,
+    /// Connections of HTTP/2, at both ends, and those to targets by their ways.
+    links: Slab<Carrier>,
+    ways: HashMap<Way, Vec<usize>>,
     /// Connections to targets that nobody uses.
-    idle: HashMap<SocketAddr, Vec<usize>>,
+    idle: HashMap<Way, Vec<usize>>,
+    /// What sessions with targets are made from, in HTTP/1.1 and in HTTP/2.
+    to_targets: [Arc<ClientConfig>; 2],
     /// The time, as of the last return from the kernel.
     now: Instant,
     wall: SystemTime,
     request: Request,
     response: Response,
-    /// Memory of what was sent.
-    spare: Vec<Vec<u8>>,
     random: Random,
     is_ending: bool,
 }
-
-/// Memory of this size and more is not kept.
-const SPARE_BYTES_MAX: usize = 32 << 10;
-const SPARE_MAX: usize = 256;
 
 impl Worker {
     /// Serves what comes to `listeners`, which are the plan's, on the calling thread.
@@ -89,31 +146,32 @@ impl Worker {
     /// # Errors
     /// When the kernel has no ring for it.
     pub fn new(
-        listeners: Vec<TcpListener>,
+        listeners: Vec<(SocketAddr, TcpListener)>,
         plan: Arc<Plan>,
         orders: Receiver<Order>,
         mut random: Random,
     ) -> io::Result<Self> {
-        let mut ring = Ring::new()?;
-        for (listener, place) in listeners.iter().zip(0..) {
-            ring.accept(listener, LISTENERS + place);
-        }
-        Ok(Self {
-            ring,
-            routes: Routes::new(plan, &mut random),
+        let to_targets = |has_http2| crate::tls::of_targets(has_http2).map_err(io::Error::other);
+        let mut worker = Self {
+            ring: Ring::new()?,
+            routes: Routes::new(Arc::clone(&plan), &mut random),
             orders,
-            listeners,
+            listeners: Slab::new(),
             clients: Slab::new(),
             upstreams: Slab::new(),
+            links: Slab::new(),
+            ways: HashMap::new(),
             idle: HashMap::new(),
+            to_targets: [to_targets(false)?, to_targets(true)?],
             now: SystemClock.now(),
             wall: SystemTime::now(),
             request: Request::default(),
             response: Response::default(),
-            spare: Vec::new(),
             random,
             is_ending: false,
-        })
+        };
+        worker.follow(plan, listeners);
+        Ok(worker)
     }
 
     /// Works until it is told to end. Orders are looked at when somebody has written to `event`, an eventfd(2).
@@ -148,10 +206,34 @@ impl Worker {
     fn heed(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Follow(plan) => self.routes = Routes::new(plan, &mut self.random),
+                Order::Follow { plan, opened } => {
+                    self.routes = Routes::new(Arc::clone(&plan), &mut self.random);
+                    self.follow(plan, opened);
+                }
                 Order::End => self.is_ending = true,
             }
         }
+    }
+
+    /// Begins to listen at what is new, and listens no more at what has gone.
+    fn follow(&mut self, plan: Arc<Plan>, opened: Vec<(SocketAddr, TcpListener)>) {
+        let listener =
+            |address| plan.config.listeners.iter().position(|listener| listener.address == address);
+        // One that has gone stays so: if it comes again, that is another one.
+        for (_, listening) in self.listeners.iter().filter(|(_, listening)| listening.is_there()) {
+            let now = listener(listening.address);
+            listening.entrance.listener.set(now);
+            if now.is_none() {
+                // Its accept ends.
+                let _ = shutdown(listening.socket.as_raw_fd(), Shutdown::Both);
+            }
+        }
+        for (address, socket) in opened {
+            let entrance = Rc::new(Entrance { port: address.port(), listener: Cell::new(listener(address)) });
+            let place = self.listeners.insert(Listening { address, socket, entrance });
+            self.ring.accept(&self.listeners[place].socket, Owner::Listener.token(place));
+        }
+        self.leave_gone_listeners();
     }
 
     fn attributes(&self) -> &Attributes {
@@ -159,31 +241,29 @@ impl Worker {
     }
 
     fn complete(&mut self, Completion { token, outcome }: Completion) {
-        match outcome {
-            Outcome::Woken => {}
-            Outcome::Accepted(accepted) => self.accepted(token, accepted),
-            outcome => {
-                // Places fit: they came from a slab.
-                let place = usize::try_from(token >> 1).unwrap_or(usize::MAX);
-                if token & 1 == 0 {
-                    self.client_completed(place, outcome)
-                } else {
-                    self.target_completed(place, outcome)
-                }
-            }
+        let (owner, place) = Owner::of(token);
+        match owner {
+            Owner::Client => self.client_completed(place, outcome),
+            Owner::Target => self.target_completed(place, outcome),
+            Owner::Link => self.link_completed(place, outcome),
+            Owner::Listener => self.accepted(place, outcome),
         }
     }
 
-    fn accepted(&mut self, token: u64, accepted: io::Result<OwnedFd>) {
-        let place = usize::try_from(token - LISTENERS).unwrap_or_default();
+    fn accepted(&mut self, place: usize, outcome: Outcome) {
+        let (Some(listening), Outcome::Accepted(accepted)) = (self.listeners.get(place), outcome) else {
+            return;
+        };
         match accepted {
-            Ok(socket) => self.begin_client(place, socket),
-            // It accepts no more: too few descriptors are left, say. Those that wait are not lost.
-            Err(_) => {
-                if let Some(listener) = self.listeners.get(place) {
-                    self.ring.accept(listener, token);
-                }
+            Ok(socket) => {
+                let entrance = Rc::clone(&listening.entrance);
+                self.begin_client(&entrance, socket);
             }
+            // It accepts no more: too few descriptors are left, say. Those that wait are not lost.
+            Err(_) if listening.is_there() => {
+                self.ring.accept(&listening.socket, Owner::Listener.token(place));
+            }
+            Err(_) => drop(self.listeners.remove(place)),
         }
     }
 
@@ -196,35 +276,12 @@ impl Worker {
         for place in places(&self.upstreams) {
             self.sweep_target(place, idle_max);
         }
-    }
-
-    /// Memory to write something into that is sent.
-    fn spare(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(2048))
-    }
-
-    /// Memory that was sent is for others again.
-    fn let_go(&mut self, data: Data) {
-        match data {
-            Data::Bytes(memory) => self.keep_spare(memory),
-            Data::Received(buffer, _) => self.ring.give_back(buffer),
-        }
-    }
-
-    fn keep_spare(&mut self, mut memory: Vec<u8>) {
-        if memory.capacity() < SPARE_BYTES_MAX && self.spare.len() < SPARE_MAX {
-            memory.clear();
-            self.spare.push(memory);
+        for place in places(&self.links) {
+            self.sweep_link(place, idle_max);
         }
     }
 }
 
 fn places<T>(slab: &Slab<T>) -> Vec<usize> {
     slab.iter().map(|(place, _)| place).collect()
-}
-
-/// What is under way on a socket completes; nothing comes any more.
-fn cut(socket: &Socket) {
-    // It may have been cut before.
-    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }

@@ -3,33 +3,43 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
-
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 use types::Instant;
 
 use super::client::Exchange;
-use super::{CONNECT_TIME, Worker, cut};
-use crate::engine::{Buffer, Data, Outcome, Socket};
+use super::{CONNECT_TIME, Owner, Worker};
+use crate::config::{Protocol, ProtocolVersion};
+use crate::engine::{Buffer, Data, Outcome};
 use crate::http1::{self, Body, HEAD_BYTES_MAX};
+use crate::transport::Transport;
 
 /// Connections to one target that are kept for later.
 const IDLE_MAX: usize = 4096;
 /// `103 Early Hints` and the like before an answer.
 const INTERIM_MAX: u8 = 16;
 
+/// Where a target is, and how it is asked: what connections have in common that one can be used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Way {
+    pub(super) address: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) version: ProtocolVersion,
+}
+
 /// A connection to a target.
 pub(super) struct Upstream {
-    socket: Socket,
-    address: SocketAddr,
+    transport: Transport,
+    way: Way,
     /// Whose request it has.
     client: Option<usize>,
     /// The begin of an answer whose head is not whole, and how much of it was looked at.
     inbox: Vec<u8>,
     seen: usize,
-    is_receiving: bool,
-    is_sending: bool,
     state: State,
     /// It has answered before.
     is_used: bool,
@@ -48,17 +58,17 @@ enum State {
 
 impl Upstream {
     fn is_over(&self) -> bool {
-        matches!(self.state, State::Cut) && !self.is_receiving && !self.is_sending
+        matches!(self.state, State::Cut) && self.transport.is_quiet()
     }
 }
 
 impl Worker {
     /// Sends a client's request to a target, on a connection that waits or a new one.
-    pub(super) fn ask(&mut self, client: usize, address: SocketAddr, request: Vec<u8>) {
-        let waiting = self.idle.get_mut(&address).and_then(Vec::pop);
+    pub(super) fn ask(&mut self, client: usize, way: Way, request: Vec<u8>) {
+        let waiting = self.idle.get_mut(&way).and_then(Vec::pop);
         let place = match waiting {
             Some(place) => place,
-            None => match self.connect(address, client) {
+            None => match self.connect(way, client) {
                 Ok(place) => place,
                 Err(_) => {
                     self.fail(client, 502);
@@ -79,35 +89,47 @@ impl Worker {
         self.receive_from_target(place);
     }
 
-    fn connect(&mut self, address: SocketAddr, client: usize) -> io::Result<usize> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let descriptor: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        setsockopt(&descriptor, sockopt::TcpNoDelay, &true)?;
-        let socket = Socket::new(descriptor);
-        let place = self.upstreams.insert(Upstream {
-            socket: Socket::clone(&socket),
-            address,
+    fn connect(&mut self, way: Way, client: usize) -> io::Result<usize> {
+        let (transport, is_used) = if way.version == ProtocolVersion::Http1 {
+            let mut transport = self.transport_to(way, Owner::Target.token(self.upstreams.vacant_key()))?;
+            transport.connect(&mut self.ring, way.address);
+            (transport, false)
+        } else {
+            let to_head = self.clients[client].exchange.as_ref().is_some_and(|exchange| exchange.to_head);
+            self.stream_to(way, to_head)?
+        };
+        Ok(self.upstreams.insert(Upstream {
+            transport,
+            way,
             client: Some(client),
             inbox: Vec::new(),
             seen: 0,
-            is_receiving: false,
-            is_sending: true,
             state: State::Connecting(None),
-            is_used: false,
+            is_used,
             stays: false,
             interim: 0,
             still_since: self.now,
-        });
-        self.ring.connect(&socket, address, token(place));
-        Ok(place)
+        }))
+    }
+
+    /// A connection, which is not yet connected.
+    pub(super) fn transport_to(&self, way: Way, token: u64) -> io::Result<Transport> {
+        let family = if way.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        if way.protocol == Protocol::Http {
+            return Ok(Transport::plain(socket, token));
+        }
+        let config = &self.to_targets[usize::from(way.version != ProtocolVersion::Http1)];
+        let session = ClientConnection::new(Arc::clone(config), ServerName::from(way.address.ip()));
+        Ok(Transport::connecting(socket, session.map_err(io::Error::other)?, token))
     }
 
     pub(super) fn target_completed(&mut self, place: usize, outcome: Outcome) {
         let Some(upstream) = self.upstreams.get_mut(place) else { return };
         upstream.still_since = self.now;
-        match outcome {
-            Outcome::Connected(connected) => {
-                upstream.is_sending = false;
+        match upstream.transport.completed(&mut self.ring, outcome) {
+            Some(Outcome::Connected(connected)) => {
                 match (connected, std::mem::replace(&mut upstream.state, State::Connected)) {
                     (_, State::Cut) => upstream.state = State::Cut,
                     (Ok(()), State::Connecting(first)) => {
@@ -120,23 +142,19 @@ impl Worker {
                     (Err(_), _) => self.lose_target(place),
                 }
             }
-            Outcome::Sent(sent, data) => {
-                upstream.is_sending = false;
-                self.let_go(data);
+            Some(Outcome::Sent(sent, data)) => {
+                self.ring.let_go(data);
                 // One that takes no more may have answered: its end tells.
                 if sent.is_ok() {
                     self.target_has_got_it(place);
                 }
             }
-            Outcome::Received(received) => {
-                upstream.is_receiving = false;
-                match received {
-                    Ok(Some(buffer)) if buffer.len() > 0 => self.target_sent_us(place, buffer),
-                    Ok(None) if !matches!(upstream.state, State::Cut) => self.receive_from_target(place),
-                    _ => self.lose_target(place),
-                }
-            }
-            Outcome::Accepted(_) | Outcome::Woken => {}
+            Some(Outcome::Received(received)) => match received {
+                Ok(Some(buffer)) if buffer.len() > 0 => self.target_sent_us(place, buffer),
+                Ok(None) if !matches!(upstream.state, State::Cut) => self.receive_from_target(place),
+                _ => self.lose_target(place),
+            },
+            _ => {}
         }
         if self.upstreams.get(place).is_some_and(Upstream::is_over) {
             self.upstreams.remove(place);
@@ -156,7 +174,7 @@ impl Worker {
         };
         let Some(place) = exchange.target.filter(|_| length > 0) else { return self.ring.give_back(buffer) };
         let upstream = &self.upstreams[place];
-        if upstream.is_sending || matches!(upstream.state, State::Connecting(_)) {
+        if upstream.transport.is_sending() || matches!(upstream.state, State::Connecting(_)) {
             debug_assert!(exchange.held.is_none());
             exchange.held = Some(self.ring.keep(buffer, 0..length));
             return;
@@ -257,7 +275,7 @@ impl Worker {
         exchange.again = None;
         upstream.is_used = true;
         upstream.stays = self.response.stays && !exchange.is_tunnel && taken.bytes == rest.len();
-        let mut out = self.spare.pop().unwrap_or_default();
+        let mut out = self.ring.spare();
         let cookies = exchange.cookies(head, &self.response, self.wall);
         http1::rewrite_response(head, &self.response, exchange.is_old, exchange.closes, &cookies, &mut out);
         if exchange.is_tunnel {
@@ -290,14 +308,14 @@ impl Worker {
     /// The target's end of the connection.
     fn lose_target(&mut self, place: usize) {
         let upstream = &self.upstreams[place];
-        let (address, is_used, has_begun) = (upstream.address, upstream.is_used, !upstream.inbox.is_empty());
+        let (way, is_used, has_begun) = (upstream.way, upstream.is_used, !upstream.inbox.is_empty());
         let Some((client, exchange)) = self.exchange(place) else { return self.cut_target(place) };
         if let Some(body) = &mut exchange.response {
             // A body that ends so is whole, or its client learns that it is not, by the same means.
             body.close();
             exchange.closes = true;
             self.cut_target(place);
-            if !self.clients[client].is_sending {
+            if !self.clients[client].transport.is_sending() {
                 self.client_has_got_it(client);
             }
             return;
@@ -308,7 +326,7 @@ impl Worker {
                 exchange.target = None;
                 self.upstreams[place].client = None;
                 self.cut_target(place);
-                self.ask(client, address, request);
+                self.ask(client, way, request);
             }
             _ => self.fail(client, 502),
         }
@@ -331,7 +349,7 @@ impl Worker {
         };
         let (held, target) = (exchange.held.take(), exchange.target.take());
         if let Some(data) = held {
-            self.let_go(data);
+            self.ring.let_go(data);
         }
         let Some(place) = target else { return };
         self.upstreams[place].stays = false;
@@ -341,8 +359,8 @@ impl Worker {
     fn release(&mut self, place: usize) {
         let upstream = &mut self.upstreams[place];
         upstream.client = None;
-        let (address, is_kept) = (upstream.address, upstream.stays && !upstream.is_sending);
-        let idle = self.idle.entry(address).or_default();
+        let is_kept = upstream.stays && !upstream.transport.is_sending() && !upstream.transport.is_stream();
+        let idle = self.idle.entry(upstream.way).or_default();
         if is_kept && idle.len() < IDLE_MAX && matches!(upstream.state, State::Connected) {
             idle.push(place);
             self.receive_from_target(place);
@@ -353,18 +371,14 @@ impl Worker {
 
     fn receive_from_target(&mut self, place: usize) {
         let upstream = &mut self.upstreams[place];
-        if !upstream.is_receiving && matches!(upstream.state, State::Connected) {
-            upstream.is_receiving = true;
-            self.ring.receive(&upstream.socket, true, token(place));
+        if matches!(upstream.state, State::Connected) {
+            upstream.transport.receive(&mut self.ring, true);
         }
     }
 
     /// One at a time.
     fn send_to_target(&mut self, place: usize, data: Data) {
-        let upstream = &mut self.upstreams[place];
-        debug_assert!(!upstream.is_sending);
-        upstream.is_sending = true;
-        self.ring.send(&upstream.socket, data, token(place));
+        self.upstreams[place].transport.send(&mut self.ring, data);
     }
 
     fn cut_target(&mut self, place: usize) {
@@ -375,8 +389,8 @@ impl Worker {
             exchange.target = None;
         }
         upstream.state = State::Cut;
-        cut(&upstream.socket);
-        if let Some(idle) = self.idle.get_mut(&upstream.address) {
+        upstream.transport.cut(&mut self.ring);
+        if let Some(idle) = self.idle.get_mut(&upstream.way) {
             idle.retain(|other| *other != place);
         }
     }
@@ -393,8 +407,4 @@ impl Worker {
             self.upstreams.remove(place);
         }
     }
-}
-
-fn token(place: usize) -> u64 {
-    (place as u64) << 1 | 1
 }

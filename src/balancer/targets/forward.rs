@@ -9,7 +9,7 @@ use super::cookie::{Cookies, Value};
 use super::group::Lease;
 use super::picker::Picker;
 use super::random::Random;
-use crate::config::Stickiness;
+use crate::config::{Protocol, ProtocolVersion, Stickiness};
 
 /// Names of cookies, of which the second is for requests from other sites.
 const GROUP: [&str; 2] = ["AWSALBTG", "AWSALBTGCORS"];
@@ -31,6 +31,9 @@ pub struct Choice {
     /// Which of the worker's pickers made it.
     pub picker: usize,
     pub lease: Lease,
+    /// What its group's targets are asked in.
+    pub protocol: Protocol,
+    pub version: ProtocolVersion,
     /// What the answer is to make the client stay with.
     stays: Vec<Stay>,
 }
@@ -83,7 +86,9 @@ impl Forwarder {
             }
         };
         let lease = target(&mut pickers[picker], cookies, now, wall, &mut stays)?;
-        Some(Choice { picker, lease, stays })
+        let group = pickers[picker].group();
+        let (protocol, version) = (group.protocol, group.version);
+        Some(Choice { picker, lease, protocol, version, stays })
     }
 
     fn by_weight(&mut self) -> Option<usize> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use types::Instant;
 
 use super::cookie::TagKey;
-use crate::config::{Algorithm, Stickiness, Target, TargetGroup};
+use crate::config::{Algorithm, Protocol, ProtocolVersion, Stickiness, Target, TargetGroup};
 
 /// What health means to those who pick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,8 @@ impl Drop for Lease {
 /// A target group of one configuration.
 #[derive(Debug)]
 pub struct Group {
+    pub(super) protocol: Protocol,
+    pub(super) version: ProtocolVersion,
     pub(super) algorithm: Algorithm,
     pub(super) slow_start: Duration,
     pub(super) stickiness: Option<Stickiness>,
@@ -119,6 +121,8 @@ impl Group {
             turns.iter().enumerate().map(|(turn, member)| (key.member(name, &member.target), turn)).collect();
         member_tags.sort_unstable();
         Self {
+            protocol: config.protocol,
+            version: config.protocol_version,
             algorithm: config.algorithm,
             slow_start: Duration::from_secs(config.slow_start_s.into()),
             stickiness: config.stickiness.clone(),
