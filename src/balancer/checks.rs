@@ -18,12 +18,16 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use types::{Clock as _, SystemClock};
+use types::{Clock as _, Instant, SystemClock};
 
 use crate::config::{Target, TargetGroup};
 use crate::health::{Event, Schedule, State, Thresholds};
 use crate::routes::Plan;
+use crate::targets::Member;
 use probe::Probe;
+
+/// How often it is looked whether targets that were taken away have done what they had to.
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
 /// A target in a group.
 type Key = (String, SocketAddr);
@@ -41,7 +45,8 @@ impl Checks {
     pub(crate) fn begin(plan: Arc<Plan>) -> io::Result<Self> {
         let (plans, inbox) = unbounded_channel();
         let states = States::default();
-        let mut owner = Owner { plan, schedules: BTreeMap::new(), states: Arc::clone(&states) };
+        let mut owner =
+            Owner { plan, schedules: BTreeMap::new(), leaving: BTreeMap::new(), states: Arc::clone(&states) };
         owner.follow();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || runtime.block_on(owner.work(inbox));
@@ -74,7 +79,15 @@ impl Drop for Checks {
 struct Owner {
     plan: Arc<Plan>,
     schedules: BTreeMap<String, Schedule<SocketAddr>>,
+    /// Targets that were taken away and still answer.
+    leaving: BTreeMap<Key, Leaving>,
     states: States,
+}
+
+/// A target that answers what it was asked before it was taken away.
+struct Leaving {
+    members: Vec<Arc<Member>>,
+    until: Instant,
 }
 
 impl Owner {
@@ -82,12 +95,15 @@ impl Owner {
         let mut probes = JoinSet::new();
         loop {
             self.begin_due(&mut probes);
+            self.let_go();
             let next = self.schedules.values().filter_map(Schedule::next_due).min();
             let wait = next.map_or(Duration::MAX, |next| next.since(SystemClock.now()));
+            let wait = if self.leaving.is_empty() { wait } else { wait.min(LOOK_PERIOD) };
             tokio::select! {
                 plan = plans.recv() => match plan {
                     Some(plan) => {
-                        self.plan = plan;
+                        let previous = std::mem::replace(&mut self.plan, plan);
+                        self.take_leave(&previous);
                         self.follow();
                     }
                     None => return,
@@ -115,15 +131,50 @@ impl Owner {
                 there.insert((name.clone(), address(target)));
             }
         }
-        let gone: Vec<Key> =
-            locked(&self.states).keys().filter(|key| !there.contains(*key)).cloned().collect();
-        for (name, target) in &gone {
-            if let Some(schedule) = self.schedules.get_mut(name) {
-                schedule.remove(target);
-            }
-            locked(&self.states).remove(&(name.clone(), *target));
+        for (name, schedule) in &mut self.schedules {
+            schedule.retain(|target| there.contains(&(name.clone(), *target)));
         }
+        self.leaving.retain(|key, _| !there.contains(key));
         there.iter().for_each(|key| self.note(key, Event::Registered));
+    }
+
+    /// Targets that are there no more have their group's delay.
+    fn take_leave(&mut self, previous: &Plan) {
+        let now = SystemClock.now();
+        let is_leaving = |key: &&Key| self.leaving.contains_key(*key);
+        let keys: Vec<Key> = locked(&self.states).keys().filter(|key| !is_leaving(key)).cloned().collect();
+        for key in keys {
+            let config = |plan: &Plan| plan.config.target_groups.get(&key.0).cloned();
+            let is_there = config(&self.plan)
+                .is_some_and(|group| group.targets.iter().any(|target| address(target) == key.1));
+            let Some(group) = config(&self.plan).or_else(|| config(previous)).filter(|_| !is_there) else {
+                continue;
+            };
+            let until = now.after(Duration::from_secs(group.deregistration_delay_s.into()));
+            let members = previous.groups().get(&key.0).map(|group| group.members()).unwrap_or_default();
+            let members = members.iter().filter(|member| address(&member.target) == key.1).cloned().collect();
+            let mut states = locked(&self.states);
+            let before = states.get(&key).copied().unwrap_or_default();
+            if let Ok(after) = before.next(Event::Deregistered { until }, thresholds(&group)) {
+                states.insert(key.clone(), after);
+            }
+            drop(states);
+            self.leaving.insert(key, Leaving { members, until });
+        }
+    }
+
+    /// Forgets targets that had their delay, or have nothing to answer any more.
+    fn let_go(&mut self) {
+        let now = SystemClock.now();
+        let has_something = |leaving: &Leaving| leaving.members.iter().any(|member| member.outstanding() > 0);
+        let states = &self.states;
+        self.leaving.retain(|key, leaving| {
+            let stays = now < leaving.until && has_something(leaving);
+            if !stays {
+                locked(states).remove(key);
+            }
+            stays
+        });
     }
 
     fn begin_due(&mut self, probes: &mut JoinSet<(Key, Event)>) {

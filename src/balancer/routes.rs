@@ -6,7 +6,7 @@
 //!                              └ health ─▶ standing of members                                └ decide ─▶ Decision
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -46,6 +46,8 @@ pub struct Plan {
     /// What sessions of each listener are made from.
     tls: Vec<Option<Arc<ServerConfig>>>,
     groups: BTreeMap<String, Arc<Group>>,
+    /// Of all targets.
+    addresses: HashSet<SocketAddr>,
 }
 
 impl Plan {
@@ -70,7 +72,24 @@ impl Plan {
             (name.clone(), Arc::new(Group::new(name, group, zone, &keys.tags, before.map(AsRef::as_ref))))
         };
         let groups = config.target_groups.iter().map(group).collect();
-        Ok(Self { config, tables, tls, groups })
+        let targets = config.target_groups.values().flat_map(|group| &group.targets);
+        let addresses = targets.map(|target| SocketAddr::new(target.ip, target.port)).collect();
+        Ok(Self { config, tables, tls, groups, addresses })
+    }
+
+    /// Takes the place of `previous`: targets that are there no more have their delay from `now` on.
+    pub(crate) fn succeed(&self, previous: &Self, now: Instant) {
+        for (name, group) in &previous.groups {
+            match self.groups.get(name) {
+                Some(next) => next.succeed(group, now),
+                None => group.dissolve(now),
+            }
+        }
+    }
+
+    /// There is a target at this address.
+    pub(crate) fn has_target(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// What sessions with clients of a listener are made from; none if it is plain.

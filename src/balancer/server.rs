@@ -14,6 +14,8 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 
+use types::{Clock as _, SystemClock};
+
 use crate::checks::Checks;
 use crate::config::{ConfigError, LoadBalancer};
 use crate::health::State;
@@ -98,6 +100,7 @@ impl Server {
         let new = || addresses(&plan).filter(|address| !old.contains(address));
         // All that is new can be had before any of it is used.
         let opened = self.workers.iter().map(|_| listen_at(new())).collect::<Result<Vec<_>, _>>()?;
+        plan.succeed(&self.plan, SystemClock.now());
         self.checks.follow(Arc::clone(&plan));
         for (worker, opened) in self.workers.iter().zip(opened) {
             worker.tell(Order::Follow { plan: Arc::clone(&plan), opened });

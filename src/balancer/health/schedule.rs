@@ -50,6 +50,12 @@ impl<K: Clone + Ord + Hash> Schedule<K> {
         }
     }
 
+    /// Checks only those keys any more that `is_kept`.
+    pub fn retain(&mut self, is_kept: impl Fn(&K) -> bool) {
+        self.by_key.retain(|key, _| is_kept(key));
+        self.by_time.retain(|(_, key)| is_kept(key));
+    }
+
     /// When the next check is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.by_time.first().map(|(due, _)| *due)

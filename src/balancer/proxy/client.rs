@@ -426,7 +426,12 @@ impl Worker {
     pub(super) fn sweep_client(&mut self, place: usize, idle_max: Duration) {
         let client = &self.clients[place];
         let still = self.now.since(client.still_since);
+        let has_left = |choice: &Choice| choice.lease.member().has_left(self.now);
         match (&client.exchange, client.end) {
+            // Its target was taken away, and had its time.
+            (Some(exchange), Ending::Open) if exchange.choice.as_ref().is_some_and(has_left) => {
+                self.fail(place, 502)
+            }
             (_, Ending::Lingers) if still > LINGER_TIME => self.cut_client(place),
             (Some(exchange), Ending::Open) if still > idle_max && exchange.response.is_none() => {
                 // Who is waited for tells whose fault it is.

@@ -234,6 +234,7 @@ impl Worker {
             self.ring.accept(&self.listeners[place].socket, Owner::Listener.token(place));
         }
         self.leave_gone_listeners();
+        self.leave_gone_targets();
     }
 
     fn attributes(&self) -> &Attributes {

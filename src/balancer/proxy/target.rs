@@ -359,9 +359,10 @@ impl Worker {
     fn release(&mut self, place: usize) {
         let upstream = &mut self.upstreams[place];
         upstream.client = None;
+        let is_there = self.routes.plan().has_target(upstream.way.address);
         let is_kept = upstream.stays && !upstream.transport.is_sending() && !upstream.transport.is_stream();
         let idle = self.idle.entry(upstream.way).or_default();
-        if is_kept && idle.len() < IDLE_MAX && matches!(upstream.state, State::Connected) {
+        if is_kept && is_there && idle.len() < IDLE_MAX && matches!(upstream.state, State::Connected) {
             idle.push(place);
             self.receive_from_target(place);
         } else {
@@ -393,6 +394,14 @@ impl Worker {
         if let Some(idle) = self.idle.get_mut(&upstream.way) {
             idle.retain(|other| *other != place);
         }
+    }
+
+    /// Connections to targets that are there no more wait for nobody.
+    pub(super) fn leave_gone_targets(&mut self) {
+        let plan = self.routes.plan();
+        let gone = self.idle.extract_if(|way, _| !plan.has_target(way.address));
+        let waiting: Vec<usize> = gone.flat_map(|(_, places)| places).collect();
+        waiting.into_iter().for_each(|place| self.cut_target(place));
     }
 
     pub(super) fn sweep_target(&mut self, place: usize, idle_max: Duration) {

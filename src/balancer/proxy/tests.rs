@@ -29,7 +29,7 @@ pub(super) fn config(action: Action, targets: Vec<SocketAddr>, attributes: Attri
         targets: targets.into_iter().map(target).collect(),
         stickiness: None,
         slow_start_s: 0,
-        deregistration_delay_s: 0,
+        deregistration_delay_s: 300,
         health_check: HealthCheck::default(),
     };
     let listener = Listener {
@@ -571,4 +571,61 @@ fn listeners_stay_who_they_are_in_whatever_order_a_change_names_them() {
     lab.server.replace(config).unwrap();
     assert!(get(address).ends_with("again"));
     assert!(get(second).ends_with("changed"));
+}
+
+#[test]
+fn a_target_that_is_taken_away_answers_what_it_was_asked_and_is_asked_no_more() {
+    let (answer, wait) = std::sync::mpsc::channel::<()>();
+    let wait = Arc::new(std::sync::Mutex::new(wait));
+    let (asked, hear) = std::sync::mpsc::channel();
+    let slow = target(move |mut stream| {
+        while head(&mut stream).is_some_and(|request| !request.starts_with("GET /health ")) {
+            asked.send(()).unwrap();
+            if wait.lock().unwrap().recv().is_err() {
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow").unwrap();
+        }
+    });
+    let mut config = config(forward(), vec![slow], Attributes::default());
+    config.target_groups.get_mut("all").unwrap().health_check.path = "/health".to_owned();
+    let address = config.listeners[0].address;
+    let mut lab = Lab { address, server: Server::start(config.clone(), 1, None, [7; 32]).unwrap() };
+    let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let ask = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let mut take_away = |delay_s, lab: &mut Lab| {
+        let asking = thread::spawn(ask);
+        hear.recv_timeout(PATIENCE).unwrap();
+        let group = config.target_groups.get_mut("all").unwrap();
+        group.deregistration_delay_s = delay_s;
+        let targets = std::mem::take(&mut group.targets);
+        lab.server.replace(config.clone()).unwrap();
+        config.target_groups.get_mut("all").unwrap().targets = targets;
+        (asking, config.clone())
+    };
+    let (asking, back) = take_away(300, &mut lab);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let until = |name: &str, lab: &Lab| {
+        while lab.server.health("all", slow).name() != name {
+            assert!(std::time::Instant::now() < deadline, "it does not become {name}");
+            thread::yield_now();
+        }
+    };
+    until("draining", &lab);
+    assert!(lab.ask(request).starts_with("HTTP/1.1 503 "), "it gets nothing new");
+    answer.send(()).unwrap();
+    assert!(asking.join().unwrap().ends_with("slow"));
+    until("unused", &lab);
+    lab.server.replace(back).unwrap();
+    // What takes longer than the delay is told so.
+    let (asking, _) = take_away(1, &mut lab);
+    assert!(asking.join().unwrap().starts_with("HTTP/1.1 502 "));
+    drop(answer);
 }
