@@ -15,14 +15,16 @@
 
 mod checks;
 pub mod config;
+pub mod counters;
 mod engine;
 pub mod health;
 pub mod http1;
 pub mod http2;
-pub mod proxy;
+mod proxy;
 pub mod routes;
 pub mod rules;
 pub mod server;
+pub mod status;
 pub mod targets;
 pub mod tls;
 mod transport;

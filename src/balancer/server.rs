@@ -18,9 +18,11 @@ use types::{Clock as _, SystemClock};
 
 use crate::checks::Checks;
 use crate::config::{ConfigError, LoadBalancer};
+use crate::counters::{Totals, WorkerCounters};
 use crate::health::State;
 use crate::proxy::{Order, Worker};
 use crate::routes::{Keys, Plan};
+use crate::status::Status;
 use crate::targets::Random;
 
 /// Connections that wait to be accepted, for each worker.
@@ -51,6 +53,7 @@ pub struct Server {
 }
 
 struct Running {
+    counters: Arc<WorkerCounters>,
     orders: Sender<Order>,
     event: Arc<EventFd>,
     thread: JoinHandle<io::Result<()>>,
@@ -114,6 +117,16 @@ impl Server {
         self.checks.state(group, target)
     }
 
+    /// How all of it stands.
+    pub fn status(&self) -> Status {
+        Status::new(&self.plan, &self.totals(), |group, target| self.checks.state(group, target))
+    }
+
+    /// What was counted since the start.
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.workers.iter().map(|worker| worker.counters.as_ref()))
+    }
+
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
@@ -145,8 +158,10 @@ fn begin(
     let (orders, inbox) = channel();
     let (tell, told) = channel();
     let its = Arc::clone(&event);
+    let counters = Arc::new(WorkerCounters::default());
+    let counted = Arc::clone(&counters);
     // A ring belongs to the thread that made it.
-    let work = move || match Worker::new(listeners, plan, inbox, random) {
+    let work = move || match Worker::new(listeners, plan, inbox, random, counted) {
         Ok(mut worker) => {
             let _ = tell.send(Ok(()));
             worker.run(&its)
@@ -158,7 +173,7 @@ fn begin(
     };
     let thread = thread::Builder::new().name("worker".to_owned()).spawn(work).map_err(failed)?;
     match told.recv() {
-        Ok(Ok(())) => Ok(Running { orders, event, thread }),
+        Ok(Ok(())) => Ok(Running { counters, orders, event, thread }),
         Ok(Err(source)) => Err(failed(source)),
         Err(_) => Err(failed(io::Error::other("it ended at once"))),
     }

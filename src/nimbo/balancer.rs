@@ -1,5 +1,7 @@
 //! `nimbo balancer`: one load balancer, without a cloud.
 
+mod control;
+
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use balancer::config::{LoadBalancer, Protocol};
 use balancer::server::Server;
+use control::{Control, Question};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
@@ -35,6 +38,9 @@ pub(crate) struct Args {
     /// Serves with targets of this zone only
     #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
+    /// A Unix socket that tells how it stands: `curl --unix-socket SOCKET http://localhost/v1/status`
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
 }
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -67,6 +73,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         };
         println!("{scheme}://{}", listener.address);
     }
+    let mut control = args.control.as_deref().map(Control::listen).transpose()?;
     let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -77,12 +84,24 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
                     eprint!("{}", crate::failure::render(&error));
                 }
             }
+            Some(question) = next_question(&mut control) => {
+                // Whoever has asked may have gone.
+                let _ = question.send(server.status());
+            }
             _ = look.tick() => {
                 if server.has_failed() {
                     bail!("a worker has ended by itself");
                 }
             }
         }
+    }
+}
+
+/// Never one without a control socket.
+async fn next_question(control: &mut Option<Control>) -> Option<Question> {
+    match control {
+        Some(control) => control.question().await,
+        None => std::future::pending().await,
     }
 }
 

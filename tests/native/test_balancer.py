@@ -59,8 +59,8 @@ def free_address() -> str:
 
 
 @contextmanager
-def balancer(file: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen([NIMBO, "balancer", "--config", str(file), "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def balancer(file: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen([NIMBO, "balancer", "--config", str(file), "--workers", "2", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout
         yield process, process.stdout.readline().strip()
@@ -101,6 +101,31 @@ def test_requests_take_turns_and_a_changed_file_takes_effect(targets: dict[str, 
         said = process.stderr.readline() + process.stderr.readline() + process.stderr.readline()
         assert "listeners[0].rules[0]" in said and "priority" in said, said
         assert json.loads(curl(url))["name"] == "one"
+
+
+def test_it_tells_how_it_stands(targets: dict[str, int], tmp_path: Path) -> None:
+    file, socket = tmp_path / "balancer.json", tmp_path / "control"
+    file.write_text(json.dumps(config({**targets, "none": 1}, free_address())))
+
+    def status() -> dict[str, Any]:
+        return json.loads(curl("--unix-socket", str(socket), "http://localhost/v1/status"))
+
+    with balancer(file, "--control", str(socket)) as (_, url):
+        deadline = time.monotonic() + TIMEOUT_S
+        while sorted(target["state"] for target in status()["target_groups"]["all"]["targets"]) != ["healthy", "healthy", "initial"]:
+            assert time.monotonic() < deadline
+        before = status()["metrics"]
+        for _ in range(7):
+            curl(url)
+        told = status()
+        assert told["metrics"]["RequestCount"] - before["RequestCount"] == 7
+        assert told["metrics"]["HTTPCode_Target_2XX_Count"] - before["HTTPCode_Target_2XX_Count"] == 7
+        group = told["target_groups"]["all"]
+        assert group["metrics"]["RequestCount"] == 7 and group["metrics"]["HealthyHostCount"] == 2
+        assert [target["reason"] for target in group["targets"] if target["id"] == "none"] == ["Elb.InitialHealthChecking"]
+        assert told["listeners"] == [{"address": url.removeprefix("http://"), "protocol": "HTTP"}]
+        assert "there is /v1/status" in curl("--unix-socket", str(socket), "http://localhost/")
+    assert not socket.exists()
 
 
 @pytest.mark.parametrize(

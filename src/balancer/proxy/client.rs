@@ -12,6 +12,7 @@ use rustls::ServerConnection;
 use super::answer::{self, Manner};
 use super::{Entrance, LINGER_TIME, Owner, Way, Worker};
 use crate::config::{DesyncMode, ProtocolVersion};
+use crate::counters::{Count, Counters};
 use crate::engine::{Buffer, Data, Outcome};
 use crate::http1::{self, Body, Connection, Flaw, HEAD_BYTES_MAX, Severity};
 use crate::routes::{Decision, Incoming};
@@ -67,6 +68,9 @@ pub(super) struct Exchange {
     pub(super) again: Option<Vec<u8>>,
     /// Counts for its target as long as this lasts.
     pub(super) choice: Option<Choice>,
+    /// What counts for its target group, and since when it is asked.
+    pub(super) group: Option<Arc<Counters>>,
+    pub(super) asked: Instant,
     /// The client's browser wants to be told which cookies are for other sites, too.
     pub(super) is_cross_site_aware: bool,
 }
@@ -112,6 +116,7 @@ impl Worker {
                 Err(_) => return,
             },
         };
+        self.counters.all.one(Count::NewConnections);
         self.add_client(transport, peer, Rc::clone(entrance));
     }
 
@@ -161,6 +166,7 @@ impl Worker {
         if client.transport.speaks_http2() {
             return self.carry(place, buffer);
         }
+        self.counters.all.add(Count::ProcessedBytes, buffer.len() as u64);
         if client.end != Ending::Open {
             self.ring.give_back(buffer);
             if client.end == Ending::Lingers {
@@ -237,6 +243,9 @@ impl Worker {
             self.refuse(place, 405);
             return;
         }
+        if request.flaw.is_some() {
+            self.counters.all.one(Count::NonCompliant);
+        }
         let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
         let is_suspect = is_ambiguous && attributes.desync_mitigation_mode == DesyncMode::Defensive;
         // What may be asked twice: RFC 9110, 9.2.2.
@@ -303,6 +312,14 @@ impl Worker {
                     protocol: choice.protocol,
                     version: choice.version,
                 };
+                let group = self.group_counters.get(choice.picker).cloned();
+                for counters in group.iter().map(AsRef::as_ref).chain([&self.counters.all]) {
+                    counters.one(Count::Requests);
+                    if is_grpc {
+                        counters.one(Count::GrpcRequests);
+                    }
+                }
+                (exchange.group, exchange.asked) = (group, self.now);
                 exchange.choice = Some(choice);
                 client.exchange = Some(exchange);
                 self.receive_from_client(place, true);
@@ -314,11 +331,19 @@ impl Worker {
                 exchange.response = Some(Body::Ended);
                 let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
                 match decision {
-                    Decision::Answer(response) => answer::fixed(&response, manner, &mut out),
+                    Decision::Answer(response) => {
+                        self.counters.all.one(Count::FixedResponses);
+                        answer::fixed(&response, manner, &mut out);
+                    }
                     Decision::Redirect { status, location } => {
+                        self.counters.all.one(Count::Redirects);
+                        self.count_own(status);
                         answer::redirect(status, &location, manner, &mut out);
                     }
-                    Decision::Nobody | Decision::Forward(_) => answer::status(503, manner, &mut out),
+                    Decision::Nobody | Decision::Forward(_) => {
+                        self.count_own(503);
+                        answer::status(503, manner, &mut out);
+                    }
                 }
                 let client = &mut self.clients[place];
                 client.inbox.drain(..body.end);
@@ -362,7 +387,12 @@ impl Worker {
         let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
         let mut out = self.ring.spare();
         answer::status(status, manner, &mut out);
+        self.count_own(status);
         self.send_to_client(place, Data::Bytes(out));
+    }
+
+    fn count_own(&self, status: u16) {
+        Count::of_elb(status).into_iter().flatten().for_each(|count| self.counters.all.one(count));
     }
 
     pub(super) fn client_has_got_it(&mut self, place: usize) {
@@ -409,6 +439,7 @@ impl Worker {
 
     /// One at a time.
     pub(super) fn send_to_client(&mut self, place: usize, data: Data) {
+        self.counters.all.add(Count::ProcessedBytes, self.ring.data(&data).len() as u64);
         self.clients[place].transport.send(&mut self.ring, data);
     }
 
@@ -418,6 +449,9 @@ impl Worker {
             return;
         }
         client.end = Ending::Cut;
+        if client.transport.has_failed_handshake() {
+            self.counters.all.one(Count::ClientTlsErrors);
+        }
         client.transport.cut(&mut self.ring);
         self.leave_target(place);
         self.clients[place].exchange = None;

@@ -145,7 +145,7 @@ fn calls_of_grpc_pass_with_their_trailers_and_checks_know_their_codes() {
     let lab = served(secured(vec![target_of_http2(grpc)], ProtocolVersion::Grpc));
     let mut client = client(&lab);
     for _ in 0..20 {
-        let answer = client.ask(CALL, "\r\n\r\n0\r\ngrpc-status: 0\r\n\r\n".trim_start_matches("\r\n\r\n"));
+        let answer = client.ask(CALL, "0\r\ngrpc-status: 0\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 \r\n"), "{answer}");
         assert!(answer.contains("\r\n5\r\n\0\0\0\0\0\r\n0\r\n"), "{answer:?}");
     }
@@ -277,4 +277,48 @@ fn health_checks_of_tls_take_any_certificate() {
     }
     let answer = lab.ask("GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(answer.ends_with("GET /a HTTP/1.1"), "{answer}");
+}
+
+#[test]
+fn what_has_happened_is_counted_by_its_metrics_names() {
+    let mut config = secured(vec![target(echo)], ProtocolVersion::Http1);
+    config.listeners[0].rules = vec![crate::config::Rule {
+        priority: 1,
+        conditions: vec![crate::config::Condition::PathPattern(vec!["/old".to_owned()])],
+        action: serde_json::from_str(r#"{"redirect": {"path": "/new", "status": 301}}"#).unwrap(),
+    }];
+    let lab = served(config);
+    let mut client = client(&lab);
+    for _ in 0..3 {
+        client.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1");
+    }
+    client.ask("GET /old HTTP/1.1\r\nHost: h\r\n\r\n", "\r\n\r\n");
+    client.ask("TRACE / HTTP/1.1\r\nHost: h\r\n\r\n", "</html>\r\n");
+    assert_eq!(lab.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").len(), 7, "an alert");
+    let mut flood = self::client(&lab);
+    for _ in 0..300 {
+        let id = flood.session.open(false);
+        flood.session.write(id, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n");
+        flood.session.release(id);
+    }
+    while flood.pass().is_some() {}
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while lab.server.totals().active_connections == 0 {
+        assert!(std::time::Instant::now() < deadline, "nobody looks how many connections there are");
+        std::thread::yield_now();
+    }
+    let totals = lab.server.totals();
+    let all = |name: &str| totals.all[name];
+    assert_eq!(
+        (all("RequestCount"), all("HTTPCode_Target_2XX_Count"), all("TargetResponseCount")),
+        (3, 3, 3)
+    );
+    assert_eq!(
+        (all("HTTP_Redirect_Count"), all("HTTPCode_ELB_3XX_Count"), all("HTTPCode_ELB_4XX_Count")),
+        (1, 1, 1)
+    );
+    assert_eq!((all("NewConnectionCount"), all("ClientTLSNegotiationErrorCount")), (3, 1));
+    assert!(all("ProcessedBytes") > 300 && all("TargetResponseTimeUs") > 0);
+    assert_eq!(totals.groups["all"]["RequestCount"], 3);
+    assert_eq!(totals.floods["resets"], 1);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::target::Way;
 use super::{CONNECT_TIME, Entrance, LINGER_TIME, Owner, Worker};
 use crate::engine::{Buffer, Outcome};
+use crate::http2::Fault;
 use crate::transport::{Link, SharedLink, Transport};
 
 /// A connection of many streams.
@@ -41,6 +42,7 @@ impl Worker {
         let link = Rc::new(RefCell::new(link));
         self.links.insert(Carrier { link, end: End::Client { peer, entrance } });
         self.take_opened(place, opened);
+        self.count_fault(place);
     }
 
     fn take_opened(&mut self, place: usize, opened: Vec<u32>) {
@@ -59,7 +61,17 @@ impl Worker {
         let Some(carrier) = self.links.get(place) else { return };
         let opened = carrier.link.borrow_mut().completed(&mut self.ring, outcome, self.now);
         self.take_opened(place, opened);
+        self.count_fault(place);
         self.let_link_go(place);
+    }
+
+    fn count_fault(&self, place: usize) {
+        let Some(carrier) = self.links.get(place) else { return };
+        if let (Some(Fault::Flood(flood)), End::Client { .. }) =
+            (carrier.link.borrow_mut().fault(), &carrier.end)
+        {
+            self.counters.flood(flood);
+        }
     }
 
     /// A stream to a target, and whether its connection was there before.

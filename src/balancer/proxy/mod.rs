@@ -42,6 +42,7 @@ use slab::Slab;
 use types::{Clock as _, Instant, SystemClock};
 
 use crate::config::Attributes;
+use crate::counters::{Counters, WorkerCounters};
 use crate::engine::{Completion, Outcome, Ring};
 use crate::http1::{Request, Response};
 use crate::routes::{Plan, Routes};
@@ -87,7 +88,7 @@ impl Owner {
 }
 
 /// What a worker is told.
-pub enum Order {
+pub(crate) enum Order {
     /// Requests that come from now on go by this plan, which has these new listeners.
     Follow {
         plan: Arc<Plan>,
@@ -117,7 +118,7 @@ struct Entrance {
 }
 
 /// Everything of one thread.
-pub struct Worker {
+pub(crate) struct Worker {
     ring: Ring,
     routes: Routes,
     orders: Receiver<Order>,
@@ -137,6 +138,9 @@ pub struct Worker {
     request: Request,
     response: Response,
     random: Random,
+    counters: Arc<WorkerCounters>,
+    /// Of the plan's target groups, in their order.
+    group_counters: Vec<Arc<Counters>>,
     is_ending: bool,
 }
 
@@ -145,11 +149,12 @@ impl Worker {
     ///
     /// # Errors
     /// When the kernel has no ring for it.
-    pub fn new(
+    pub(crate) fn new(
         listeners: Vec<(SocketAddr, TcpListener)>,
         plan: Arc<Plan>,
         orders: Receiver<Order>,
         mut random: Random,
+        counters: Arc<WorkerCounters>,
     ) -> io::Result<Self> {
         let to_targets = |has_http2| crate::tls::of_targets(has_http2).map_err(io::Error::other);
         let mut worker = Self {
@@ -168,6 +173,8 @@ impl Worker {
             request: Request::default(),
             response: Response::default(),
             random,
+            counters,
+            group_counters: Vec::new(),
             is_ending: false,
         };
         worker.follow(plan, listeners);
@@ -178,7 +185,7 @@ impl Worker {
     ///
     /// # Errors
     /// When the ring fails.
-    pub fn run(&mut self, event: &EventFd) -> io::Result<()> {
+    pub(crate) fn run(&mut self, event: &EventFd) -> io::Result<()> {
         self.ring.watch(event.as_fd(), WAKE);
         let mut completions = Vec::new();
         let mut swept = self.now;
@@ -217,6 +224,7 @@ impl Worker {
 
     /// Begins to listen at what is new, and listens no more at what has gone.
     fn follow(&mut self, plan: Arc<Plan>, opened: Vec<(SocketAddr, TcpListener)>) {
+        self.group_counters = plan.groups().keys().map(|name| self.counters.group(name)).collect();
         let listener =
             |address| plan.config.listeners.iter().position(|listener| listener.address == address);
         // One that has gone stays so: if it comes again, that is another one.
@@ -280,6 +288,9 @@ impl Worker {
         for place in places(&self.links) {
             self.sweep_link(place, idle_max);
         }
+        let direct = self.clients.iter().filter(|(_, client)| !client.transport.is_stream()).count();
+        let asked = self.upstreams.iter().filter(|(_, upstream)| !upstream.is_stream()).count();
+        self.counters.set_connections(direct + asked + self.links.len());
     }
 }
 

@@ -14,6 +14,7 @@ use types::Instant;
 use super::client::Exchange;
 use super::{CONNECT_TIME, Owner, Worker};
 use crate::config::{Protocol, ProtocolVersion};
+use crate::counters::{Count, microseconds};
 use crate::engine::{Buffer, Data, Outcome};
 use crate::http1::{self, Body, HEAD_BYTES_MAX};
 use crate::transport::Transport;
@@ -57,6 +58,10 @@ enum State {
 }
 
 impl Upstream {
+    pub(super) fn is_stream(&self) -> bool {
+        self.transport.is_stream()
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.state, State::Cut) && self.transport.is_quiet()
     }
@@ -139,7 +144,10 @@ impl Worker {
                         self.receive_from_target(place);
                     }
                     (Ok(()), State::Connected) => {}
-                    (Err(_), _) => self.lose_target(place),
+                    (Err(_), _) => {
+                        self.count_unreachable(place);
+                        self.lose_target(place);
+                    }
                 }
             }
             Some(Outcome::Sent(sent, data)) => {
@@ -270,6 +278,14 @@ impl Worker {
             self.fail(client, 502);
             return;
         };
+        let time = microseconds(self.now.since(exchange.asked));
+        for counters in exchange.group.iter().map(AsRef::as_ref).chain([&self.counters.all]) {
+            if let Some(count) = Count::of_target(self.response.status) {
+                counters.one(count);
+            }
+            counters.add(Count::TargetResponseTime, time);
+            counters.one(Count::TargetResponses);
+        }
         exchange.is_tunnel = is_tunnel(self.response.status);
         exchange.closes |= matches!(body, Body::UntilClose);
         exchange.again = None;
@@ -303,6 +319,18 @@ impl Worker {
         } else {
             self.read_response(place);
         }
+    }
+
+    fn count_unreachable(&self, place: usize) {
+        let upstream = &self.upstreams[place];
+        let exchange = upstream.client.and_then(|client| self.clients.get(client)?.exchange.as_ref());
+        let group = exchange.and_then(|exchange| exchange.group.as_deref());
+        let count = if upstream.transport.has_failed_handshake() {
+            Count::TargetTlsErrors
+        } else {
+            Count::TargetConnectionErrors
+        };
+        group.into_iter().chain([&self.counters.all]).for_each(|counters| counters.one(count));
     }
 
     /// The target's end of the connection.

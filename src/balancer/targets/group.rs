@@ -169,6 +169,11 @@ impl Group {
         &self.members
     }
 
+    /// Those that were taken away and still have something to answer, since the last change.
+    pub fn leaving(&self) -> &[Arc<Member>] {
+        &self.leaving
+    }
+
     fn member(&self, target: &Target) -> Option<&Arc<Member>> {
         self.members.iter().chain(&self.leaving).find(|member| member.target == *target)
     }

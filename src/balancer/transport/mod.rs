@@ -108,6 +108,11 @@ impl Transport {
         }
     }
 
+    /// There was a connection, and no agreement on how it is secured.
+    pub(crate) fn has_failed_handshake(&self) -> bool {
+        matches!(&self.carrier, Carrier::Tls(tls) if tls.has_failed())
+    }
+
     /// Both ends have agreed on HTTP/2.
     pub(crate) fn speaks_http2(&self) -> bool {
         matches!(&self.carrier, Carrier::Tls(tls) if tls.speaks_http2())

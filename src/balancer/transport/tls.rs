@@ -77,6 +77,11 @@ impl Tls {
         self.session.alpn_protocol() == Some(b"h2")
     }
 
+    /// There was a connection, and no agreement on it.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.stage, Stage::Handshake | Stage::Agreed) && self.over.is_some()
+    }
+
     pub(super) fn secured(&self) -> Option<Secured> {
         let version = match self.session.protocol_version()? {
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
