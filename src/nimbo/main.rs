@@ -15,6 +15,7 @@
 //! | `nimbo image` | images built, and images imported |
 //! | `nimbo volume` | volumes made, checked, copied, and served to other programs; their snapshots |
 //! | `nimbo balancer` | one load balancer, without a cloud |
+//! | `nimbo nfs` | one folder as a network file system, without a cloud |
 //! | `nimbo zone` | zones that fail and recover |
 //! | `nimbo notice` | what instances are told that is to become of them |
 //! | `nimbo why` | what passes a packet between two ends, or stops it |
@@ -44,6 +45,7 @@ mod impair;
 mod interfaces;
 mod logs;
 mod microvm;
+mod nfs;
 mod notice;
 mod progress;
 mod quantity;
@@ -128,6 +130,8 @@ enum Command {
     Volume(volume::Command),
     /// Serves one load balancer from a file, without a cloud
     Balancer(balancer::Args),
+    /// Serves a folder as a network file system, without a cloud
+    Nfs(nfs::Args),
     /// Availability zones that fail and recover
     #[command(subcommand)]
     Zone(zone::Command),
@@ -172,6 +176,7 @@ fn main() -> ExitCode {
             Command::Image(command) => image::main(&command),
             Command::Volume(command) => volume::main(&command),
             Command::Balancer(args) => balancer::main(&args),
+            Command::Nfs(args) => nfs::main(&args),
             Command::Zone(command) => zone::main(&command),
             Command::Notice(args) => notice::main(&args),
             Command::Drops(args) => drops::main(&args),
