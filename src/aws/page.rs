@@ -69,6 +69,12 @@ impl Page {
         self.after.as_deref()
     }
 
+    /// With so many items if nobody says how many.
+    #[must_use]
+    pub fn limited_to(self, items: usize) -> Self {
+        Self { limit: self.limit.or(Some(items)), ..self }
+    }
+
     /// The items of this page out of `items`, which are in the order of their keys, and the token of the next page if there is one.
     pub fn take<T, K: AsRef<str>>(
         &self,

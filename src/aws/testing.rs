@@ -3,11 +3,6 @@
 pub use crate::cbor::parse as parse_cbor;
 pub use crate::json::parse as parse_json;
 
-/// Auto Scaling.
-pub mod autoscaling {
-    include!(concat!(env!("OUT_DIR"), "/autoscaling.rs"));
-}
-
 /// CloudWatch.
 pub mod cloudwatch {
     include!(concat!(env!("OUT_DIR"), "/cloudwatch.rs"));

@@ -9,7 +9,7 @@
 //! - [`records`]: what is kept, one type for each kind of resource.
 //! - [`state`]: all records in memory, and transactions on them.
 //! - [`ledger`]: the state's way into the [`store`].
-//! - [`ec2`]: the operations of a service.
+//! - [`ec2`], [`autoscaling`]: the operations of services.
 //! - [`reconcile`]: what is made true of the world, through [`ports`].
 //!
 //! An operation is a plain function of a transaction and a request: it reads records, changes some, and answers, or it says why not
@@ -20,6 +20,7 @@
 //! The host is reached through traits only, so all of it runs in a test, on a paused clock, with no root.
 #![forbid(unsafe_code)]
 
+pub mod autoscaling;
 pub mod capacity;
 pub mod catalog;
 pub mod credits;
@@ -51,5 +52,5 @@ use crate::plane::Plane;
 
 /// All operations that are served.
 pub fn table() -> Table<Arc<Plane>> {
-    sts::serve(ec2::serve(Table::new()))
+    sts::serve(autoscaling::serve(ec2::serve(Table::new())))
 }

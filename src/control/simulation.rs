@@ -210,7 +210,11 @@ impl Machines for Simulation {
 
     fn kill(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {
         self.end_after(self.delays.kill, id, End::Killed);
-        Box::pin(async { Ok(()) })
+        // As a host does, which returns when it is done: who asked would ask again at once.
+        Box::pin(async {
+            delays::pass(self.delays.kill).await;
+            Ok(())
+        })
     }
 
     fn forget(&self, id: InstanceId) -> BoxFuture<'_, Result<(), HostError>> {

@@ -12,6 +12,7 @@ mod id;
 mod mac;
 mod region;
 mod text;
+mod uuid;
 pub mod volume;
 
 pub use account::{AccountId, ParseAccountIdError};
@@ -26,4 +27,5 @@ pub use id::{
 };
 pub use mac::{MacAddress, ParseMacAddressError};
 pub use region::{ParseRegionError, Region, Zone};
+pub use uuid::{ParseUuidError, Uuid};
 pub use volume::{VolumeKind, VolumeSpec};

@@ -9,8 +9,15 @@ const KEYWORDS: [&str; 17] = [
     "type", "use", "where",
 ];
 /// Words whose own capitals are not the beginning of another.
-const WORDS: [(&str, &str); 6] =
-    [("MiB", "Mib"), ("GiB", "Gib"), ("GBps", "Gbps"), ("MBps", "Mbps"), ("VCpu", "Vcpu"), ("IOPS", "Iops")];
+const WORDS: [(&str, &str); 7] = [
+    ("ARNs", "Arns"),
+    ("GBps", "Gbps"),
+    ("GiB", "Gib"),
+    ("IOPS", "Iops"),
+    ("MBps", "Mbps"),
+    ("MiB", "Mib"),
+    ("VCpu", "Vcpu"),
+];
 
 pub fn type_name(shape: &str) -> String {
     let name = upper_first(shape);
@@ -68,8 +75,9 @@ pub fn query_name(model: &Model, member: &Member) -> String {
             member.location_name.as_deref().map(upper_first).unwrap_or_else(|| member.name.clone())
         });
     }
-    let shape = model.shape(&member.shape);
-    let flat = shape.flattened.then(|| shape.member.as_ref()?.location_name.clone()).flatten();
+    // Of a member that is not served the model need not have the shape.
+    let shape = model.shapes.get(&member.shape).filter(|shape| shape.flattened);
+    let flat = shape.and_then(|shape| shape.member.as_ref()?.location_name.clone());
     flat.or_else(|| member.location_name.clone()).unwrap_or_else(|| member.name.clone())
 }
 

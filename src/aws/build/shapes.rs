@@ -43,12 +43,16 @@ fn write_structure(model: &Model, shape: &Shape, is_testing: bool, tables: &mut 
     }
     put!(out, "}}");
     let members = static_name(&shape.name);
-    put!(out, "static {members}: [g::Member; {}] = [", model.fields(shape).count());
-    for member in model.fields(shape) {
-        put!(out, "    {},", described(model, shape, member, tables));
+    let (count, is_decoded) = (model.fields(shape).count(), shape.is_in || shape.is_kept || is_testing);
+    // Nobody looks for members of what has none and is never read.
+    if count > 0 || is_decoded {
+        put!(out, "static {members}: [g::Member; {count}] = [");
+        for member in model.fields(shape) {
+            put!(out, "    {},", described(model, shape, member, tables));
+        }
+        put!(out, "];");
     }
-    put!(out, "];");
-    if shape.is_in || shape.is_kept || is_testing {
+    if is_decoded {
         write_decoder(model, shape, out);
     }
     if shape.is_out || shape.is_kept || is_testing {

@@ -19,8 +19,11 @@ mod vpc;
 use std::sync::Arc;
 
 use aws::Table;
+pub(crate) use instance::launch_one;
 pub(crate) use interface::all_public;
+pub(crate) use launch_template::{data as template_data, named as template_named};
 pub use storage::{SeedImage, default_seed, seed_images};
+pub(crate) use tags::add as add_tags;
 pub(crate) use vpc::{fabric, onlookers};
 
 use crate::plane::Plane;

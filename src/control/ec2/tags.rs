@@ -99,7 +99,7 @@ fn limited(tags: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, E
 ///
 /// # Errors
 /// When it would have too many.
-pub(super) fn add(
+pub(crate) fn add(
     tx: &mut Transaction<'_>,
     resource: impl Into<ResourceId>,
     tags: BTreeMap<String, String>,

@@ -15,6 +15,7 @@ pub mod network;
 pub mod notice;
 pub mod peering;
 pub mod rest;
+pub mod scaling;
 pub mod unhosted;
 pub mod zone;
 
@@ -56,6 +57,7 @@ pub async fn run(
         disk::run(Arc::clone(&plane), disks),
         health::run(Arc::clone(&plane), Arc::clone(&machines)),
         interface::run(Arc::clone(&plane), machines),
+        scaling::run(Arc::clone(&plane)),
         unhosted::run(plane)
     )?;
     Ok(())

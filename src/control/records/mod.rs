@@ -12,6 +12,7 @@ mod interface;
 mod notice;
 mod placement;
 mod policy;
+mod scaling;
 mod snapshot;
 mod storage;
 mod tag;
@@ -37,6 +38,12 @@ pub use placement::{PlacementGroup, PlacementStrategy};
 pub use policy::{
     Direction, NetworkAcl, NetworkAclAssociation, NetworkAclEntry, Peer, PortRange, SecurityGroup,
     SecurityGroupRule, Traffic,
+};
+pub use scaling::{
+    ActivityId, ActivityKind, ActivityStatus, CapacityChange, DeletionProtection, GroupTag, HookResult,
+    HookWait, LaunchFailure, LifecycleAction, LifecycleHook, MemberId, MemberState, Place, Process,
+    ScalingActivity, ScalingGroup, ScalingMember, TemplateChoice, TemplateVersion, TerminationPolicy,
+    Transition, Unhealthy,
 };
 pub use snapshot::{
     BootMode, DeletedSnapshot, Image, ImageMapping, ImageOrigin, ImageState, Sharing, Snapshot,
@@ -162,6 +169,9 @@ records! {
     peering_connections: VpcPeeringConnection,
     placement_groups: PlacementGroup,
     route_tables: RouteTable,
+    scaling_activities: ScalingActivity,
+    scaling_groups: ScalingGroup,
+    scaling_members: ScalingMember,
     security_groups: SecurityGroup,
     snapshots: Snapshot,
     storage_settings: StorageSettings,

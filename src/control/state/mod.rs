@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
-use types::{AccountId, Region, ResourceId, SubnetId};
+use types::{AccountId, InstanceId, Region, ResourceId, SubnetId};
 
 pub use table::Table;
 pub use transaction::{ChangeSet, Entropy, Transaction};
@@ -64,6 +64,8 @@ pub trait Record:
 /// By what a record is found besides its id: nothing else of its kind has the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
+    Instance(InstanceId),
+    Name(String),
     PrivateAddress(SubnetId, Ipv4Addr),
     PublicAddress(Ipv4Addr),
 }

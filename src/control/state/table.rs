@@ -1,6 +1,7 @@
 //! Records of one kind: by id, by key, by what they link to, and those with work left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::{Counted, Key, Record};
@@ -37,6 +38,11 @@ impl<R: Record> Table<R> {
     /// All of them, in the order of their ids.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<R>> {
         self.rows.values()
+    }
+
+    /// Those with ids in a range, in the order of their ids.
+    pub fn range(&self, ids: impl RangeBounds<R::Id>) -> impl DoubleEndedIterator<Item = &Arc<R>> {
+        self.rows.range(ids).map(|(_, row)| row)
     }
 
     /// Those that link to `target`, in the order of their ids.

@@ -157,6 +157,27 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Does a part of it, all of that or nothing.
+    ///
+    /// # Errors
+    /// Those of the part, and then it never was.
+    pub fn attempt<T, E>(&mut self, part: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        let before = self.former.len();
+        let outcome = part(self);
+        if outcome.is_err() {
+            self.undo_to(before);
+        }
+        outcome
+    }
+
+    fn undo_to(&mut self, before: usize) {
+        for (space, former) in self.former.drain(before..).rev() {
+            if let Some(tables) = self.state.spaces.get_mut(&space) {
+                former.restore(tables);
+            }
+        }
+    }
+
     /// What it has changed so far.
     pub fn changes(&self) -> ChangeSet {
         let mut changes = BTreeMap::new();
@@ -177,11 +198,7 @@ impl<'a> Transaction<'a> {
 /// Undoes what was not finished.
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        while let Some((space, former)) = self.former.pop() {
-            if let Some(tables) = self.state.spaces.get_mut(&space) {
-                former.restore(tables);
-            }
-        }
+        self.undo_to(0);
         if self.is_first {
             self.state.spaces.remove(&self.space);
         }

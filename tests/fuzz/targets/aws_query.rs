@@ -1,11 +1,12 @@
 //! Queries of clients: to trees, and to inputs of operations that have a bit of everything.
 
+use aws::autoscaling;
 use aws::decode::{Decode, Wire};
 use aws::ec2::{
     CreateLaunchTemplateRequest, CreateNetworkAclEntryRequest, DescribeInstancesRequest, RunInstancesRequest,
 };
 use aws::member::ANY;
-use aws::testing::{autoscaling, elbv2, parse_query};
+use aws::testing::{elbv2, parse_query};
 
 /// Reads one input as an operation's, and tells what is wrong with it.
 pub fn decode<T: Decode>(node: &aws::node::Node<'_>, wire: Wire) {

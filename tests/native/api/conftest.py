@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from scaling import Groups
 from server import Server
 
 
@@ -17,6 +18,16 @@ def api() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def ec2(api: Server) -> Any:
     return api.client("ec2")
+
+
+@pytest.fixture(scope="module")
+def autoscaling(api: Server) -> Any:
+    return api.client("autoscaling")
+
+
+@pytest.fixture(scope="module")
+def groups(ec2: Any, autoscaling: Any) -> Groups:
+    return Groups(ec2, autoscaling)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ use ::types::InstanceId;
 use aws::{Error, Table, ec2};
 
 use super::errors::{id, not_found};
+pub(crate) use launch::launch_one;
+
 use crate::plane::{Plane, Serve as _};
 use crate::records::Instance;
 use crate::state::Transaction;

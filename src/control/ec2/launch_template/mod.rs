@@ -13,7 +13,7 @@ use crate::plane::{Plane, Serve as _};
 use crate::records::{LaunchTemplate, LaunchTemplateVersion};
 use crate::state::View;
 
-pub(super) use version::data;
+pub(crate) use version::data;
 
 pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
     table
@@ -30,7 +30,7 @@ pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
 ///
 /// # Errors
 /// When it is named in both ways or none, and when there is none.
-pub(super) fn named<'a>(
+pub(crate) fn named<'a>(
     view: View<'a>,
     id: Option<&str>,
     name: Option<&str>,

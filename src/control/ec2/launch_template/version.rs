@@ -140,7 +140,7 @@ pub(super) fn find<'a>(
 ///
 /// # Errors
 /// When there is no such template, or version.
-pub(in crate::ec2) fn data(
+pub(crate) fn data(
     view: View<'_>,
     named_by: &ec2::LaunchTemplateSpecification,
 ) -> Result<(VersionId, Value), Error> {

@@ -36,6 +36,19 @@ pub(in crate::ec2) fn run(
     Ok(reservation(view, id, rows))
 }
 
+/// Launches the one instance that a request wants.
+///
+/// # Errors
+/// As the operation's.
+pub(crate) fn launch_one(
+    tx: &mut Transaction<'_>,
+    input: ec2::RunInstancesRequest,
+) -> Result<InstanceId, Error> {
+    let reservation = make(tx, input)?;
+    let launched = tx.tables().instances.linked_to(reservation).next().map(|instance| instance.id);
+    launched.ok_or_else(Error::internal)
+}
+
 fn make(tx: &mut Transaction<'_>, input: ec2::RunInstancesRequest) -> Result<ReservationId, Error> {
     let client_token = input.client_token.clone();
     let (input, template) = template::resolved(tx.view(), input)?;
