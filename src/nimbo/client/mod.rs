@@ -61,23 +61,23 @@ pub(crate) struct Place {
     pub(crate) certificate_authority: Option<PathBuf>,
 }
 
-// Which server is meant.
+// Which server is meant: told before or behind a subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// The server [default: what AWS_ENDPOINT_URL says, or the one that runs with the state folder, or http://127.0.0.1:4566]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     endpoint: Option<Endpoint>,
     /// The state folder of the server
-    #[arg(long, value_name = "FOLDER", default_value = state_folder::DEFAULT)]
+    #[arg(long, global = true, value_name = "FOLDER", default_value = state_folder::DEFAULT)]
     state: PathBuf,
     /// The authority of the server's certificate [default: what AWS_CA_BUNDLE says, or the server's own]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
     /// The section of the server's file of access keys
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
     /// The region [default: what AWS_REGION says, or the server's own]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, global = true, value_name = "REGION")]
     region: Option<Region>,
 }
 
