@@ -7,6 +7,7 @@ mod check;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,24 @@ pub struct LoadBalancer {
     pub target_groups: BTreeMap<String, TargetGroup>,
     #[serde(default)]
     pub attributes: Attributes,
+    /// Where it is written down who asked what.
+    #[serde(default)]
+    pub access_log: Option<AccessLog>,
+}
+
+/// A line for each request, in AWS's format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// Lines are added to what is in it.
+    pub file: PathBuf,
+    /// What the load balancer is called in it, such as `app/shop/50dc6c495c0c9188`.
+    #[serde(default = "unnamed")]
+    pub name: String,
+}
+
+fn unnamed() -> String {
+    "-".to_owned()
 }
 
 /// Of the whole load balancer

@@ -62,6 +62,8 @@ counts! {
     TargetTlsErrors = "TargetTLSNegotiationErrorCount",
     /// Requests that two servers may understand differently.
     NonCompliant = "DesyncMitigationMode_NonCompliant_Request_Count",
+    /// Of the access log, which its disk could not keep up with.
+    LostLines = "AccessLogLinesLost",
 }
 
 impl Count {

@@ -13,6 +13,7 @@
 //! The terms are those of Elastic Load Balancing (<https://docs.aws.amazon.com/elasticloadbalancing/latest/application/>).
 #![deny(unsafe_code)]
 
+mod access_log;
 mod checks;
 pub mod config;
 pub mod counters;

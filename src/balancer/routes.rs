@@ -15,6 +15,7 @@ use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 use types::Instant;
 
+use crate::access_log::Log;
 use crate::config::{Action, ConfigError, FixedResponse, LoadBalancer, Redirect};
 use crate::http1::Request;
 use crate::rules::{self, Table, without_port};
@@ -48,6 +49,8 @@ pub struct Plan {
     groups: BTreeMap<String, Arc<Group>>,
     /// Of all targets.
     addresses: HashSet<SocketAddr>,
+    /// Where requests are written down, if they are.
+    pub(crate) log: Option<Log>,
 }
 
 impl Plan {
@@ -74,7 +77,7 @@ impl Plan {
         let groups = config.target_groups.iter().map(group).collect();
         let targets = config.target_groups.values().flat_map(|group| &group.targets);
         let addresses = targets.map(|target| SocketAddr::new(target.ip, target.port)).collect();
-        Ok(Self { config, tables, tls, groups, addresses })
+        Ok(Self { config, tables, tls, groups, addresses, log: None })
     }
 
     /// Takes the place of `previous`: targets that are there no more have their delay from `now` on.
@@ -172,11 +175,22 @@ impl Routes {
         Self { plan, pickers, actions }
     }
 
+    /// The group that a choice was made by.
+    pub(crate) fn group_name(&self, picker: usize) -> Option<&String> {
+        self.plan.groups.keys().nth(picker)
+    }
+
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    pub(crate) fn decide(&mut self, incoming: &Incoming<'_>, now: Instant, wall: SystemTime) -> Decision {
+    /// Also tells the priority of the rule that it went by, 0 for the default action.
+    pub(crate) fn decide(
+        &mut self,
+        incoming: &Incoming<'_>,
+        now: Instant,
+        wall: SystemTime,
+    ) -> (Decision, u32) {
         let Incoming { head, request, source, listener } = *incoming;
         let target = &head[request.target.clone()];
         let (path, query) = match memchr::memchr(b'?', target) {
@@ -193,12 +207,14 @@ impl Routes {
             headers: fields.clone(),
             source: source.ip(),
         };
-        let Some(actions) = self.actions.get_mut(listener) else { return Decision::Nobody };
-        let act = match self.plan.tables[listener].pick(&view) {
+        let Some(actions) = self.actions.get_mut(listener) else { return (Decision::Nobody, 0) };
+        let rule = self.plan.tables[listener].pick(&view);
+        let priority = rule.map_or(0, |rule| self.plan.config.listeners[listener].rules[rule].priority);
+        let act = match rule {
             Some(rule) => &mut actions.rules[rule],
             None => &mut actions.default,
         };
-        match act {
+        let decision = match act {
             Act::Forward(forwarder) => forwarder
                 .choose(&mut self.pickers, &Cookies::new(fields), now, wall)
                 .map_or(Decision::Nobody, Decision::Forward),
@@ -214,6 +230,7 @@ impl Routes {
                 };
                 Decision::Redirect { status: redirect.status, location: rules::location(redirect, origin) }
             }
-        }
+        };
+        (decision, priority)
     }
 }

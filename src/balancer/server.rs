@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 
 use types::{Clock as _, SystemClock};
 
+use crate::access_log::Log;
 use crate::checks::Checks;
 use crate::config::{ConfigError, LoadBalancer};
 use crate::counters::{Totals, WorkerCounters};
@@ -37,6 +39,8 @@ pub enum ServerError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("there are no random numbers for keys")]
     Keys(#[from] rustls::Error),
+    #[error("the access log {} cannot be written", file.display())]
+    AccessLog { file: PathBuf, source: io::Error },
     #[error("targets cannot be checked")]
     Checks { source: io::Error },
     #[error("no worker can be had: io_uring of Linux 6.1 or later is needed")]
@@ -80,7 +84,9 @@ impl Server {
         secret: [u8; 32],
     ) -> Result<Self, ServerError> {
         let keys = Keys::new(secret)?;
-        let plan = Arc::new(Plan::new(config, zone.as_deref(), &keys, None)?);
+        let mut plan = Plan::new(config, zone.as_deref(), &keys, None)?;
+        plan.log = log(&plan, None)?;
+        let plan = Arc::new(plan);
         let checks = Checks::begin(Arc::clone(&plan)).map_err(|source| ServerError::Checks { source })?;
         let seed = secret.iter().fold(0_u64, |seed, byte| seed.rotate_left(7) ^ u64::from(*byte));
         let mut random = Random::new(seed);
@@ -98,11 +104,13 @@ impl Server {
     /// # Errors
     /// [`ServerError`]; then all is as it was.
     pub fn replace(&mut self, config: LoadBalancer) -> Result<(), ServerError> {
-        let plan = Arc::new(Plan::new(config, self.zone.as_deref(), &self.keys, Some(&self.plan))?);
+        let mut plan = Plan::new(config, self.zone.as_deref(), &self.keys, Some(&self.plan))?;
         let old: Vec<_> = addresses(&self.plan).collect();
         let new = || addresses(&plan).filter(|address| !old.contains(address));
         // All that is new can be had before any of it is used.
         let opened = self.workers.iter().map(|_| listen_at(new())).collect::<Result<Vec<_>, _>>()?;
+        plan.log = log(&plan, self.plan.log.as_ref())?;
+        let plan = Arc::new(plan);
         plan.succeed(&self.plan, SystemClock.now());
         self.checks.follow(Arc::clone(&plan));
         for (worker, opened) in self.workers.iter().zip(opened) {
@@ -177,6 +185,16 @@ fn begin(
         Ok(Err(source)) => Err(failed(source)),
         Err(_) => Err(failed(io::Error::other("it ended at once"))),
     }
+}
+
+/// Where a plan's requests are written down: the file has that name now, whoever moved another one away.
+fn log(plan: &Plan, before: Option<&Log>) -> Result<Option<Log>, ServerError> {
+    let Some(config) = &plan.config.access_log else { return Ok(None) };
+    let log = match before {
+        Some(log) => log.reopen(&config.file).map(|()| log.clone()),
+        None => Log::open(&config.file),
+    };
+    log.map(Some).map_err(|source| ServerError::AccessLog { file: config.file.clone(), source })
 }
 
 fn addresses(plan: &Plan) -> impl Iterator<Item = SocketAddr> + use<'_> {

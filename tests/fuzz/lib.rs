@@ -45,6 +45,8 @@ macro_rules! for_targets {
             dhcp,
             disk_boot,
             dns,
+            http2_fields,
+            http2_frames,
             http_request,
             http_response,
             imds,

@@ -233,6 +233,48 @@ def test_many_streams_on_few_connections(target: int, certificates: dict[str, di
         assert "40 succeeded, 0 failed, 0 errored" in done.stdout, done.stdout
 
 
+# The fields of a line, some of which may have spaces in quotes.
+FIELD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
+
+
+def test_requests_are_written_down_as_aws_has_it(target: int, certificates: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    address, log = free_address(), tmp_path / "access.log"
+    what = config(address, target, [certificates["default"]])
+    redirect = {"redirect": {"path": "/new", "status": 302}}
+    what["listeners"][0]["rules"] = [{"priority": 7, "conditions": [{"path_pattern": ["/old"]}], "action": redirect}]
+    what["access_log"] = {"file": str(log), "name": "app/shop/1"}
+    file = written(tmp_path, what)
+
+    def lines(file: Path, count: int) -> list[list[str]]:
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(written := file.read_text().splitlines() if file.exists() else []) < count:
+            assert time.monotonic() < deadline, written
+        return [FIELD.findall(line) for line in written]
+
+    port = address.split(":")[1]
+    with balancer(file) as (process, url):
+        curl("-k", "--http2", "-A", 'a "b"', "--resolve", f"default.example:{port}:127.0.0.1", f"https://default.example:{port}/a?b=c")
+        curl("-k", "--http1.1", "-d", "12345", f"{url}/post")
+        curl("-k", "--http1.1", f"{url}/old")
+        curl("-k", "--http1.1", "-X", "TRACE", f"{url}/")
+        first, post, redirected, refused = lines(log, 4)
+        assert all(len(line) == 30 for line in (first, post, redirected, refused))
+        assert (first[0], first[2], first[8:10], first[12:14]) == ("h2", "app/shop/1", ["200", "200"], [f'"GET https://default.example:{port}/a?b=c HTTP/2.0"', '"a \\"b\\""'])
+        assert first[3].startswith("127.0.0.1:") and first[4] == f"127.0.0.1:{target}" and first[14:17] == ["TLS_AES_128_GCM_SHA256", "TLSv1.3", "all"]
+        assert first[18] == '"default.example"' and first[20] == "0" and first[22] == '"forward"' and first[17].startswith('"Root=1-')
+        assert post[0] == "https" and int(post[10]) > 5 and int(post[11]) > 100
+        assert redirected[8:10] == ["302", "-"] and redirected[20] == "7" and redirected[22] == '"redirect"' and redirected[23] == f'"https://127.0.0.1:{port}/new"'
+        assert refused[8:10] == ["405", "-"] and refused[4] == "-" and refused[5:8] == ["-1", "-1", "-1"]
+        # The file is moved away, and made again.
+        log.rename(tmp_path / "old.log")
+        process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not log.exists():
+            assert time.monotonic() < deadline
+        curl("-k", f"{url}/later")
+        assert "/later" in lines(log, 1)[0][12]
+
+
 @pytest.mark.parametrize(
     ("listener", "words"),
     [

@@ -21,7 +21,7 @@ pub use head::{Field, HEAD_BYTES_MAX, Known, end_of_head};
 pub(crate) use head::{is_token, length, read_fields};
 pub use request::{Connection, Flaw, Request, Severity};
 pub use response::{BadResponse, Response};
-pub use rewrite::{Client, request as rewrite_request, response as rewrite_response};
+pub use rewrite::{Client, request as rewrite_request, response as rewrite_response, trace};
 
 /// Where a message's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

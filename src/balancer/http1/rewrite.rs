@@ -203,6 +203,14 @@ fn write_source(client: &Client, attributes: &Attributes, out: &mut Vec<u8>) {
 fn write_trace(before: Option<&[u8]>, trace: [u8; 16], out: &mut Vec<u8>) {
     let goes_on = before.is_some_and(|value| value.windows(5).any(|part| part == b"Root="));
     out.extend_from_slice(if goes_on { b"Self=1-" } else { b"Root=1-" });
+    write_identity(trace, out);
+    if let Some(value) = before {
+        out.push(b';');
+        out.extend_from_slice(value);
+    }
+}
+
+fn write_identity(trace: [u8; 16], out: &mut Vec<u8>) {
     for (place, byte) in trace.into_iter().enumerate() {
         if place == 4 {
             out.push(b'-');
@@ -210,10 +218,13 @@ fn write_trace(before: Option<&[u8]>, trace: [u8; 16], out: &mut Vec<u8>) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    if let Some(value) = before {
-        out.push(b';');
-        out.extend_from_slice(value);
-    }
+}
+
+/// How a trace is called that begins here.
+pub fn trace(trace: [u8; 16]) -> String {
+    let mut text = b"Root=1-".to_vec();
+    write_identity(trace, &mut text);
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn write_number(number: u32, out: &mut Vec<u8>) {

@@ -11,6 +11,7 @@ use rustls::ServerConnection;
 
 use super::answer::{self, Manner};
 use super::{Entrance, LINGER_TIME, Owner, Way, Worker};
+use crate::access_log::Line;
 use crate::config::{DesyncMode, ProtocolVersion};
 use crate::counters::{Count, Counters};
 use crate::engine::{Buffer, Data, Outcome};
@@ -28,7 +29,9 @@ pub(super) struct Client {
     pub(super) transport: Transport,
     pub(super) peer: SocketAddr,
     pub(super) entrance: Rc<Entrance>,
-    is_tls: bool,
+    pub(super) is_tls: bool,
+    /// Of all requests of one connection.
+    pub(super) connection: u128,
     /// What came and is not looked at yet, and how much of it is no whole head.
     inbox: Vec<u8>,
     seen: usize,
@@ -71,6 +74,8 @@ pub(super) struct Exchange {
     /// What counts for its target group, and since when it is asked.
     pub(super) group: Option<Arc<Counters>>,
     pub(super) asked: Instant,
+    /// What is written down of it, if anything is.
+    pub(super) line: Option<Box<Line>>,
     /// The client's browser wants to be told which cookies are for other sites, too.
     pub(super) is_cross_site_aware: bool,
 }
@@ -117,13 +122,21 @@ impl Worker {
             },
         };
         self.counters.all.one(Count::NewConnections);
-        self.add_client(transport, peer, Rc::clone(entrance));
+        let connection = u128::from(self.random.draw()) << 64 | u128::from(self.random.draw());
+        self.add_client(transport, peer, Rc::clone(entrance), connection);
     }
 
     /// Its transport has the token of the next client.
-    pub(super) fn add_client(&mut self, transport: Transport, peer: SocketAddr, entrance: Rc<Entrance>) {
+    pub(super) fn add_client(
+        &mut self,
+        transport: Transport,
+        peer: SocketAddr,
+        entrance: Rc<Entrance>,
+        connection: u128,
+    ) {
         let place = self.clients.insert(Client {
             is_tls: transport.is_tls(),
+            connection,
             transport,
             peer,
             entrance,
@@ -183,6 +196,9 @@ impl Worker {
                 let bytes = self.ring.bytes(&buffer);
                 match exchange.request.take(bytes) {
                     Ok(taken) => {
+                        if let Some(line) = &mut exchange.line {
+                            line.received += taken.bytes as u64;
+                        }
                         client.inbox.extend_from_slice(&bytes[taken.bytes..]);
                         self.pass_to_target(place, buffer, taken.bytes);
                         if self.clients[place]
@@ -221,7 +237,10 @@ impl Worker {
                 client.seen = client.inbox.len();
                 self.receive_from_client(place, true);
             }
-            _ => self.refuse(place, 400),
+            _ => {
+                let line = self.begin_line(&self.clients[place], Err(Flaw::BadHeader));
+                self.refuse(place, 400, line);
+            }
         }
     }
 
@@ -230,21 +249,24 @@ impl Worker {
         let client = &self.clients[place];
         let head = &client.inbox[..end];
         if let Err(flaw) = self.request.parse(head) {
-            self.refuse(place, if flaw == Flaw::BadVersion { 505 } else { 400 });
+            self.counters.all.one(Count::NonCompliant);
+            let line = self.begin_line(client, Err(flaw));
+            self.refuse(place, if flaw == Flaw::BadVersion { 505 } else { 400 }, line);
             return;
         }
         let request = &self.request;
+        let mut line = self.begin_line(client, Ok((head, request)));
+        if request.flaw.is_some() {
+            self.counters.all.one(Count::NonCompliant);
+        }
         if request.flaw.is_some() && attributes.desync_mitigation_mode == DesyncMode::Strictest {
-            self.refuse(place, 400);
+            self.refuse(place, 400, line);
             return;
         }
         let method = &head[request.method.clone()];
         if method == b"TRACE" {
-            self.refuse(place, 405);
+            self.refuse(place, 405, line);
             return;
-        }
-        if request.flaw.is_some() {
-            self.counters.all.one(Count::NonCompliant);
         }
         let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
         let is_suspect = is_ambiguous && attributes.desync_mitigation_mode == DesyncMode::Defensive;
@@ -267,12 +289,16 @@ impl Worker {
         let is_grpc = is_http2 && is_grpc(head, request);
         let is_post = method == b"POST";
         let incoming = Incoming { head, request, source: client.peer, listener };
-        let decision = self.routes.decide(&incoming, self.now, self.wall);
+        let (decision, priority) = self.routes.decide(&incoming, self.now, self.wall);
         let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
-            self.refuse(place, 400);
+            self.refuse(place, 400, line);
             return;
         };
         let body = end..end + taken.bytes;
+        if let Some(line) = &mut line {
+            line.priority = Some(priority);
+            line.received = body.end as u64;
+        }
         let mut out = self.ring.spare();
         match decision {
             // There is no translation into this.
@@ -283,7 +309,7 @@ impl Worker {
                     ProtocolVersion::Grpc => !is_http2 || !is_post,
                 } =>
             {
-                self.refuse(place, 464);
+                self.refuse(place, 464, line);
             }
             Decision::Forward(choice) => {
                 let trace = self.trace();
@@ -319,7 +345,13 @@ impl Worker {
                         counters.one(Count::GrpcRequests);
                     }
                 }
-                (exchange.group, exchange.asked) = (group, self.now);
+                if let Some(line) = &mut line {
+                    line.target = Some(way.address);
+                    line.action = Some("forward");
+                    line.group = self.routes.group_name(choice.picker).cloned();
+                    line.trace = http1::trace(trace);
+                }
+                (exchange.group, exchange.asked, exchange.line) = (group, self.now, line);
                 exchange.choice = Some(choice);
                 client.exchange = Some(exchange);
                 self.receive_from_client(place, true);
@@ -333,18 +365,25 @@ impl Worker {
                 match decision {
                     Decision::Answer(response) => {
                         self.counters.all.one(Count::FixedResponses);
+                        note(&mut line, response.status, "fixed-response");
                         answer::fixed(&response, manner, &mut out);
                     }
                     Decision::Redirect { status, location } => {
                         self.counters.all.one(Count::Redirects);
                         self.count_own(status);
+                        note(&mut line, status, "redirect");
+                        if let Some(line) = &mut line {
+                            line.redirect = Some(location.clone());
+                        }
                         answer::redirect(status, &location, manner, &mut out);
                     }
                     Decision::Nobody | Decision::Forward(_) => {
                         self.count_own(503);
+                        note(&mut line, 503, "forward");
                         answer::status(503, manner, &mut out);
                     }
                 }
+                exchange.line = line;
                 let client = &mut self.clients[place];
                 client.inbox.drain(..body.end);
                 client.exchange = Some(exchange);
@@ -365,10 +404,10 @@ impl Worker {
     }
 
     /// Answers what is no request.
-    fn refuse(&mut self, place: usize, status: u16) {
+    fn refuse(&mut self, place: usize, status: u16, line: Option<Box<Line>>) {
         let client = &mut self.clients[place];
         client.inbox.clear();
-        client.exchange = Some(Exchange { closes: true, ..Exchange::default() });
+        client.exchange = Some(Exchange { closes: true, line, ..Exchange::default() });
         self.fail(place, status);
     }
 
@@ -384,6 +423,9 @@ impl Worker {
         };
         exchange.closes |= !exchange.request.has_ended();
         exchange.response = Some(Body::Ended);
+        if let Some(line) = &mut exchange.line {
+            line.status = Some(status);
+        }
         let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
         let mut out = self.ring.spare();
         answer::status(status, manner, &mut out);
@@ -405,8 +447,8 @@ impl Worker {
         }
         let (closes, is_whole) = (exchange.closes, exchange.request.has_ended());
         self.leave_target(place);
+        self.end_exchange(place);
         let client = &mut self.clients[place];
-        client.exchange = None;
         if client.end != Ending::Open {
             return;
         }
@@ -439,8 +481,13 @@ impl Worker {
 
     /// One at a time.
     pub(super) fn send_to_client(&mut self, place: usize, data: Data) {
-        self.counters.all.add(Count::ProcessedBytes, self.ring.data(&data).len() as u64);
-        self.clients[place].transport.send(&mut self.ring, data);
+        let length = self.ring.data(&data).len() as u64;
+        self.counters.all.add(Count::ProcessedBytes, length);
+        let client = &mut self.clients[place];
+        if let Some(line) = client.exchange.as_mut().and_then(|exchange| exchange.line.as_mut()) {
+            line.sent += length;
+        }
+        client.transport.send(&mut self.ring, data);
     }
 
     pub(super) fn cut_client(&mut self, place: usize) {
@@ -454,7 +501,7 @@ impl Worker {
         }
         client.transport.cut(&mut self.ring);
         self.leave_target(place);
-        self.clients[place].exchange = None;
+        self.end_exchange(place);
     }
 
     pub(super) fn sweep_client(&mut self, place: usize, idle_max: Duration) {
@@ -494,4 +541,10 @@ fn is_grpc(head: &[u8], request: &http1::Request) -> bool {
         head[field.name.clone()].eq_ignore_ascii_case(b"content-type")
             && head[field.value.clone()].starts_with(b"application/grpc")
     })
+}
+
+fn note(line: &mut Option<Box<Line>>, status: u16, action: &'static str) {
+    if let Some(line) = line {
+        (line.status, line.action) = (Some(status), Some(action));
+    }
 }

@@ -20,7 +20,7 @@ pub(super) struct Carrier {
 
 /// Who is at its other end.
 enum End {
-    Client { peer: SocketAddr, entrance: Rc<Entrance> },
+    Client { peer: SocketAddr, entrance: Rc<Entrance>, connection: u128 },
     Target(Way),
 }
 
@@ -36,24 +36,26 @@ impl Worker {
         let client = self.clients.remove(place);
         let place = self.links.vacant_key();
         let token = Owner::Link.token(place);
-        let (peer, entrance) = (client.peer, client.entrance);
+        let (peer, entrance, connection) = (client.peer, client.entrance, client.connection);
         let mut link = Link::accepted(client.transport.known_as(token), token, self.now);
         let opened = link.received(&mut self.ring, buffer, self.now);
         let link = Rc::new(RefCell::new(link));
-        self.links.insert(Carrier { link, end: End::Client { peer, entrance } });
+        self.links.insert(Carrier { link, end: End::Client { peer, entrance, connection } });
         self.take_opened(place, opened);
         self.count_fault(place);
     }
 
     fn take_opened(&mut self, place: usize, opened: Vec<u32>) {
         for id in opened {
-            let Some(Carrier { link, end: End::Client { peer, entrance } }) = self.links.get(place) else {
+            let Some(Carrier { link, end: End::Client { peer, entrance, connection } }) =
+                self.links.get(place)
+            else {
                 return;
             };
-            let (peer, entrance) = (*peer, Rc::clone(entrance));
+            let (peer, entrance, connection) = (*peer, Rc::clone(entrance), *connection);
             let token = Owner::Client.token(self.clients.vacant_key());
             let transport = Transport::stream(Rc::clone(link), id, token);
-            self.add_client(transport, peer, entrance);
+            self.add_client(transport, peer, entrance, connection);
         }
     }
 

@@ -21,6 +21,7 @@ mod client;
 #[cfg(test)]
 mod http2_tests;
 mod link;
+mod record;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -141,6 +142,8 @@ pub(crate) struct Worker {
     counters: Arc<WorkerCounters>,
     /// Of the plan's target groups, in their order.
     group_counters: Vec<Arc<Counters>>,
+    /// Of the access log, to be handed over.
+    lines: Vec<u8>,
     is_ending: bool,
 }
 
@@ -175,6 +178,7 @@ impl Worker {
             random,
             counters,
             group_counters: Vec::new(),
+            lines: Vec::new(),
             is_ending: false,
         };
         worker.follow(plan, listeners);
@@ -207,6 +211,7 @@ impl Worker {
                 self.sweep();
             }
         }
+        self.hand_lines_over();
         Ok(())
     }
 
@@ -214,6 +219,7 @@ impl Worker {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Follow { plan, opened } => {
+                    self.hand_lines_over();
                     self.routes = Routes::new(Arc::clone(&plan), &mut self.random);
                     self.follow(plan, opened);
                 }
@@ -288,6 +294,7 @@ impl Worker {
         for place in places(&self.links) {
             self.sweep_link(place, idle_max);
         }
+        self.hand_lines_over();
         let direct = self.clients.iter().filter(|(_, client)| !client.transport.is_stream()).count();
         let asked = self.upstreams.iter().filter(|(_, upstream)| !upstream.is_stream()).count();
         self.counters.set_connections(direct + asked + self.links.len());

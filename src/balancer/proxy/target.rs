@@ -286,6 +286,10 @@ impl Worker {
             counters.add(Count::TargetResponseTime, time);
             counters.one(Count::TargetResponses);
         }
+        if let Some(line) = &mut exchange.line {
+            (line.status, line.target_status) = (Some(self.response.status), Some(self.response.status));
+            line.target_time = Some(self.now.since(exchange.asked));
+        }
         exchange.is_tunnel = is_tunnel(self.response.status);
         exchange.closes |= matches!(body, Body::UntilClose);
         exchange.again = None;

@@ -41,7 +41,12 @@ pub(super) fn config(action: Action, targets: Vec<SocketAddr>, attributes: Attri
         default_action: action,
         rules: Vec::new(),
     };
-    LoadBalancer { listeners: vec![listener], target_groups: [("all".to_owned(), group)].into(), attributes }
+    LoadBalancer {
+        listeners: vec![listener],
+        target_groups: [("all".to_owned(), group)].into(),
+        attributes,
+        access_log: None,
+    }
 }
 
 pub(super) fn forward() -> Action {

@@ -108,6 +108,15 @@ impl Transport {
         }
     }
 
+    /// What a client asked for in its handshake.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        match &self.carrier {
+            Carrier::Plain(_) => None,
+            Carrier::Tls(tls) => tls.server_name(),
+            Carrier::Stream(stream) => stream.link().borrow().server_name(),
+        }
+    }
+
     /// There was a connection, and no agreement on how it is secured.
     pub(crate) fn has_failed_handshake(&self) -> bool {
         matches!(&self.carrier, Carrier::Tls(tls) if tls.has_failed())

@@ -85,6 +85,10 @@ impl Link {
         self.transport.is_tls()
     }
 
+    pub(super) fn server_name(&self) -> Option<String> {
+        self.transport.server_name()
+    }
+
     pub(super) fn secured(&self) -> Option<Secured> {
         self.transport.secured()
     }

@@ -77,6 +77,14 @@ impl Tls {
         self.session.alpn_protocol() == Some(b"h2")
     }
 
+    /// What a client asked for in its handshake.
+    pub(super) fn server_name(&self) -> Option<String> {
+        match &self.session {
+            Connection::Server(session) => session.server_name().map(str::to_owned),
+            Connection::Client(_) => None,
+        }
+    }
+
     /// There was a connection, and no agreement on it.
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.stage, Stage::Handshake | Stage::Agreed) && self.over.is_some()

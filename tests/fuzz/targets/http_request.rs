@@ -24,7 +24,8 @@ pub fn run(data: &[u8]) {
         return;
     }
     assert!(request.flaw.is_none_or(|flaw| flaw.severity() < Severity::Severe));
-    let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: false, listener_port: 80, tls: None };
+    let client =
+        Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, is_tls: false, listener_port: 80, tls: None };
     for xff_header_processing in [XffMode::Append, XffMode::Preserve, XffMode::Remove] {
         let attributes = Attributes { xff_header_processing, ..Attributes::default() };
         let mut out = Vec::new();

@@ -7,6 +7,8 @@ pub mod control_http;
 pub mod dhcp;
 pub mod disk_boot;
 pub mod dns;
+pub mod http2_fields;
+pub mod http2_frames;
 pub mod http_request;
 pub mod http_response;
 pub mod imds;
