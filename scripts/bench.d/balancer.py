@@ -1,6 +1,6 @@
-"""A load balancer beside nginx and HAProxy, HTTP/1.1 on both sides. Called by scripts/bench balancer.
+"""A load balancer beside nginx and HAProxy: HTTP/1.1 on both sides, and from clients over TLS and in HTTP/2, too. Called by scripts/bench balancer.
 
-All three run all the time, on one thread each and on the same processor, before the same nginx, which serves files; wrk asks each of them in turn, on
+All three run all the time, on one thread each and on the same processor, before the same nginx, which serves files; wrk, and for HTTP/2 h2load, asks each of them in turn, on
 the other processor with that nginx. The peer in each round is the better of the two. Processor time is the balancer's own, user's and kernel's.
 """
 
@@ -30,6 +30,8 @@ BALANCER_CPU, OTHER_CPU = "0", "1"
 SMALL_BYTES, LARGE_BYTES = 100, 64 << 10
 IDLE_CONNECTIONS = 10_000
 CHANGES_PER_S = 10
+# Of one connection at the same time.
+STREAMS = 10
 
 
 def free_address() -> str:
@@ -72,6 +74,21 @@ def configured(folder: Path, name: str, **values: str) -> Path:
     return file
 
 
+def make_certificate(folder: Path) -> dict[str, str]:
+    """A certificate and its key, each in a file and both in one."""
+    chain, key = folder / "certificate.pem", folder / "key.pem"
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", "req", "-x509", *made, "-keyout", key, "-out", chain], check=True, stderr=subprocess.DEVNULL)
+    (folder / "both.pem").write_text(chain.read_text() + key.read_text())
+    return {"chain": str(chain), "key": str(key)}
+
+
+def secured(config: dict, listen: str, certificate: dict[str, str]) -> dict:
+    """The same over TLS, too."""
+    listener = {**config["listeners"][0], "address": listen, "protocol": "HTTPS", "certificates": [certificate]}
+    return {**config, "listeners": [*config["listeners"], {**listener, "security_policy": "ELBSecurityPolicy-TLS13-1-3-2021-06"}]}
+
+
 def ours(origin: str, listen: str, rules: int = 0, targets: int = 1) -> dict:
     """A configuration with so many rules that do not fit, and so many targets, which are all the same one."""
     host, port = origin.split(":")
@@ -100,8 +117,8 @@ def cpu_s(process: subprocess.Popen[bytes]) -> float:
 class Wrk:
     """What wrk says of a run."""
 
-    def __init__(self, address: str, path: str, connections: int, seconds: int):
-        command = ["taskset", "-c", OTHER_CPU, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://{address}/{path}"]
+    def __init__(self, url: str, connections: int, seconds: int):
+        command = ["taskset", "-c", OTHER_CPU, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         self.requests = int(re.search(r"(\d+) requests in", said)[1])
         number, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", said).groups()
@@ -110,16 +127,30 @@ class Wrk:
         self.failed = sum(int(count) for counts in wrong for count in counts if count)
 
 
+class H2load:
+    """What h2load says of a run in HTTP/2."""
+
+    def __init__(self, url: str, connections: int, seconds: int):
+        command = ["taskset", "-c", OTHER_CPU, "h2load", "-t1", f"-c{connections}", f"-m{STREAMS}", f"-D{seconds}", "--warm-up-time=0", url]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        self.requests, self.failed = (int(re.search(rf"(\d+) {word}", said)[1]) for word in ("succeeded", "failed"))
+        assert "Application protocol: h2" in said, said
+
+
 class Contestant:
-    def __init__(self, process: subprocess.Popen[bytes], address: str):
-        self.process, self.address = process, address
+    def __init__(self, process: subprocess.Popen[bytes], address: str, secured: str):
+        self.process, self.address, self.secured = process, address, secured
 
     def measure(self, suffix: str, path: str, connections: int, seconds: int) -> dict[str, float]:
         before = cpu_s(self.process)
-        run = Wrk(self.address, path, connections, seconds)
+        if suffix.startswith("h2"):
+            run = H2load(f"https://{self.secured}/{path}", connections, seconds)
+        else:
+            url = f"https://{self.secured}" if suffix.startswith("tls") else f"http://{self.address}"
+            run = Wrk(f"{url}/{path}", connections, seconds)
         assert run.failed == 0, f"{run.failed} requests failed"
-        spent_us = (cpu_s(self.process) - before) * 1e6 / run.requests
-        return {f"balancer.cpu_{suffix}_us": spent_us, f"balancer.p99_{suffix}_ms": run.p99_ms}
+        spent = {f"balancer.cpu_{suffix}_us": (cpu_s(self.process) - before) * 1e6 / run.requests}
+        return spent if isinstance(run, H2load) else {**spent, f"balancer.p99_{suffix}_ms": run.p99_ms}
 
 
 def better(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
@@ -166,7 +197,7 @@ def main() -> None:
     parser.add_argument("--wrk", metavar="ADDRESS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.wrk:
-        run = Wrk(options.wrk, "small", 64, 10)
+        run = Wrk(f"http://{options.wrk}/small", 64, 10)
         print(run.requests, run.failed)
         return
     with tempfile.TemporaryDirectory(prefix="nimbo-bench-") as name, contextlib.ExitStack() as stack:
@@ -179,13 +210,15 @@ def main() -> None:
         # It listens on all addresses of loopback.
         start = lambda cpu, *command: stack.enter_context(running(cpu, *command))  # noqa: E731
         start(OTHER_CPU, "nginx", "-c", configured(folder, "origin.conf", ORIGIN=port))
-        addresses = {name: free_address() for name in ("nginx", "haproxy", "plain", "rules")}
-        configurations = {"plain": ours(origin, addresses["plain"]), "rules": ours(origin, addresses["rules"], 100, 50)}
+        names = ("nginx", "haproxy", "plain", "rules")
+        addresses, secured_addresses = ({name: free_address() for name in names} for _ in range(2))
+        certificate = make_certificate(folder)
+        configurations = {"plain": secured(ours(origin, addresses["plain"]), secured_addresses["plain"], certificate), "rules": ours(origin, addresses["rules"], 100, 50)}
         for which, configuration in configurations.items():
             (folder / f"{which}.json").write_text(json.dumps(configuration))
         serve = lambda which: start(BALANCER_CPU, NIMBO, "balancer", "--workers", "1", "--config", folder / f"{which}.json")  # noqa: E731
-        nginx = configured(folder, "nginx.conf", LISTEN=addresses["nginx"], ORIGIN=origin)
-        haproxy = configured(folder, "haproxy.cfg", LISTEN=addresses["haproxy"], ORIGIN=origin)
+        nginx = configured(folder, "nginx.conf", LISTEN=addresses["nginx"], SECURED=secured_addresses["nginx"], ORIGIN=origin)
+        haproxy = configured(folder, "haproxy.cfg", LISTEN=addresses["haproxy"], SECURED=secured_addresses["haproxy"], ORIGIN=origin)
         started = {
             "nginx": start(BALANCER_CPU, "nginx", "-c", nginx),
             "haproxy": start(BALANCER_CPU, "haproxy", "-db", "-f", haproxy),
@@ -194,8 +227,18 @@ def main() -> None:
         }
         for address in [origin, *addresses.values()]:
             wait_for(address)
-        by = {which: Contestant(process, addresses[which]) for which, process in started.items()}
-        for suffix, path, connections in [("c16", "small", 16), ("c64", "small", 64), ("c1024", "small", 1024), ("large_c64", "large", 64)]:
+        by = {which: Contestant(process, addresses[which], secured_addresses[which]) for which, process in started.items()}
+        runs = [
+            ("c16", "small", 16),
+            ("c64", "small", 64),
+            ("c1024", "small", 1024),
+            ("large_c64", "large", 64),
+            ("tls", "small", 64),
+            ("tls_large", "large", 64),
+            ("h2", "small", 16),
+            ("h2_large", "large", 16),
+        ]
+        for suffix, path, connections in runs:
             results = Results()
             run = (suffix, path, connections, options.seconds)
             peers = lambda run=run: better(by["nginx"].measure(*run), by["haproxy"].measure(*run))  # noqa: E731

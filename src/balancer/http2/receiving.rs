@@ -302,7 +302,7 @@ impl Session {
         if header.has(frame::ACK) {
             return if payload.is_empty() { Ok(()) } else { broken(Code::FrameSizeError) };
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return broken(Code::FrameSizeError);
         }
         self.budgets.spend(Flood::Settings, self.now)?;

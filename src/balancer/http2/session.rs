@@ -258,7 +258,7 @@ impl Session {
         stream.is_released = true;
         // A whole answer is let end by itself.
         let is_ending = stream.has_sent && stream.incoming.is_some_and(incoming::Incoming::is_whole);
-        if !stream.is_over() && !(self.role != Role::Server && is_ending) {
+        if !(stream.is_over() || self.role != Role::Server && is_ending) {
             self.reset(id, Code::Cancel);
         }
         self.forget(id);

@@ -23,10 +23,8 @@ impl Pair {
     /// All that there is to be said, however often, `piece` by piece.
     fn pass_by(&mut self, piece: usize) {
         while self.client.has_output() || self.server.has_output() {
-            for (from, to) in [(&mut self.client, &mut self.server)] {
-                exchange(from, to, piece);
-                exchange(to, from, piece);
-            }
+            exchange(&mut self.client, &mut self.server, piece);
+            exchange(&mut self.server, &mut self.client, piece);
         }
     }
 
@@ -255,6 +253,24 @@ fn floods_end_a_connection_and_are_named() {
         assert_eq!(last, (Code::EnhanceYourCalm as u32).to_be_bytes(), "{flood:?}");
         assert_eq!(fault(&mut server, b""), Fault::Flood(flood), "it stays so");
     }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_answered_for_ever() {
+    let mut server = server();
+    let get = block(&GET);
+    let answer =
+        format!("HTTP/1.1 302 Found\r\nLocation: /{}\r\nContent-Length: 0\r\n\r\n", "x".repeat(1000));
+    let ended = (0..1000).find_map(|place| {
+        let came = server.receive(&frame(frame::HEADERS, WHOLE, 2 * place + 1, &get), NOW);
+        for id in server.opened() {
+            server.write(id, answer.as_bytes());
+            server.release(id);
+        }
+        came.err()
+    });
+    assert_eq!(ended, Some(Fault::Flood(Flood::Unread)));
+    assert!(server.output.len() < 600 << 10);
 }
 
 #[test]

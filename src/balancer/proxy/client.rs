@@ -433,7 +433,7 @@ impl Worker {
         self.send_to_client(place, Data::Bytes(out));
     }
 
-    fn count_own(&self, status: u16) {
+    pub(super) fn count_own(&self, status: u16) {
         Count::of_elb(status).into_iter().flatten().for_each(|count| self.counters.all.one(count));
     }
 

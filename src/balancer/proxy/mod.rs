@@ -17,6 +17,8 @@
 //! It deliberately does not: decide where a request goes, or keep a body.
 
 mod answer;
+#[cfg(test)]
+mod change_tests;
 mod client;
 #[cfg(test)]
 mod http2_tests;

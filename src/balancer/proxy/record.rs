@@ -84,6 +84,9 @@ impl Worker {
         let Some(exchange) = self.clients.get_mut(place).and_then(|client| client.exchange.take()) else {
             return;
         };
+        if exchange.response.is_none() && exchange.choice.is_some() {
+            self.count_own(460);
+        }
         let Some(mut line) = exchange.line else { return };
         if line.status.is_none() && exchange.response.is_none() {
             // It has gone before there was an answer.

@@ -96,7 +96,7 @@ impl Decoder {
                 })?;
             } else if first & 0xe0 == 0x20 {
                 // The table's size changes before the first field only (RFC 7541, 4.2).
-                if fields.places.first().is_some() || fields.is_cut {
+                if !fields.places.is_empty() || fields.is_cut {
                     return Err(BadBlock);
                 }
                 let size = integer(&mut rest, 5)?;
