@@ -82,10 +82,7 @@ impl Connection {
         self.xid = self.xid.wrapping_add(1);
         let mut record = Writer::new();
         record.u32(0);
-        rpc::call(&mut record, self.xid, compound.is_some(), who);
-        if let Some(compound) = compound {
-            compound.write(&mut record);
-        }
+        write_call(&mut record, self.xid, who, compound);
         let length = u32::try_from(record.len() - 4).map_err(|_| Malformed)?;
         record.patch(0, LAST_FRAGMENT | length);
         Ok(self.stream.write_all(record.as_bytes())?)
@@ -209,6 +206,14 @@ impl Session {
             *sequence
         });
         compound.after_sequence(self.id, sequence, slot, is_kept)
+    }
+}
+
+/// Writes a call, as a record has it: of a compound, or of the procedure that does nothing.
+pub fn write_call(out: &mut Writer, xid: u32, who: Option<&Identity>, compound: Option<&Compound>) {
+    rpc::call(out, xid, compound.is_some(), who);
+    if let Some(compound) = compound {
+        compound.write(out);
     }
 }
 

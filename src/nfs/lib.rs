@@ -28,7 +28,7 @@ mod ops;
 pub mod proto;
 mod rpc;
 pub mod server;
-mod service;
+pub mod service;
 mod session;
 mod state;
 #[allow(unsafe_code)]

@@ -52,6 +52,7 @@ macro_rules! for_targets {
             imds,
             kernel,
             nbd,
+            nfs,
             pci,
             platform,
             qcow2,

@@ -180,7 +180,11 @@ fn skip(operation: Operation, reader: &mut Reader<'_>) -> Result<(), Malformed> 
 }
 
 impl Answer {
-    pub(super) fn read(record: Vec<u8>) -> Result<Self, ClientError> {
+    /// What a record says that is an answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`], also if any of it is not what XDR says; [`ClientError::Rpc`]
+    pub fn read(record: Vec<u8>) -> Result<Self, ClientError> {
         let mut reader = after_head(&record)?;
         if reader.remaining() == 0 {
             // Of the procedure that does nothing.

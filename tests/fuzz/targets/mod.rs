@@ -14,6 +14,7 @@ pub mod http_response;
 pub mod imds;
 pub mod kernel;
 pub mod nbd;
+pub mod nfs;
 pub mod pci;
 pub mod platform;
 pub mod qcow2;
