@@ -19,6 +19,7 @@
 //! | `nimbo zone` | zones that fail and recover |
 //! | `nimbo notice` | what instances are told that is to become of them |
 //! | `nimbo why` | what passes a packet between two ends, or stops it |
+//! | `nimbo explain` | what is decided about an Auto Scaling group, and why |
 //! | `nimbo completions` | what shells need to complete all this |
 //! | `nimbo vmm` | the process of one microVM; others start it |
 
@@ -38,6 +39,7 @@ mod credentials_file;
 mod doctor;
 mod drops;
 mod env;
+mod explain;
 mod failure;
 mod host;
 mod image;
@@ -141,6 +143,9 @@ enum Command {
     Drops(drops::Args),
     /// Tells what passes a packet from one end to another, or stops it, and the answer to it
     Why(why::Args),
+    /// Tells what is decided about something, and why
+    #[command(subcommand)]
+    Explain(explain::Command),
     /// Prints completions of the command line, for a shell
     Completions(completions::Args),
 }
@@ -181,6 +186,7 @@ fn main() -> ExitCode {
             Command::Notice(args) => notice::main(&args),
             Command::Drops(args) => drops::main(&args),
             Command::Why(args) => why::main(&args),
+            Command::Explain(command) => explain::main(&command),
             Command::Completions(args) => Ok(completions::main(&args, Cli::command())),
         }
     };

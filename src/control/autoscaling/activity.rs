@@ -136,7 +136,7 @@ pub(super) fn shown_by_number(tx: &Transaction<'_>, group: Uuid, number: u64) ->
     Some(shown(view, view.get::<ScalingGroup>(group)?, activity))
 }
 
-fn description(activity: &ScalingActivity) -> String {
+pub(super) fn description(activity: &ScalingActivity) -> String {
     let what = match activity.kind {
         ActivityKind::Launch => "Launching a new EC2 instance",
         ActivityKind::Terminate => "Terminating EC2 instance",

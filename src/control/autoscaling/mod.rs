@@ -16,6 +16,7 @@ mod capacity;
 mod cause;
 pub mod decide;
 mod errors;
+mod explain;
 mod group;
 mod hook;
 mod instance;
@@ -33,7 +34,8 @@ use std::sync::Arc;
 use aws::{Table, autoscaling as api};
 
 pub(crate) use act::pass;
-pub use observe::{named_situation, situation};
+pub use explain::{ActivityTold, Explanation, MemberTold, StepTold, explain};
+pub(crate) use observe::situation;
 
 use crate::plane::{Plane, Serve as _};
 

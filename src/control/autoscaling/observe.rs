@@ -9,7 +9,7 @@ use crate::records::{FailedZone, MemberId, ScalingGroup, ScalingMember};
 use crate::state::{Key, View};
 
 /// All that a decision about a group depends on; none, if there is no such group.
-pub fn situation(view: View<'_>, id: Uuid) -> Option<Situation<'_>> {
+pub(crate) fn situation(view: View<'_>, id: Uuid) -> Option<Situation<'_>> {
     let group = view.get::<ScalingGroup>(id)?;
     let seen = |member| seen(view, member);
     let zones = view.space.region.zones().into_iter();
@@ -22,7 +22,7 @@ pub fn situation(view: View<'_>, id: Uuid) -> Option<Situation<'_>> {
 }
 
 /// As [`situation`], of the group with this name.
-pub fn named_situation<'a>(view: View<'a>, name: &str) -> Option<Situation<'a>> {
+pub(super) fn named_situation<'a>(view: View<'a>, name: &str) -> Option<Situation<'a>> {
     by_name(view, name).and_then(|group| situation(view, group.id))
 }
 

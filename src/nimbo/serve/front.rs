@@ -1,5 +1,6 @@
 //! What the server answers besides AWS's API: what it is, [zones that fail](super::zones), [notices to instances](super::notices), [what passes
-//! in networks](super::why) and [what they drop](super::drops), and, if it simulates, a way to begin anew. What it is, and that it begins anew, is not signed.
+//! in networks](super::why) and [what they drop](super::drops), [what is decided](super::explain), and, if it simulates, a way to begin anew. What it is, and that it begins
+//! anew, is not signed.
 //!
 //! | request | is |
 //! | --- | --- |
@@ -9,6 +10,7 @@
 //! | `POST /_nimbo/notices/INSTANCE` | what an instance is told that is to become of it |
 //! | `POST /_nimbo/drops` | how many packets networks have dropped, and why |
 //! | `POST /_nimbo/why` | what passes a packet, or stops it |
+//! | `POST /_nimbo/explain` | what is decided about an Auto Scaling group, and why |
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,11 +29,11 @@ use control::simulation::Simulation;
 use serde_json::{Value, json};
 use types::{AccountId, Region};
 
-use super::{drops, notices, why, zones};
+use super::{drops, explain, notices, why, zones};
 use crate::client::{ABOUT_PATH, About};
 
 const RESET_PATH: &str = "/_nimbo/reset";
-const WHAT_THERE_IS: &str = "GET /_nimbo/server, and POST /_nimbo/reset, /_nimbo/zones/NAME, /_nimbo/notices/INSTANCE, /_nimbo/drops and /_nimbo/why are what there is.";
+const WHAT_THERE_IS: &str = "GET /_nimbo/server, and POST /_nimbo/reset, /_nimbo/zones/NAME, /_nimbo/notices/INSTANCE, /_nimbo/drops, /_nimbo/why and /_nimbo/explain are what there is.";
 
 /// AWS's API, and what is beside it.
 pub(super) struct Front {
@@ -83,6 +85,7 @@ impl Front {
             (_, path, _) if path.starts_with(notices::PATH) => notices::respond(&self.api, request).await,
             (_, drops::PATH, _) => drops::respond(&self.api, self.networks.as_deref(), request).await,
             (_, why::PATH, _) => why::respond(&self.api, request).await,
+            (_, explain::PATH, _) => explain::respond(&self.api, request).await,
             ("GET" | "HEAD", ABOUT_PATH, _) => answer(200, &json!(self.about())),
             // A page in somebody's browser shall not, and a browser says whose page it is.
             ("POST", RESET_PATH, Some(_)) if request.headers.contains_key("origin") => {

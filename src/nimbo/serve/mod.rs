@@ -3,6 +3,7 @@
 mod credentials;
 pub(crate) mod down;
 mod drops;
+mod explain;
 mod front;
 mod notices;
 mod public;
@@ -43,6 +44,7 @@ use crate::volume::Location;
 pub(crate) use credentials::SIMULATED;
 use credentials::{Kept, Simulated};
 pub(crate) use drops::PATH as DROPS_PATH;
+pub(crate) use explain::PATH as EXPLAIN_PATH;
 use front::Front;
 pub(crate) use notices::PATH as NOTICES_PATH;
 use public::Public;

@@ -14,9 +14,7 @@ pub(super) use describe::{arn, describe, health_word, lifecycle_word, shown_numb
 use super::errors::{constraint, invalid};
 use super::observe::{by_name, members, named};
 use super::{act, hook, launch, tag};
-use crate::records::{
-    CapacityChange, DeletionProtection, ScalingGroup, TemplateChoice, TerminationPolicy,
-};
+use crate::records::{CapacityChange, DeletionProtection, ScalingGroup, TemplateChoice, TerminationPolicy};
 use crate::state::Transaction;
 use settings::Settings;
 
