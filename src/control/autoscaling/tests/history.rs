@@ -267,7 +267,7 @@ async fn lives_through(events: Vec<Event>, has_hooks: bool, delays: Delays) -> R
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_group_comes_to_rest_as_it_is_to_be_whatever_happened(
