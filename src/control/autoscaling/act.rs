@@ -5,21 +5,21 @@ use jiff::{SignedDuration, Timestamp};
 use types::{InstanceId, Uuid};
 
 use super::activity::{self, Begun};
-use super::decide::{Action, Rule, Step, after, decide};
+use super::decide::{Action, BACK_OFF_MAX, Rule, Step, after, backs_off, decide};
 use super::observe::situation;
 use super::{cause, launch};
 use crate::ec2::instance::lifecycle;
 use crate::records::{
     ActivityKind, ActivityStatus, CapacityChange, Cause, HookWait, Instance, InstanceState, LaunchFailure,
     LifecycleAction, MemberId, MemberState, Place, ScalingActivity, ScalingGroup, ScalingMember, Transition,
+    Unhealthy,
 };
 use crate::state::Transaction;
 
 /// How many steps are taken in one transaction.
 const STEPS_MAX: usize = 100;
-/// After the first launch that fails in a place, and after many in a row.
+/// After the first launch that fails in a place.
 const BACK_OFF: SignedDuration = SignedDuration::from_secs(5);
-const BACK_OFF_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 /// Does what is to be done about a group now. Says when it is to be asked again though nothing has changed: at once, if there is more to do.
 pub(crate) fn pass(tx: &mut Transaction<'_>, group: Uuid) -> Option<Timestamp> {
@@ -72,6 +72,9 @@ fn take(tx: &mut Transaction<'_>, group: Uuid, step: &Step, change: Option<&Capa
             let cause = cause::of_retirement(change, &step.rule, id, tx.now());
             if step.rule.is_unhealthy() {
                 tx.update::<ScalingGroup>(group, |group| group.replaced += 1);
+                // It is told so until it is gone.
+                let unhealthy = Some(Unhealthy { respects_grace: false });
+                tx.update::<ScalingMember>(member(id), |member| member.unhealthy = unhealthy);
             }
             retire(tx, member(id), cause);
         }
@@ -91,9 +94,8 @@ fn begin_launch(
     is_replacement: bool,
 ) {
     let Some(group) = tx.get::<ScalingGroup>(id).cloned() else { return };
-    let now = tx.now();
     // One of those that were decided on together has failed there.
-    if group.failure_in(place.subnet).is_some_and(|failure| failure.until > now) {
+    if backs_off(&group, place, tx.now()).is_some() {
         return;
     }
     let uuid = tx.new_id();
@@ -150,12 +152,6 @@ fn back_off(tx: &mut Transaction<'_>, group: Uuid, place: Place) {
 fn arrive(tx: &mut Transaction<'_>, id: MemberId) {
     let Some(member) = tx.get::<ScalingMember>(id).cloned() else { return };
     let MemberState::Pending { activity, is_new } = member.state else { return };
-    let subnet = member.place.subnet;
-    if tx.get::<ScalingGroup>(id.group).is_some_and(|group| group.failure_in(subnet).is_some()) {
-        tx.update::<ScalingGroup>(id.group, |group| {
-            group.failures.retain(|failure| failure.subnet != subnet)
-        });
-    }
     let action = if is_new { call_hooks(tx, id.group, Transition::Launching) } else { None };
     match action {
         Some(action) => {
@@ -174,11 +170,15 @@ fn admit(tx: &mut Transaction<'_>, id: MemberId) {
 }
 
 fn serve(tx: &mut Transaction<'_>, member: ScalingMember, activity: u64) {
-    let (group, now) = (member.id.group, tx.now());
+    let (group, subnet, now) = (member.id.group, member.place.subnet, tx.now());
     let state = MemberState::InService { since: now };
     tx.put(ScalingMember { state, is_spare: false, unhealthy: None, ..member });
     activity::end(tx, group, activity, ActivityStatus::Successful, None);
-    tx.update::<ScalingGroup>(group, |group| group.scaled = Some(now));
+    tx.update::<ScalingGroup>(group, |group| {
+        group.scaled = Some(now);
+        // Whatever failed there, it works.
+        group.failures.retain(|failure| failure.subnet != subnet);
+    });
 }
 
 /// Calls the hooks of a transition, if there are any.
@@ -224,7 +224,10 @@ fn abandon(tx: &mut Transaction<'_>, id: MemberId, rule: &Rule, change: Option<&
         reason.unwrap_or_else(|| "the instance is gone".to_owned())
     );
     activity::end(tx, id.group, activity, ActivityStatus::Failed, Some(message));
-    back_off(tx, id.group, member.place);
+    // That one which was there before does not come back says nothing of launches.
+    if !matches!(member.state, MemberState::Pending { is_new: false, .. }) {
+        back_off(tx, id.group, member.place);
+    }
     tx.put(ScalingMember { state: MemberState::Terminating { activity: None }, ..member });
     shut_down(tx, id.instance);
 }

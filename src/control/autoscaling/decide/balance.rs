@@ -4,10 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use types::{SubnetId, Zone};
 
 use super::{Action, Decision, Hold, Rule, Seen, Situation, Step, per_zone};
-use crate::records::{MemberState, Place, Process};
+use crate::records::{LaunchFailure, MemberState, Place, Process, ScalingGroup};
+
+/// How long a place is left alone at most when launches fail there.
+pub const BACK_OFF_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 /// How many there are where, as launches are decided on.
 struct Counts {
@@ -73,11 +77,17 @@ pub(super) fn grow(situation: &Situation<'_>, counted: &[Seen<'_>], missing: u32
     }
 }
 
+/// What failed in a place, if none is to be launched there yet. A time too far off was noted before the clock was set back, and is over.
+pub fn backs_off(group: &ScalingGroup, place: Place, now: Timestamp) -> Option<&LaunchFailure> {
+    let latest = now.saturating_add(BACK_OFF_MAX).unwrap_or(Timestamp::MAX);
+    group.failure_in(place.subnet).filter(|failure| failure.until > now && failure.until <= latest)
+}
+
 /// Those in which a launch may be tried now.
 fn open(situation: &Situation<'_>, places: &[Place], decision: &mut Decision) -> Vec<Place> {
     let mut open = Vec::new();
     for place in places {
-        match situation.group.failure_in(place.subnet).filter(|failure| failure.until > situation.now) {
+        match backs_off(situation.group, *place, situation.now) {
             None => open.push(*place),
             Some(failure) => {
                 let (count, until) = (failure.count, failure.until);

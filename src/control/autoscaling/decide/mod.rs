@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use types::{InstanceId, Uuid, Zone};
 
+pub use balance::{BACK_OFF_MAX, backs_off};
 pub use rule::{Hold, Rule};
 
 use crate::records::{

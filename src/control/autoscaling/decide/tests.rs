@@ -163,6 +163,7 @@ fn launches_that_failed_are_tried_elsewhere_or_later() {
     let decision = decided(&group, &[]);
     assert_eq!((launches(&decision).len(), decision.next, decision.holds.len()), (0, Some(at(110)), 3));
     assert_eq!(launches(&decided_at(&group, &[], &[], at(110))), [0, 1]);
+    assert_eq!(launches(&decided_at(&group, &[], &[], at(-9000))), [0, 1], "the clock was set back");
 }
 
 #[test]

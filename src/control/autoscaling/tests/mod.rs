@@ -254,6 +254,18 @@ async fn hooks_are_completed_kept_waiting_and_abandoned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_hooks_abandon_is_launched_less_and_less_often() {
+    let abandons = |input: &mut api::CreateAutoScalingGroupType| {
+        with_hooks(input);
+        input.lifecycle_hook_specification_list[0].default_result = None;
+    };
+    let world = World::with_group(Delays::default(), 1, abandons).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let launches = world.activities().into_iter().filter(|it| it.kind == ActivityKind::Launch).count();
+    assert!((10..40).contains(&launches), "a minute for each hook and up to five for each place: {launches}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn instances_stand_by_come_back_leave_and_join() {
     let world = World::with_group(Delays::default(), 2, |_| {}).await;
     world.until_in_service(2).await;
