@@ -210,10 +210,14 @@ def main() -> None:
         # It listens on all addresses of loopback.
         start = lambda cpu, *command: stack.enter_context(running(cpu, *command))  # noqa: E731
         start(OTHER_CPU, "nginx", "-c", configured(folder, "origin.conf", ORIGIN=port))
-        names = ("nginx", "haproxy", "plain", "rules")
+        names = ("nginx", "haproxy", "plain", "secured", "rules")
         addresses, secured_addresses = ({name: free_address() for name in names} for _ in range(2))
         certificate = make_certificate(folder)
-        configurations = {"plain": secured(ours(origin, addresses["plain"]), secured_addresses["plain"], certificate), "rules": ours(origin, addresses["rules"], 100, 50)}
+        configurations = {
+            "plain": ours(origin, addresses["plain"]),
+            "secured": secured(ours(origin, addresses["secured"]), secured_addresses["secured"], certificate),
+            "rules": ours(origin, addresses["rules"], 100, 50),
+        }
         for which, configuration in configurations.items():
             (folder / f"{which}.json").write_text(json.dumps(configuration))
         serve = lambda which: start(BALANCER_CPU, NIMBO, "balancer", "--workers", "1", "--config", folder / f"{which}.json")  # noqa: E731
@@ -223,6 +227,7 @@ def main() -> None:
             "nginx": start(BALANCER_CPU, "nginx", "-c", nginx),
             "haproxy": start(BALANCER_CPU, "haproxy", "-db", "-f", haproxy),
             "plain": serve("plain"),
+            "secured": serve("secured"),
             "rules": serve("rules"),
         }
         for address in [origin, *addresses.values()]:
@@ -242,7 +247,8 @@ def main() -> None:
             results = Results()
             run = (suffix, path, connections, options.seconds)
             peers = lambda run=run: better(by["nginx"].measure(*run), by["haproxy"].measure(*run))  # noqa: E731
-            results.alternate(options.rounds, {"ours": lambda run=run: by["plain"].measure(*run), "peer": peers})
+            own = by["secured" if suffix.startswith(("tls", "h2")) else "plain"]
+            results.alternate(options.rounds, {"ours": lambda own=own, run=run: own.measure(*run), "peer": peers})
             results.print()
         results = Results()
         rules = lambda which: {"balancer.rules100_us": by[which].measure("c64", "small", 64, options.seconds)["balancer.cpu_c64_us"]}  # noqa: E731

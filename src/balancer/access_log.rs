@@ -8,8 +8,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use crate::http1::{Flaw, Severity};
@@ -127,10 +128,23 @@ enum Batch {
     Open(PathBuf, File),
 }
 
-/// Where lines go, for as long as somebody has this.
+/// Where lines go. All that was handed over is written when the last of these is dropped.
 #[derive(Clone)]
-pub(crate) struct Log {
-    batches: SyncSender<Batch>,
+pub(crate) struct Log(Arc<Writer>);
+
+struct Writer {
+    batches: Option<SyncSender<Batch>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Log {
@@ -142,8 +156,9 @@ impl Log {
         let file = append(path)?;
         let (batches, inbox) = sync_channel(WAITING_MAX);
         let path = path.to_owned();
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || write(path, file, &inbox))?;
-        Ok(Self { batches })
+        let work = move || write(path, file, &inbox);
+        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(work)?;
+        Ok(Self(Arc::new(Writer { batches: Some(batches), thread: Some(thread) })))
     }
 
     /// Goes on in the file that has this path now.
@@ -152,14 +167,16 @@ impl Log {
     /// When it cannot be opened; then all is as it was.
     pub(crate) fn reopen(&self, path: &Path) -> io::Result<()> {
         let file = append(path)?;
-        // The writer ends with the last of these only.
-        let _ = self.batches.send(Batch::Open(path.to_owned(), file));
+        if let Some(batches) = &self.0.batches {
+            // The writer ends with the last of these only.
+            let _ = batches.send(Batch::Open(path.to_owned(), file));
+        }
         Ok(())
     }
 
     /// Hands lines over; says whether there was room for them.
     pub(crate) fn hand_over(&self, lines: Vec<u8>) -> bool {
-        self.batches.try_send(Batch::Lines(lines)).is_ok()
+        self.0.batches.as_ref().is_some_and(|batches| batches.try_send(Batch::Lines(lines)).is_ok())
     }
 }
 

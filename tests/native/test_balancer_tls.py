@@ -273,6 +273,9 @@ def test_requests_are_written_down_as_aws_has_it(target: int, certificates: dict
             assert time.monotonic() < deadline
         curl("-k", f"{url}/later")
         assert "/later" in lines(log, 1)[0][12]
+        curl("-k", f"{url}/last")
+    # What was not yet handed over is written at the end.
+    assert "/last" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,32 @@ fn connections_are_accepted_made_and_ended() {
 }
 
 #[test]
+fn what_is_posted_comes_at_once_and_what_is_ones_own_is_sent_as_what_was_received() {
+    let mut ring = Ring::new().unwrap();
+    let (mut theirs, socket) = pair();
+    ring.receive(&socket, true, 1);
+    ring.post(7);
+    ring.post(8);
+    let mut completions = Vec::new();
+    ring.wait(Duration::from_secs(60), &mut completions).unwrap();
+    let tokens: Vec<u64> = completions.iter().map(|completion| completion.token).collect();
+    assert!(tokens == [7, 8] && completions.iter().all(|one| matches!(one.outcome, Outcome::Posted)));
+    let plain = Buffer::from(b"plain text".to_vec());
+    assert_eq!((plain.len(), Buffer::END.len()), (10, 0));
+    let data = ring.keep(plain, 6..10);
+    assert_eq!(ring.data(&data), b"text");
+    ring.send(&socket, data, 2);
+    let Completion { token: 2, outcome: Outcome::Sent(Ok(()), data) } = next(&mut ring).pop().unwrap() else {
+        panic!("it was not sent")
+    };
+    let mut text = [0; 4];
+    theirs.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"text");
+    ring.let_go(data);
+    assert!(ring.spare().is_empty());
+}
+
+#[test]
 fn when_all_memory_is_taken_that_is_said() {
     let mut ring = Ring::new().unwrap();
     let (mut theirs, socket) = pair();
