@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -159,8 +161,35 @@ def test_what_one_has_closed_the_other_opens_as_it_is(server: Server) -> None:
         second.wait(TIMEOUT_S)
 
 
+def words(*numbers: int) -> bytes:
+    return struct.pack(f">{len(numbers)}I", *numbers)
+
+
+def call(connection: socket.socket, *operation: bytes) -> bytes:
+    """The result of a compound of one operation, by AUTH_NONE."""
+    record = words(1, 0, 2, 100003, 4, 1, 0, 0, 0, 0) + words(0, 1, 1) + b"".join(operation)
+    connection.sendall(words(1 << 31 | len(record)) + record)
+    (mark,) = struct.unpack(">I", connection.recv(4, socket.MSG_WAITALL))
+    answer = connection.recv(mark & 0x7FFFFFFF, socket.MSG_WAITALL)
+    # After the head of RPC's, the status, the tag, the count, and the operation with its own status.
+    assert answer[24:28] == words(0), answer
+    return answer[44:]
+
+
+def test_a_thousand_idle_clients_take_little_memory(server: Server) -> None:
+    channel = words(0, 1 << 20, 1 << 20, 4096, 16, 64, 0)
+    with ExitStack() as stack:
+        for number in range(1000):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S))
+            result = call(connection, words(42), bytes(8), words(4, number), words(0, 0, 0))
+            call(connection, words(43), result[:12], words(0), channel, channel, words(1 << 30, 1, 0))
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+    resident_kib = int(status.partition("VmRSS:")[2].split()[0])
+    assert resident_kib < 128 << 10, f"{resident_kib} KiB"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "said"),
     [
         (["--export", "{folder}/none"], "none"),
         (["--export", "{folder}/file"], "file"),
@@ -169,11 +198,11 @@ def test_what_one_has_closed_the_other_opens_as_it_is(server: Server) -> None:
         (["--export", "{folder}", "--state", "{folder}-state", "--listen", "192.0.2.1:2049"], "192.0.2.1:2049"),
     ],
 )
-def test_what_cannot_be_served_is_told(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_told(arguments: list[str], said: str, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / "file").write_text("")
     command = [NIMBO, "nfs", *(argument.format(folder=folder) for argument in arguments)]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert outcome.returncode == 1
-    assert words in outcome.stderr, outcome.stderr
+    assert said in outcome.stderr, outcome.stderr

@@ -100,6 +100,8 @@ fn attributes_are_set() {
     let host = std::fs::symlink_metadata(fixture.path("link")).unwrap();
     assert_eq!((host.uid(), host.mtime()), (7, 1));
     assert_eq!(std::fs::metadata(fixture.path("a")).unwrap().uid(), 1000);
+    let mode = Values { mode: Some(0o600), ..Values::default() };
+    assert_eq!(session.status(at(&link).set_attributes(&Stateid::ANONYMOUS, &mode)), Status::Inval);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::client::Values;
-use crate::proto::Operation;
+use crate::proto::{Attribute, Operation};
 
 #[test]
 fn names_lead_to_files_and_back() {
@@ -83,6 +83,30 @@ fn nothing_leads_out() {
     std::fs::rename(fixture.path("one"), outside.join("one")).unwrap();
     assert_eq!(session.status(at(&one).look_up_parent()), Status::Stale);
     assert_eq!(session.status(at(&two).look_up_parent()), Status::Stale);
+}
+
+#[test]
+fn what_is_mounted_within_is_not_served() {
+    let thread = std::thread::spawn(|| {
+        use nix::mount::{MsFlags, mount};
+        // The mounts are this thread's, and those of the threads that it starts.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let fixture = Fixture::new();
+        std::fs::create_dir(fixture.path("mounted")).unwrap();
+        mount(Some("none"), &fixture.path("mounted"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        std::fs::write(fixture.path("mounted/a"), b"").unwrap();
+        let mut session = fixture.session();
+        assert_eq!(session.status(at_root().look_up(b"mounted")), Status::Access);
+        assert_eq!(session.status(at_root().remove(b"mounted")), Status::Access);
+        assert_eq!(session.status(at_root().save().rename(b"mounted", b"b")), Status::Access);
+        let wanted = Bitmap::of(&[Attribute::Size, Attribute::RdattrError]);
+        let listed = session.done(at_root().read_directory(0, [0; 8], 999, wanted));
+        assert_eq!(listed.entries().unwrap().0[0].attributes.error, Some(Status::Access.number()));
+        nix::mount::umount(&fixture.path("mounted")).unwrap();
+        session.done(at_root().look_up(b"mounted"));
+    });
+    thread.join().unwrap();
 }
 
 #[test]

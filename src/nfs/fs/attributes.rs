@@ -229,6 +229,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_change_of_ours_is_another_number_while_the_hosts_clock_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let export = Export::open(folder.path(), [0; 32], 16).unwrap();
+        let root = export.root();
+        let before = export.change(&root).unwrap();
+        assert_eq!(export.change(&root), Ok(before));
+        root.touch();
+        assert_eq!(export.change(&root), Ok(before + 1));
+    }
+
+    #[test]
     fn numbers_are_texts() {
         for number in [0, 7, 10, 65534, u32::MAX] {
             let mut out = Writer::new();
