@@ -21,8 +21,8 @@ ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip ro
 # Servers know clients by it.
 hostname {name}
 modprobe --dirname {uml} nfsv4
-ours() {{ mount -i -t nfs4 -o "$1,port={port},addr=10.0.2.2,clientaddr=10.0.2.15" 10.0.2.2:/ {mount}; }}
-ours {options} || {{ echo "STATUS cannot mount"; poweroff -f; }}
+libraries={uml}/usr/lib/x86_64-linux-gnu:{uml}/lib/x86_64-linux-gnu
+LD_LIBRARY_PATH=$libraries {uml}/sbin/mount.nfs4 10.0.2.2:/ {mount} -o {options},port={port} || {{ echo "STATUS cannot mount"; poweroff -f; }}
 cd {mount}
 # What must not work, which `!` would not notice.
 fails() {{ if "$@"; then echo "this worked: $*"; exit 1; fi; }}

@@ -256,20 +256,20 @@ impl Export {
         Ok((node, File::from(file)))
     }
 
-    /// The file `name`, made by `create` unless there is one: whether it was made, and what `create` or `existing` gave.
+    /// What `create` gives, or `existing` if there is a file already.
     pub(crate) fn create_or<T>(
         &self,
         mut create: impl FnMut() -> Result<T, Status>,
         mut existing: impl FnMut() -> Result<T, Status>,
-    ) -> Result<(bool, T), Status> {
+    ) -> Result<T, Status> {
         for _ in 0..RACES_MAX {
             match create() {
                 Err(Status::Exist) => {}
-                other => return other.map(|made| (true, made)),
+                other => return other,
             }
             match existing() {
                 Err(Status::NoEnt) => {}
-                other => return other.map(|found| (false, found)),
+                other => return other,
             }
         }
         Err(Status::Delay)
@@ -365,6 +365,18 @@ impl Export {
     /// Tells writes that were unstable, and may have been lost, from those that are not.
     pub(crate) fn verifier(&self) -> Verifier {
         self.verifier.load(Ordering::Acquire).to_be_bytes()
+    }
+
+    /// Has a change of names or attributes on the disk: clients have nothing else to ask for that with, and take it for done. Of what cannot
+    /// be opened (links, pipes, sockets), names are as durable as their folder; attributes follow with the host's next sync.
+    pub(crate) fn settle(&self, node: &Node) -> Result<(), Status> {
+        let flags = match node.kind() {
+            FileType::Directory => OFlag::O_RDONLY | OFlag::O_DIRECTORY,
+            FileType::Regular => OFlag::O_RDONLY,
+            _ => return Ok(()),
+        };
+        Identity::be_root();
+        File::from(self.through_descriptors(node, flags)?).sync_all().map_err(|error| self.lost(error))
     }
 
     /// Has all that was written to a file on the disk. Whoever asks for that may: it tells him nothing.

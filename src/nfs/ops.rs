@@ -155,7 +155,11 @@ fn changes_something(operation: Operation) -> bool {
             | Op::SetAttr
             | Op::Write
             | Op::CreateSession
+            | Op::DestroyClientId
+            | Op::DestroySession
             | Op::ExchangeId
+            | Op::FreeStateid
+            | Op::ReclaimComplete
     )
 }
 
@@ -350,12 +354,17 @@ impl Compound<'_> {
         }
     }
 
-    /// Writes how a folder changed (`change_info4`). The host does not tell whether it was changed by others in between.
+    /// Makes what was done to a folder last, and writes how it changed (`change_info4`). The host does not tell whether it was changed by others in between.
     fn changed(&mut self, before: u64, folder: &Arc<Node>) -> Result<(), Status> {
+        self.export().settle(folder)?;
         let after = self.export().change(folder)?;
+        self.change_info(before, after);
+        Ok(())
+    }
+
+    fn change_info(&mut self, before: u64, after: u64) {
         self.out.bool(false);
         self.out.u64(before);
         self.out.u64(after);
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from linux_client import LinuxClient
+from linux_client import OPTIONS, LinuxClient
 
 NIMBO = os.environ["NIMBO"]
 TIMEOUT_S = 120
@@ -50,10 +50,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def linux(server: Server, name: str, script: str) -> Iterator[LinuxClient]:
+def linux(server: Server, name: str, script: str, options: str = OPTIONS) -> Iterator[LinuxClient]:
     folder = server.files.parent / name
     folder.mkdir()
-    client = LinuxClient(folder, server.port, script)
+    client = LinuxClient(folder, server.port, script, options)
     try:
         yield client
     finally:
@@ -91,6 +91,11 @@ def test_linux_mounts_it_and_does_what_one_does_with_files(server: Server) -> No
     names = {path.name for path in server.files.iterdir()}
     assert names == {"from-the-host", "b", "c", "l", "big"}
     assert (server.files / "b").stat().st_uid == 1000
+
+
+def test_a_client_that_asks_for_no_version_gets_4_1(server: Server) -> None:
+    with linux(server, "one", "grep nfs4 /proc/mounts; echo hello > a", options="defaults") as client:
+        assert "vers=4.1,rsize=1048576,wsize=1048576" in client.wait(TIMEOUT_S)
 
 
 def test_users_are_themselves(server: Server) -> None:

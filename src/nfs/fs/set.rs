@@ -126,7 +126,7 @@ fn number(text: &[u8]) -> Result<u32, Status> {
 }
 
 impl Export {
-    /// Sets attributes, as the caller: the size through `file`, if it is open for writing already. Returns those that were set, also if others were not.
+    /// Sets attributes, as the caller, for good: the size through `file`, if it is open for writing already. Returns those that were set, also if others were not.
     pub(crate) fn set(
         &self,
         who: &Identity,
@@ -136,10 +136,11 @@ impl Export {
     ) -> (Bitmap, Result<(), Status>) {
         let mut set = Bitmap::EMPTY;
         let outcome = self.set_each(who, node, file, changes, &mut set);
-        if !set.is_empty() {
-            node.touch();
+        if set.is_empty() {
+            return (set, outcome);
         }
-        (set, outcome)
+        node.touch();
+        (set, outcome.and_then(|()| self.settle(node)))
     }
 
     fn set_each(

@@ -117,6 +117,7 @@ struct Opened {
     file: File,
     opened_for: u32,
     set: Bitmap,
+    is_new: bool,
 }
 
 impl Compound<'_> {
@@ -132,7 +133,7 @@ impl Compound<'_> {
             Claim::Previous => {
                 self.service.clients.may_reclaim(&client)?;
                 let file = self.export().reopen_file(&self.who, &here, access)?;
-                Opened { node: here, file, opened_for: access, set: Bitmap::EMPTY }
+                Opened { node: here, file, opened_for: access, set: Bitmap::EMPTY, is_new: false }
             }
             Claim::Handle | Claim::Name(_) if !client.has_reclaimed() => return Err(Status::Grace.into()),
             Claim::Handle => self.open_existing(here, access, wanted.owner)?,
@@ -150,13 +151,14 @@ impl Compound<'_> {
             }
         };
         let fresh = (self.service.clients.next_state(), self.service.clients.boot);
-        let Opened { node, file, opened_for, set } = opened;
+        let Opened { node, file, opened_for, set, is_new } = opened;
         let new = NewOpen { file, opened_for, access, uid: self.who.uid() };
         let stateid = lock(&client.held).open(wanted.owner, &node, new, fresh)?;
         stateid.write(self.out);
         match before {
-            Some((before, folder)) => self.changed(before, &folder)?,
-            None => self.out.fixed(&[0; 20]),
+            Some((before, folder)) if is_new => self.changed(before, &folder)?,
+            Some((before, _)) => self.change_info(before, before),
+            None => self.change_info(0, 0),
         }
         self.out.u32(POSIX_LOCKS);
         set.write(self.out);
@@ -173,7 +175,7 @@ impl Compound<'_> {
         // Also what is open already is looked at again, as somebody else of that owner's may ask.
         let opened_for = access | before;
         let file = self.export().open_file(&self.who, &node, opened_for)?;
-        Ok(Opened { node, file, opened_for, set: Bitmap::EMPTY })
+        Ok(Opened { node, file, opened_for, set: Bitmap::EMPTY, is_new: false })
     }
 
     fn open_or_create(
@@ -185,14 +187,14 @@ impl Compound<'_> {
         owner: &[u8],
     ) -> Result<Opened, Status> {
         let mode = how.changes().mode.unwrap_or(MODE);
-        let (is_new, mut opened) = self.export().create_or(
+        let mut opened = self.export().create_or(
             || {
                 let (node, file) = self.export().create_file(&self.who, folder, name, access, mode)?;
-                Ok(Opened { node, file, opened_for: access, set: Bitmap::EMPTY })
+                Ok(Opened { node, file, opened_for: access, set: Bitmap::EMPTY, is_new: true })
             },
             || self.open_instead(folder, name, how, access, owner),
         )?;
-        if is_new {
+        if opened.is_new {
             opened.set = self.set_up(&opened, how)?;
         }
         Ok(opened)
