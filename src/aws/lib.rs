@@ -8,7 +8,7 @@
 //!            └──── answer ─ encode       an output to xml, json, cbor
 //! ```
 //!
-//! The types of a service ([`autoscaling`], [`ec2`], [`sts`]) are made of its model by `build/`; `models/README.md` says where that comes from. What all operations have in
+//! The types of a service ([`autoscaling`], [`ec2`], [`elbv2`], [`sts`]) are made of its model by `build/`; `models/README.md` says where that comes from. What all operations have in
 //! common is done here, once: required members, ranges and enumerations, dry runs, [`filters`], pages ([`page`]), signatures.
 //!
 //! Nothing here decides: which operations are served, and what they do, is in the [`table::Table`] that is given. There is no state but keys derived
@@ -53,6 +53,11 @@ pub mod autoscaling {
 /// Elastic Compute Cloud.
 pub mod ec2 {
     include!(concat!(env!("OUT_DIR"), "/ec2.rs"));
+}
+
+/// Elastic Load Balancing.
+pub mod elbv2 {
+    include!(concat!(env!("OUT_DIR"), "/elbv2.rs"));
 }
 
 /// Security Token Service.

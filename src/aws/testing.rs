@@ -13,11 +13,6 @@ pub mod efs {
     include!(concat!(env!("OUT_DIR"), "/efs.rs"));
 }
 
-/// Elastic Load Balancing.
-pub mod elbv2 {
-    include!(concat!(env!("OUT_DIR"), "/elbv2.rs"));
-}
-
 pub use crate::kept::{from_json, to_json};
 
 /// The tree of a query.

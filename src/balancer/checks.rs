@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use types::{Clock as _, Instant, SystemClock};
@@ -37,6 +38,7 @@ type States = Arc<Mutex<BTreeMap<Key, State>>>;
 pub(crate) struct Checks {
     plans: Option<UnboundedSender<Arc<Plan>>>,
     states: States,
+    changes: watch::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -45,19 +47,30 @@ impl Checks {
     pub(crate) fn begin(plan: Arc<Plan>) -> io::Result<Self> {
         let (plans, inbox) = unbounded_channel();
         let states = States::default();
-        let mut owner =
-            Owner { plan, schedules: BTreeMap::new(), leaving: BTreeMap::new(), states: Arc::clone(&states) };
+        let (changed, changes) = watch::channel(());
+        let mut owner = Owner {
+            plan,
+            schedules: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            states: Arc::clone(&states),
+            changed,
+        };
         owner.follow();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || runtime.block_on(owner.work(inbox));
         let thread = thread::Builder::new().name("checks".to_owned()).spawn(work)?;
-        Ok(Self { plans: Some(plans), states, thread: Some(thread) })
+        Ok(Self { plans: Some(plans), states, changes, thread: Some(thread) })
     }
 
     /// Checks this plan's targets from now on.
     pub(crate) fn follow(&self, plan: Arc<Plan>) {
         // It ends with this only.
         let _ = self.plans.as_ref().map(|plans| plans.send(plan));
+    }
+
+    /// Has something new whenever [`Self::state`] would say something else.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
     }
 
     /// The health of a target of a group.
@@ -82,6 +95,7 @@ struct Owner {
     /// Targets that were taken away and still answer.
     leaving: BTreeMap<Key, Leaving>,
     states: States,
+    changed: watch::Sender<()>,
 }
 
 /// A target that answers what it was asked before it was taken away.
@@ -157,6 +171,7 @@ impl Owner {
             let before = states.get(&key).copied().unwrap_or_default();
             if let Ok(after) = before.next(Event::Deregistered { until }, thresholds(&group)) {
                 states.insert(key.clone(), after);
+                self.changed.send_replace(());
             }
             drop(states);
             self.leaving.insert(key, Leaving { members, until });
@@ -185,7 +200,7 @@ impl Owner {
         }
         for key in due {
             let Some(group) = self.plan.config.target_groups.get(&key.0) else { continue };
-            let probe = Probe::new(key.1, group);
+            let probe = Probe::new(key.1, group, self.plan.config.source);
             self.note(&key, Event::CheckBegins);
             probes.spawn(async move { (key, probe.run().await) });
         }
@@ -204,6 +219,9 @@ impl Owner {
         // An answer may come when its target has gone; one that is registered stays so.
         let Ok(after) = before.next(event, thresholds(config)) else { return };
         states.insert(key.clone(), after);
+        if before != after {
+            self.changed.send_replace(());
+        }
         let members = group.members().iter().filter(|member| address(&member.target) == *target);
         members.for_each(|member| group.set_standing(member, after.standing(), SystemClock.now()));
     }

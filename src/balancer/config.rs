@@ -27,6 +27,9 @@ pub struct LoadBalancer {
     /// Where it is written down who asked what.
     #[serde(default)]
     pub access_log: Option<AccessLog>,
+    /// The address from which targets are connected to. None: the kernel chooses.
+    #[serde(default)]
+    pub source: Option<IpAddr>,
 }
 
 /// A line for each request, in AWS's format.

@@ -18,6 +18,8 @@ use nix::sys::socket::{
 use types::{Clock as _, SystemClock};
 
 use crate::access_log::Log;
+use tokio::sync::watch;
+
 use crate::checks::Checks;
 use crate::config::{ConfigError, LoadBalancer};
 use crate::counters::{Totals, WorkerCounters};
@@ -123,6 +125,11 @@ impl Server {
     /// The health of a target of a group.
     pub fn health(&self, group: &str, target: SocketAddr) -> State {
         self.checks.state(group, target)
+    }
+
+    /// Has something new whenever the health of a target has changed.
+    pub fn health_changes(&self) -> watch::Receiver<()> {
+        self.checks.changes()
     }
 
     /// How all of it stands.

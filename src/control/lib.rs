@@ -9,7 +9,7 @@
 //! - [`records`]: what is kept, one type for each kind of resource.
 //! - [`state`]: all records in memory, and transactions on them.
 //! - [`ledger`]: the state's way into the [`store`].
-//! - [`ec2`], [`autoscaling`]: the operations of services.
+//! - [`ec2`], [`autoscaling`], [`elbv2`]: the operations of services.
 //! - [`reconcile`]: what is made true of the world, through [`ports`].
 //!
 //! An operation is a plain function of a transaction and a request: it reads records, changes some, and answers, or it says why not
@@ -25,6 +25,7 @@ pub mod capacity;
 pub mod catalog;
 pub mod credits;
 mod ec2;
+mod elbv2;
 pub mod ledger;
 pub mod notices;
 pub mod plane;
@@ -52,5 +53,5 @@ use crate::plane::Plane;
 
 /// All operations that are served.
 pub fn table() -> Table<Arc<Plane>> {
-    sts::serve(autoscaling::serve(ec2::serve(Table::new())))
+    sts::serve(elbv2::serve(autoscaling::serve(ec2::serve(Table::new()))))
 }

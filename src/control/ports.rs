@@ -1,5 +1,6 @@
 //! What the control plane needs of the world: traits that a host implements, and [a simulation](crate::simulation).
 
+mod balancer;
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use types::{
 
 use crate::capacity::Capacity;
 pub use crate::records::MetadataOptions;
+pub use balancer::{BalancerSpec, Balancers, OnBalancerChange, TargetPlace};
 pub use network::{Networks, PortSpec, SubnetSpec, VpcSpec};
 
 /// What the methods of a trait object return.

@@ -1,4 +1,7 @@
-//! The names by which instances of all accounts in all regions are found at their public addresses, for who resolves them outside of any VPC.
+//! The names by which instances and load balancers of all accounts in all regions are found, for who resolves them outside of any VPC.
+//!
+//! Those of instances lead to their public addresses, and from there back. Those of load balancers lead to one address for each zone, as everywhere:
+//! private ones if they are internal.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::ec2::all_public;
+use crate::elbv2;
 use crate::ledger::Stopped;
 use crate::plane::Plane;
 use crate::state::{State, View};
@@ -14,11 +18,18 @@ use crate::state::{State, View};
 /// After a change, for others that come with it: they are told of together.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// All of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublicNames {
+    pub instances: BTreeMap<String, Ipv4Addr>,
+    pub load_balancers: BTreeMap<String, Vec<Ipv4Addr>>,
+}
+
 /// Tells of all names whenever there are others, once that is durable.
 ///
 /// # Errors
 /// Always, in the end: why nothing is durable any more.
-pub async fn follow(plane: &Plane, mut tell: impl FnMut(&BTreeMap<String, Ipv4Addr>)) -> Result<(), Stopped> {
+pub async fn follow(plane: &Plane, mut tell: impl FnMut(&PublicNames)) -> Result<(), Stopped> {
     let mut records = plane.ledger.changes();
     let mut told = None;
     loop {
@@ -34,13 +45,18 @@ pub async fn follow(plane: &Plane, mut tell: impl FnMut(&BTreeMap<String, Ipv4Ad
     }
 }
 
-fn all(state: &State, now: Timestamp) -> BTreeMap<String, Ipv4Addr> {
-    let mut names = BTreeMap::new();
+fn all(state: &State, now: Timestamp) -> PublicNames {
+    let mut names = PublicNames::default();
     for (space, tables) in state.spaces() {
         let view = View::new(state, space, now);
         for interface in tables.network_interfaces.iter() {
-            names.extend(all_public(view, interface));
+            names.instances.extend(all_public(view, interface));
         }
+        let balancers = tables.load_balancers.iter();
+        names.load_balancers.extend(
+            balancers
+                .map(|balancer| (elbv2::dns_name(space.region, balancer), elbv2::addresses(view, balancer))),
+        );
     }
     names
 }
@@ -92,12 +108,12 @@ mod tests {
         let address = Ipv4Addr::new(198, 18, 0, 5);
         let vpc = change(Some(address)).await;
         let name = "ec2-198-18-0-5.compute-1.amazonaws.com".to_owned();
-        assert_eq!(last(), BTreeMap::from([(name, address)]));
+        assert_eq!(last().instances, BTreeMap::from([(name, address)]));
         let count = told.lock().unwrap().len();
         change(Some(address)).await;
         assert_eq!(told.lock().unwrap().len(), count, "nothing is new");
         change(None).await;
-        assert!(last().is_empty());
+        assert_eq!(last(), PublicNames::default());
         // A VPC without such names.
         let quiet = |tx: &mut Transaction<'_>| {
             tx.update::<Vpc>(vpc, |vpc| vpc.dns_hostnames = false);
@@ -105,6 +121,6 @@ mod tests {
         };
         plane.write(space(), quiet).await.unwrap();
         change(Some(address)).await;
-        assert!(last().is_empty());
+        assert_eq!(last(), PublicNames::default());
     }
 }

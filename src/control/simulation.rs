@@ -3,6 +3,7 @@
 //! With it the control plane is what people test against who want no virtual machines: everything is decided as ever, and what
 //! would be done takes no time, or as long as [`Delays`] say.
 
+mod balancers;
 mod delays;
 mod disks;
 mod plugs;
@@ -40,6 +41,7 @@ pub struct Simulation {
     delays: Delays,
     machines: Mutex<BTreeMap<InstanceId, Guest>>,
     disks: disks::Shelf,
+    rack: balancers::Rack,
     capacity: Capacity,
     scripts: Mutex<BTreeMap<InstanceId, Script>>,
     on_change: Mutex<Vec<Call>>,
@@ -71,7 +73,12 @@ impl Guest {
 impl Simulation {
     /// One that takes its time. It is used in a runtime of tokio's.
     pub fn with(delays: Delays) -> Self {
-        Self { delays, disks: disks::Shelf::with(delays), ..Self::default() }
+        Self {
+            delays,
+            disks: disks::Shelf::with(delays),
+            rack: balancers::Rack::with(delays),
+            ..Self::default()
+        }
     }
 
     /// One that has only so much. Otherwise there is no end to it.
@@ -89,12 +96,14 @@ impl Simulation {
                 .extend(running.map(|instance| (instance.id, Guest::with(interfaces(tables, instance.id)))));
             self.disks.adopt(tables, |id| machines.contains_key(&id));
         }
+        self.rack.adopt(state);
     }
 
     /// Forgets what there are no records of.
     pub fn forget_unknown(&self, state: &State) {
         self.machines().retain(|id, _| state.spaces().any(|(_, tables)| tables.instances.get(*id).is_some()));
         self.disks.forget_unknown(state);
+        self.rack.forget_unknown(state);
     }
 
     /// What happens to a guest from within, or to its host: for tests and experiments.

@@ -178,6 +178,8 @@ fn make_router() -> Result<(), Error> {
     sysctl::set("ipv4/conf/all/accept_local", "1")?;
     sysctl::set("ipv4/conf/all/proxy_arp", "1")?;
     sysctl::forward_by_rules()?;
+    // Nobody is in here but services of nimbo's own, which may do nothing else that root may.
+    sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
     // A flow is known by its addresses and ports. Where in its window a packet lies is its ends' matter, who may have sent it
     // past an interface that changes packets.
     sysctl::set_if_present("netfilter/nf_conntrack_tcp_be_liberal", "1")

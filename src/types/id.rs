@@ -1,6 +1,7 @@
-//! Ids of resources, as AWS writes them: a prefix that names the kind, and 17 hexadecimal digits.
+//! Ids of resources, as AWS writes them: a prefix that names the kind, and 17 hexadecimal digits. What AWS knows by an ARN alone has
+//! an id of as many digits as that ends in, with a prefix of ours.
 //!
-//! An id is 68 random bits, so two machines never have to agree on the next one. Each kind is a type
+//! An id is 64 or 68 random bits, so two machines never have to agree on the next one. Each kind is a type
 //! of its own: a volume's id is not accepted where an instance's is asked for. The older ids of eight
 //! digits are not read: nothing here ever issued one.
 
@@ -10,18 +11,17 @@ use std::str::FromStr;
 
 use crate::text::as_text;
 
-/// Hexadecimal digits after the prefix.
+/// Hexadecimal digits after the prefix, where nothing else is said.
 const DIGITS: usize = 17;
-/// The bits that [`DIGITS`] digits can hold.
-const MASK: u128 = (1 << (4 * DIGITS)) - 1;
 
 /// A text that is not an id of the kind that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not the id of {kind}: expected `{prefix}` and {DIGITS} lower-case hexadecimal digits")]
+#[error("{text:?} is not the id of {kind}: expected `{prefix}` and {digits} lower-case hexadecimal digits")]
 pub struct ParseIdError {
     text: String,
     kind: &'static str,
     prefix: &'static str,
+    digits: usize,
 }
 
 /// A text that is no resource's id.
@@ -31,9 +31,8 @@ pub struct ParseResourceIdError {
     text: String,
 }
 
-fn parse_digits(digits: &str) -> Option<u128> {
-    let well_formed =
-        digits.len() == DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+fn parse_digits(digits: &str, count: usize) -> Option<u128> {
+    let well_formed = digits.len() == count && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !well_formed {
         return None;
     }
@@ -55,8 +54,17 @@ pub trait RandomId: Sized {
     }
 }
 
+macro_rules! digits {
+    () => {
+        DIGITS
+    };
+    ($digits:literal) => {
+        $digits
+    };
+}
+
 macro_rules! ids {
-    ($($(#[$doc:meta])* $variant:ident: $name:ident = $prefix:literal, $kind:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident: $name:ident = $prefix:literal, $kind:literal $(, $digits:literal)?;)*) => {
         $($(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
@@ -64,17 +72,24 @@ macro_rules! ids {
         impl $name {
             /// What the text of every such id begins with.
             pub const PREFIX: &str = $prefix;
+
+            /// How many hexadecimal digits come after it.
+            pub const DIGITS: usize = digits!($($digits)?);
+
+            fn read(text: &str) -> Option<Self> {
+                parse_digits(text.strip_prefix($prefix)?, Self::DIGITS).map(Self)
+            }
         }
 
         impl RandomId for $name {
             fn from_random(bytes: [u8; 16]) -> Self {
-                Self(u128::from_le_bytes(bytes) & MASK)
+                Self(u128::from_le_bytes(bytes) & ((1 << (4 * Self::DIGITS)) - 1))
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "{:017x}"), self.0)
+                write!(f, concat!($prefix, "{:0digits$x}"), self.0, digits = Self::DIGITS)
             }
         }
 
@@ -82,10 +97,11 @@ macro_rules! ids {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                text.strip_prefix($prefix).and_then(parse_digits).map(Self).ok_or_else(|| ParseIdError {
+                Self::read(text).ok_or_else(|| ParseIdError {
                     text: text.to_owned(),
                     kind: $kind,
                     prefix: $prefix,
+                    digits: Self::DIGITS,
                 })
             }
         }
@@ -112,8 +128,8 @@ macro_rules! ids {
 
             /// No two kinds have texts in common, though one's prefix may begin another's.
             fn from_str(text: &str) -> Result<Self, ParseResourceIdError> {
-                $(if let Some(number) = text.strip_prefix($prefix).and_then(parse_digits) {
-                    return Ok(Self::$variant($name(number)));
+                $(if let Some(id) = $name::read(text) {
+                    return Ok(Self::$variant(id));
                 })*
                 Err(ParseResourceIdError { text: text.to_owned() })
             }
@@ -156,6 +172,14 @@ ids! {
     InternetGateway: InternetGatewayId = "igw-", "an internet gateway";
     /// A public key that instances let in.
     KeyPair: KeyPairId = "key-", "a key pair";
+    /// What shares requests out among targets.
+    LoadBalancer: LoadBalancerId = "elb-", "a load balancer", 16;
+    /// A port of a load balancer, and what becomes of requests there.
+    Listener: ListenerId = "elb-listener-", "a listener of a load balancer", 16;
+    /// What becomes of some of a listener's requests.
+    ListenerRule: ListenerRuleId = "elb-rule-", "a rule of a listener", 16;
+    /// Those to whom requests go.
+    TargetGroup: TargetGroupId = "elb-targets-", "a target group", 16;
     /// What instances are launched with.
     LaunchTemplate: LaunchTemplateId = "lt-", "a launch template";
     /// A way to the Internet and not from it.

@@ -20,10 +20,11 @@ pub use byte_size::{ByteSize, ParseByteSizeError};
 pub use clock::{Clock, Instant, ManualClock, SystemClock};
 pub use id::{
     AddressAssociationId, AllocationId, AttachmentId, DhcpOptionsId, ImageId, InstanceId, InternetGatewayId,
-    KeyPairId, LaunchTemplateId, NatGatewayId, NetworkAclAssociationId, NetworkAclId, NetworkInterfaceId,
-    ParseIdError, ParseResourceIdError, PlacementGroupId, RandomId, ReservationId, ResourceId,
-    RouteTableAssociationId, RouteTableId, SecurityGroupId, SecurityGroupRuleId, SnapshotId, SubnetId,
-    VolumeId, VpcCidrAssociationId, VpcId, VpcPeeringConnectionId,
+    KeyPairId, LaunchTemplateId, ListenerId, ListenerRuleId, LoadBalancerId, NatGatewayId,
+    NetworkAclAssociationId, NetworkAclId, NetworkInterfaceId, ParseIdError, ParseResourceIdError,
+    PlacementGroupId, RandomId, ReservationId, ResourceId, RouteTableAssociationId, RouteTableId,
+    SecurityGroupId, SecurityGroupRuleId, SnapshotId, SubnetId, TargetGroupId, VolumeId,
+    VpcCidrAssociationId, VpcId, VpcPeeringConnectionId,
 };
 pub use mac::{MacAddress, ParseMacAddressError};
 pub use region::{ParseRegionError, Region, Zone};

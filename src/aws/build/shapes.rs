@@ -65,7 +65,8 @@ fn write_decoder(model: &Model, shape: &Shape, out: &mut String) {
     let unserved: Vec<&Member> = shape.members.iter().filter(|member| member.unserved).collect();
     let unserved: Vec<String> = unserved.into_iter().map(|member| query_name(model, member)).collect();
     let mut arms = String::new();
-    for (at, member) in model.fields(shape).enumerate() {
+    // Those that are not served are refused before.
+    for (at, member) in model.fields(shape).enumerate().filter(|(_, member)| !member.unserved) {
         put!(
             arms,
             "                {at} => s.{} = g::Decode::decode(node, member, wire)?,",

@@ -14,8 +14,8 @@ use aws::encode::Encode;
 use aws::server::{Limits, serve};
 use aws::service::{Operation, Visitor};
 use aws::sigv4::{Credential, Credentials, Verifier};
-use aws::testing::{cloudwatch, efs, elbv2, from_json, to_json};
-use aws::{Call, Error, Table, autoscaling, ec2, sts};
+use aws::testing::{cloudwatch, efs, from_json, to_json};
+use aws::{Call, Error, Table, autoscaling, ec2, elbv2, sts};
 use types::SystemClock;
 
 type Context = Arc<Mutex<mpsc::Receiver<String>>>;

@@ -3,13 +3,13 @@
 //! Over HTTP/2 the request is written, and the answer read, as HTTP/1.1, which a [`Session`] translates.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use types::{Clock as _, SystemClock};
@@ -25,6 +25,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// What is asked of whom.
 pub(super) struct Probe {
     address: SocketAddr,
+    /// From where it is asked. None: the kernel chooses.
+    source: Option<IpAddr>,
     version: ProtocolVersion,
     check: HealthCheck,
 }
@@ -39,10 +41,10 @@ struct Answer {
 }
 
 impl Probe {
-    pub(super) fn new(target: SocketAddr, group: &TargetGroup) -> Self {
+    pub(super) fn new(target: SocketAddr, group: &TargetGroup, source: Option<IpAddr>) -> Self {
         let check = group.health_check.clone();
         let address = SocketAddr::new(target.ip(), check.port.unwrap_or(target.port()));
-        Self { address, version: group.protocol_version, check }
+        Self { address, source, version: group.protocol_version, check }
     }
 
     pub(super) async fn run(self) -> Event {
@@ -58,7 +60,7 @@ impl Probe {
 
     /// The status that the target answers with, or of gRPC its own.
     async fn code(&self) -> io::Result<u16> {
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = self.connect().await?;
         if self.check.protocol == Protocol::Http {
             return self.ask(stream).await;
         }
@@ -67,6 +69,14 @@ impl Probe {
         let name = ServerName::from(self.address.ip());
         let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?;
         self.ask(stream).await
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        socket.connect(self.address).await
     }
 
     async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<u16> {

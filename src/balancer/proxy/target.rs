@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use types::Instant;
@@ -122,6 +124,11 @@ impl Worker {
         let family = if way.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        if let Some(source) = self.routes.plan().config.source {
+            // The port is found when it is known to where: many connections may have the same.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+        }
         if way.protocol == Protocol::Http {
             return Ok(Transport::plain(socket, token));
         }

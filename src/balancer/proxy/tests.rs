@@ -46,6 +46,7 @@ pub(super) fn config(action: Action, targets: Vec<SocketAddr>, attributes: Attri
         target_groups: [("all".to_owned(), group)].into(),
         attributes,
         access_log: None,
+        source: None,
     }
 }
 
@@ -501,4 +502,23 @@ fn clients_that_do_not_take_their_answers_keep_nobody_from_his() {
         assert!(answer.ends_with("\r\n\r\nxx"), "{answer}");
     }
     drop(slow);
+}
+
+#[test]
+fn targets_are_connected_to_from_the_address_that_is_named() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let target = target(move |stream| {
+        tell.send(stream.peer_addr().unwrap().ip()).unwrap();
+        echo(stream);
+    });
+    let source = std::net::IpAddr::from([127, 0, 0, 77]);
+    let config =
+        LoadBalancer { source: Some(source), ..config(forward(), vec![target], Attributes::default()) };
+    let address = config.listeners[0].address;
+    let lab = Lab { address, server: Server::start(config, 1, None, [7; 32]).unwrap() };
+    lab.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    // A request, and a check.
+    for _ in 0..2 {
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), source);
+    }
 }

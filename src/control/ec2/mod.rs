@@ -18,13 +18,14 @@ mod vpc;
 
 use std::sync::Arc;
 
+pub(crate) use address::take_public;
 use aws::Table;
 pub(crate) use instance::launch_one;
-pub(crate) use interface::all_public;
+pub(crate) use interface::{NewInterface, all_public, make as make_interface, remove as remove_interface};
 pub(crate) use launch_template::{data as template_data, named as template_named};
 pub use storage::{SeedImage, default_seed, seed_images};
 pub(crate) use tags::add as add_tags;
-pub(crate) use vpc::{fabric, onlookers};
+pub(crate) use vpc::{fabric, free_count, onlookers};
 
 use crate::plane::Plane;
 use crate::state::Transaction;

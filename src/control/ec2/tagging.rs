@@ -121,9 +121,13 @@ fn kind(resource: ResourceId) -> Option<&'static str> {
         ResourceId::VpcPeeringConnection(_) => "vpc-peering-connection",
         ResourceId::AddressAssociation(_)
         | ResourceId::Attachment(_)
+        | ResourceId::Listener(_)
+        | ResourceId::ListenerRule(_)
+        | ResourceId::LoadBalancer(_)
         | ResourceId::NetworkAclAssociation(_)
         | ResourceId::Reservation(_)
         | ResourceId::RouteTableAssociation(_)
+        | ResourceId::TargetGroup(_)
         | ResourceId::VpcCidrAssociation(_) => return None,
     })
 }
@@ -137,7 +141,7 @@ struct TagRow<'a> {
 
 fn describe(view: View<'_>, call: &Call<ec2::DescribeTagsRequest>) -> Result<ec2::DescribeTagsResult, Error> {
     let filters = read_filters::<TagRow<'_>>(&call.input.filters)?;
-    let sets = view.tables().tags.iter();
+    let sets = view.tables().tags.iter().filter(|set| kind(set.resource).is_some());
     let all = sets
         .flat_map(|set| set.tags.iter().map(|(key, value)| TagRow { resource: set.resource, key, value }));
     let mut rows: Vec<(String, TagRow<'_>)> = all

@@ -54,6 +54,8 @@ pub struct VpcSpec {
     pub peer_members: BTreeMap<SecurityGroupId, BTreeSet<Ipv4Addr>>,
     /// Names of peers' instances that lead to private addresses here, whatever they do elsewhere.
     pub peer_names: BTreeMap<String, Ipv4Addr>,
+    /// Names of the load balancers in it.
+    pub balancer_names: BTreeMap<String, Vec<Ipv4Addr>>,
     /// Those of instances that are on a host, and of services.
     pub interfaces: Vec<PortSpec>,
     /// What its instances are told that is to become of them.
@@ -61,9 +63,13 @@ pub struct VpcSpec {
 }
 
 impl VpcSpec {
-    /// Whether an instance in it is on a host, or about to be.
+    /// Whether an instance or a load balancer in it is on a host, or about to be.
     pub fn is_in_use(&self) -> bool {
-        self.interfaces.iter().any(|port| port.owner == InterfaceOwner::User)
+        self.interfaces.iter().any(|port| match port.owner {
+            InterfaceOwner::User | InterfaceOwner::LoadBalancer(_) => true,
+            // It is of use to others only.
+            InterfaceOwner::NatGateway(_) => false,
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! when the process ends: the next one observes, and goes on.
 
 mod agenda;
+pub mod balancer;
 pub mod credits;
 pub mod disk;
 pub mod health;
@@ -16,6 +17,7 @@ pub mod notice;
 pub mod peering;
 pub mod rest;
 pub mod scaling;
+pub mod target;
 pub mod unhosted;
 pub mod zone;
 
@@ -26,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::ledger::{Stopped, WriteError};
 use crate::plane::Plane;
-use crate::ports::{Disks, Machines, Networks};
+use crate::ports::{Balancers, Disks, Machines, Networks};
 use crate::state::{Space, Transaction};
 
 /// So many changes are looked at together.
@@ -41,6 +43,7 @@ pub async fn run(
     machines: Arc<dyn Machines>,
     disks: Arc<dyn Disks>,
     networks: Option<Arc<dyn Networks>>,
+    balancers: Arc<dyn Balancers>,
 ) -> Result<(), Stopped> {
     let instances = instance::InstanceReconciler::new(Arc::clone(&plane), Arc::clone(&machines)).run();
     let with_networks = Arc::clone(&plane);
@@ -53,6 +56,7 @@ pub async fn run(
     tokio::try_join!(
         instances,
         networks,
+        balancer::run(Arc::clone(&plane), balancers),
         credits::run(Arc::clone(&plane), Arc::clone(&machines)),
         disk::run(Arc::clone(&plane), disks),
         health::run(Arc::clone(&plane), Arc::clone(&machines)),

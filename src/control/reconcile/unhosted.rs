@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{nat_gateway, notice, peering, sleep_until, zone};
+use super::{nat_gateway, notice, peering, sleep_until, target, zone};
 use crate::ledger::Stopped;
 use crate::plane::Plane;
 use crate::records::Tables;
@@ -51,6 +51,7 @@ fn is_due(state: &State, tables: &Tables, space: Space, now: Timestamp) -> bool 
     nat_gateway::is_due(tables, now)
         || notice::is_due(tables, now)
         || peering::is_due(tables, space, now)
+        || target::is_due(tables, now)
         || zone::is_due(state, tables, space)
 }
 
@@ -58,5 +59,6 @@ fn pass(tx: &mut Transaction<'_>) {
     nat_gateway::pass(tx);
     notice::pass(tx);
     peering::pass(tx);
+    target::pass(tx);
     zone::pass(tx);
 }

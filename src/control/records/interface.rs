@@ -40,6 +40,7 @@ pub enum InterfaceOwner {
     /// The account's user: an instance, or nobody yet.
     User,
     NatGateway(types::NatGatewayId),
+    LoadBalancer(types::LoadBalancerId),
 }
 
 /// A private address, and the public one that leads to it until the instance stops. An Elastic one is an
@@ -94,6 +95,7 @@ resource!(
         match this.owner {
             InterfaceOwner::User => {}
             InterfaceOwner::NatGateway(gateway) => link(gateway.into()),
+            InterfaceOwner::LoadBalancer(balancer) => link(balancer.into()),
         }
     },
     keys | this,

@@ -4,6 +4,7 @@
 //! client is told. Each consists of what is true in every state of the resource; what is true in one is in that state's variant.
 
 mod access;
+mod balancer;
 mod credits;
 mod gateways;
 mod health;
@@ -25,6 +26,10 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 pub use access::{KeyPair, KeyType};
+pub use balancer::{
+    BalancerNode, Listener, ListenerRule, LoadBalancer, LoadBalancerState, RegisteredTarget, Scheme,
+    TargetGroup, TargetHealth, TargetId, TargetKey, TargetState, TargetType, target_groups,
+};
 pub use credits::{CpuCredits, CreditDefault};
 pub use gateways::{
     Address, AddressAssociation, InternetGateway, NatGateway, NatGatewayState, PeerVpc, PeeringState,
@@ -163,11 +168,15 @@ records! {
     key_pairs: KeyPair,
     launch_template_versions: LaunchTemplateVersion,
     launch_templates: LaunchTemplate,
+    listener_rules: ListenerRule,
+    listeners: Listener,
+    load_balancers: LoadBalancer,
     nat_gateways: NatGateway,
     network_acls: NetworkAcl,
     network_interfaces: NetworkInterface,
     peering_connections: VpcPeeringConnection,
     placement_groups: PlacementGroup,
+    registered_targets: RegisteredTarget,
     route_tables: RouteTable,
     scaling_activities: ScalingActivity,
     scaling_groups: ScalingGroup,
@@ -177,6 +186,7 @@ records! {
     storage_settings: StorageSettings,
     subnets: Subnet,
     tags: TagSet,
+    target_groups: TargetGroup,
     volumes: Volume,
     vpcs: Vpc,
 }

@@ -21,6 +21,10 @@ pub struct Delays {
     pub optimize: Duration,
     /// A snapshot's `pending` to `completed`.
     pub snapshot: Duration,
+    /// A load balancer's `provisioning` to `active`.
+    pub provision: Duration,
+    /// A target's `initial` to `healthy`.
+    pub check: Duration,
 }
 
 impl Delays {
@@ -38,6 +42,8 @@ impl Delays {
             unplug: seconds(4.0),
             optimize: seconds(30.0),
             snapshot: seconds(20.0),
+            provision: seconds(120.0),
+            check: seconds(15.0),
         }
     }
 }

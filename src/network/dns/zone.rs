@@ -16,7 +16,7 @@ const UDP_BYTES_MAX: u16 = 1232;
 pub struct Zone {
     domain: Option<Name>,
     ranges: Vec<Ipv4Net>,
-    addresses: HashMap<Name, Ipv4Addr>,
+    addresses: HashMap<Name, Vec<Ipv4Addr>>,
     names: HashMap<Ipv4Addr, Name>,
 }
 
@@ -54,7 +54,7 @@ impl Zone {
     pub fn add(&mut self, host: &str, address: Ipv4Addr) -> Result<(), NameError> {
         let error = || NameError { name: host.to_owned() };
         let name = self.domain.as_ref().ok_or_else(error)?.prepend_label(host).map_err(|_| error())?;
-        self.addresses.insert(name.clone(), address);
+        self.addresses.insert(name.clone(), vec![address]);
         self.names.insert(address, name);
         Ok(())
     }
@@ -64,7 +64,15 @@ impl Zone {
     /// # Errors
     /// When it is not a domain name.
     pub fn add_other(&mut self, name: &str, address: Ipv4Addr) -> Result<(), NameError> {
-        self.addresses.insert(parse(name)?, address);
+        self.add_several(name, &[address])
+    }
+
+    /// As [`Self::add_other`], with several addresses. Each is the first of an answer now and then.
+    ///
+    /// # Errors
+    /// When it is not a domain name.
+    pub fn add_several(&mut self, name: &str, addresses: &[Ipv4Addr]) -> Result<(), NameError> {
+        self.addresses.insert(parse(name)?, addresses.to_vec());
         Ok(())
     }
 
@@ -102,17 +110,17 @@ impl Zone {
         }
     }
 
-    /// `None` for a name that is not ours; otherwise whether it exists, and its record of the type asked for.
-    fn find(&self, name: &Name, kind: RecordType) -> Option<(ResponseCode, Option<RData>)> {
+    /// `None` for a name that is not ours; otherwise whether it exists, and its records of the type asked for.
+    fn find(&self, name: &Name, kind: RecordType) -> Option<(ResponseCode, Vec<RData>)> {
         let found = self.addresses.get(name);
         if found.is_some() || self.domain.as_ref().is_some_and(|domain| domain.zone_of(name)) {
             return Some(match found {
-                Some(address) if matches!(kind, RecordType::A | RecordType::ANY) => {
-                    (ResponseCode::NoError, Some(RData::A(A(*address))))
+                Some(found) if matches!(kind, RecordType::A | RecordType::ANY) => {
+                    (ResponseCode::NoError, found.iter().map(|address| RData::A(A(*address))).collect())
                 }
-                Some(_) => (ResponseCode::NoError, None),
-                None if Some(name) == self.domain.as_ref() => (ResponseCode::NoError, None),
-                None => (ResponseCode::NXDomain, None),
+                Some(_) => (ResponseCode::NoError, Vec::new()),
+                None if Some(name) == self.domain.as_ref() => (ResponseCode::NoError, Vec::new()),
+                None => (ResponseCode::NXDomain, Vec::new()),
             });
         }
         let address = reversed(name)?;
@@ -122,25 +130,30 @@ impl Zone {
         }
         Some(match found {
             Some(name) if matches!(kind, RecordType::PTR | RecordType::ANY) => {
-                (ResponseCode::NoError, Some(RData::PTR(PTR(name.clone()))))
+                (ResponseCode::NoError, vec![RData::PTR(PTR(name.clone()))])
             }
-            Some(_) => (ResponseCode::NoError, None),
-            None => (ResponseCode::NXDomain, None),
+            Some(_) => (ResponseCode::NoError, Vec::new()),
+            None => (ResponseCode::NXDomain, Vec::new()),
         })
     }
 
-    fn respond(&self, query: &Message, name: &Name, found: (ResponseCode, Option<RData>)) -> Verdict {
-        let (code, data) = found;
+    fn respond(&self, query: &Message, name: &Name, found: (ResponseCode, Vec<RData>)) -> Verdict {
+        let (code, mut data) = found;
+        // Clients take the first one; queries have numbers that are as good as drawn.
+        let first = usize::from(query.metadata.id).checked_rem(data.len()).unwrap_or_default();
+        data.rotate_left(first);
         let mut response = Message::response(query.metadata.id, OpCode::Query);
         response.metadata.response_code = code;
         response.metadata.authoritative = true;
         response.metadata.recursion_desired = query.metadata.recursion_desired;
         response.metadata.recursion_available = true;
         response.add_queries(query.queries.iter().cloned());
-        match data {
-            Some(data) => response.add_answer(Record::from_rdata(name.clone(), TTL_S, data)),
-            None => response.add_authority(self.authority(name)),
-        };
+        if data.is_empty() {
+            response.add_authority(self.authority(name));
+        }
+        for data in data {
+            response.add_answer(Record::from_rdata(name.clone(), TTL_S, data));
+        }
         if query.edns.is_some() {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_BYTES_MAX);

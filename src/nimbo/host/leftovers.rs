@@ -7,19 +7,25 @@ use std::path::Path;
 use anyhow::Context as _;
 use network::{Namespace, uplink};
 
-use super::{cgroup, disks};
+use super::{cgroup, process};
 
 /// What is in RUN: folders, and what the names of files in each begin and end with that are nothing but told.
-const FOLDERS: [(&str, &[(&str, &str)]); 4] =
-    [("instances", &[]), ("netns", &[]), ("volumes", &[("vol-", ".log")]), ("consoles", &[("i-", ".log")])];
+const FOLDERS: [(&str, &[(&str, &str)]); 5] = [
+    ("instances", &[]),
+    ("balancers", &[("elb-", ".log")]),
+    ("netns", &[]),
+    ("volumes", &[("vol-", ".log")]),
+    ("consoles", &[("i-", ".log")]),
+];
 
-/// Ends processes of volumes, gives the host's network back what uplinks have taken, and removes what there is of `run`. What somebody else has put
+/// Ends processes of volumes and load balancers, gives the host's network back what uplinks have taken, and removes what there is of `run`. What somebody else has put
 /// there stays, with the folder that it is in.
 ///
 /// # Errors
 /// When something cannot be removed, with what it is.
 pub(crate) async fn remove(run: &Path) -> anyhow::Result<()> {
-    disks::end_servers(&run.join("volumes")).await?;
+    process::end_all(&run.join("volumes")).await?;
+    process::end_all(&run.join("balancers")).await?;
     let host = Namespace::current()?;
     uplink::remove_leftovers(&host).context("the host's network is not as it was")?;
     cgroup::remove_root();
@@ -64,7 +70,7 @@ mod tests {
     fn what_somebody_else_has_put_there_stays() {
         let run = tempfile::tempdir().unwrap();
         let folder = run.path().join("volumes");
-        let (_, files) = FOLDERS[2];
+        let (_, files) = FOLDERS[3];
         for is_clean in [false, true] {
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join("vol-0123456789abcdef0.log"), "").unwrap();

@@ -2,12 +2,14 @@
 //!
 //! All that is begun here outlives `nimbo serve`, and is found again by the next one.
 
+mod balancers;
 mod capacity;
 mod cgroup;
 pub(crate) mod disks;
 pub(crate) mod leftovers;
 pub(crate) mod machines;
 mod networks;
+mod process;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,10 +18,12 @@ use std::time::Duration;
 
 use control::capacity::Capacity;
 use control::ports::{
-    BoxFuture, CpuLimit, DiskChange, HostError, InterfaceSpec, Machine, MachineSpec, Networks as _,
+    Balancers as _, BoxFuture, CpuLimit, DiskChange, HostError, InterfaceSpec, Machine, MachineSpec,
+    Networks as _,
 };
 use types::{InstanceId, NetworkInterfaceId, VolumeId};
 
+use balancers::{Balancers, HostBalancers};
 use disks::{HostDisks, Plugs, Volumes};
 use machines::{Machines, Storage};
 use networks::Networks;
@@ -32,6 +36,7 @@ use crate::volume::Location;
 pub(crate) struct Host {
     machines: Arc<Machines>,
     disks: Arc<HostDisks>,
+    balancers: Arc<HostBalancers>,
 }
 
 /// What a host is to be.
@@ -82,12 +87,14 @@ impl Host {
         let HostSpec { program, state, run, limits_volumes, objects, lan } = spec;
         let volumes = Volumes::open_with(program, state, run, limits_volumes, objects)?;
         let networks = Networks::open(run, lan)?;
+        let balancers = Balancers::open(program, run, Arc::clone(&networks))?;
         let machines = Machines::open_with(program, run, Arc::new(volumes.clone()), networks)?;
         let told = volumes.clone();
         // What microVMs have of volumes is told of those.
         machines.on_change(Arc::new(move |_| told.tell(DiskChange::Any)));
         let disks = Arc::new(HostDisks::new(volumes.clone(), machines.clone()));
-        Ok((Arc::new(Self { machines, disks }), volumes))
+        let balancers = Arc::new(HostBalancers(balancers));
+        Ok((Arc::new(Self { machines, disks, balancers }), volumes))
     }
 
     /// Its volumes and snapshots.
@@ -95,7 +102,12 @@ impl Host {
         Arc::clone(&self.disks)
     }
 
-    /// Ends all microVMs where they stand, and removes their networks.
+    /// Its load balancers.
+    pub(crate) fn balancers(&self) -> Arc<HostBalancers> {
+        Arc::clone(&self.balancers)
+    }
+
+    /// Ends all microVMs where they stand, and load balancers, and removes their networks.
     ///
     /// # Errors
     /// When something cannot be ended or removed.
@@ -103,6 +115,9 @@ impl Host {
         for id in self.machines.ids() {
             self.machines.kill(id).await?;
             self.machines.forget(id).await?;
+        }
+        for id in self.balancers.balancers() {
+            self.balancers.remove_balancer(id).await?;
         }
         let networks = self.networks();
         for id in networks.vpcs() {

@@ -28,7 +28,7 @@ use aws::sigv4::{Credentials, Verifier};
 use control::SeedImage;
 use control::ledger::Ledger;
 use control::plane::Plane;
-use control::ports::{Disks, Machines, Networks};
+use control::ports::{Balancers, Disks, Machines, Networks};
 use control::simulation::{Delays, Simulation};
 use control::store::{Memory, Store};
 use tokio::net::TcpListener;
@@ -183,7 +183,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
     };
     let resolver = Resolver::open(args.resolver, args.simulate)?;
     let ledger = Ledger::open(store, clock.clone(), Box::new(Kernel::open()?)).await?;
-    let Hosts { machines, disks, networks, simulation } = host(args, folder)?;
+    let Hosts { machines, disks, networks, balancers, simulation } = host(args, folder)?;
     ledger.set_public_pool(args.public.public_pool);
     let plane = Plane::new(ledger, Arc::clone(&machines), args.room.overcommit());
     let seeds = match &args.seed_images {
@@ -197,7 +197,7 @@ async fn serve(args: &Args, folder: Option<&StateFolder>, tls: Option<Tls>) -> a
         let ((), as_of) = plane.ledger.read(|state| simulation.adopt(state));
         plane.ledger.settled(as_of).await?;
     }
-    let work = control::reconcile::run(Arc::clone(&plane), machines, disks, networks.clone());
+    let work = control::reconcile::run(Arc::clone(&plane), machines, disks, networks.clone(), balancers);
     let verifier = Verifier::new(keys(args, folder)?, clock);
     let front = Arc::new(Front {
         api: Api { table: control::table(), verifier, context: Arc::clone(&plane) },
@@ -236,6 +236,7 @@ struct Hosts {
     disks: Arc<dyn Disks>,
     /// None: what is not there needs no network.
     networks: Option<Arc<dyn Networks>>,
+    balancers: Arc<dyn Balancers>,
     simulation: Option<Arc<Simulation>>,
 }
 
@@ -247,12 +248,14 @@ fn host(args: &Args, folder: Option<&StateFolder>) -> anyhow::Result<Hosts> {
             lan: args.public.lan_interface.as_deref(),
             ..HostSpec::plain(folder.path(), &args.run)
         })?;
-        let (disks, networks) = (host.disks(), host.networks());
-        return Ok(Hosts { machines: host, disks, networks: Some(networks), simulation: None });
+        let (disks, networks, balancers) = (host.disks(), host.networks(), host.balancers());
+        let networks = Some(networks as Arc<dyn Networks>);
+        return Ok(Hosts { machines: host, disks, networks, balancers, simulation: None });
     }
     let delays = args.delays.map_or(Delays::default(), Delays::like_aws);
     let host = Arc::new(Simulation::with(delays).limited_to(args.room.capacity()));
-    Ok(Hosts { machines: host.clone(), disks: host.clone(), networks: None, simulation: Some(host) })
+    let (machines, disks, balancers) = (host.clone(), host.clone(), host.clone());
+    Ok(Hosts { machines, disks, networks: None, balancers, simulation: Some(host) })
 }
 
 /// Whose signatures are known.

@@ -1,9 +1,8 @@
-//! A name server for this machine: instances' public names, as their public addresses, and nothing else.
+//! A name server for this machine: instances' public names, as their public addresses, load balancers' names, and nothing else.
 //!
 //! It knows no other names and asks nobody, since who asks it may be the one that it would ask: it refuses (RFC 1035, 4.1.1), and resolvers then
 //! ask the next one. It changes nothing of how this machine resolves names.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -11,7 +10,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use control::ledger::Stopped;
 use control::plane::Plane;
-use control::public_names;
+use control::public_names::{self, PublicNames};
 use network::dns::{Names, Server, Zone};
 
 /// A loopback address that no resolver of a distribution has (systemd-resolved's are 127.0.0.53 and 127.0.0.54).
@@ -76,12 +75,14 @@ impl Resolver {
     /// Always, in the end.
     pub(super) async fn serve(self, plane: &Plane) -> Result<Infallible, Stopped> {
         let Self { names, server } = self;
-        let tell = |all: &BTreeMap<String, Ipv4Addr>| {
+        let tell = |all: &PublicNames| {
             let mut zone = Zone::default();
-            for (name, address) in all {
-                if let Err(error) = zone.add_both(name, *address) {
-                    tracing::warn!(%error, "a public name is not resolved");
-                }
+            let instances = all.instances.iter();
+            let mut added: Vec<_> = instances.map(|(name, address)| zone.add_both(name, *address)).collect();
+            let balancers = all.load_balancers.iter();
+            added.extend(balancers.map(|(name, addresses)| zone.add_several(name, addresses)));
+            for error in added.into_iter().filter_map(Result::err) {
+                tracing::warn!(%error, "a public name is not resolved");
             }
             names.replace(zone);
         };

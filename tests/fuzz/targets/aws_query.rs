@@ -5,8 +5,9 @@ use aws::decode::{Decode, Wire};
 use aws::ec2::{
     CreateLaunchTemplateRequest, CreateNetworkAclEntryRequest, DescribeInstancesRequest, RunInstancesRequest,
 };
+use aws::elbv2;
 use aws::member::ANY;
-use aws::testing::{elbv2, parse_query};
+use aws::testing::parse_query;
 
 /// Reads one input as an operation's, and tells what is wrong with it.
 pub fn decode<T: Decode>(node: &aws::node::Node<'_>, wire: Wire) {

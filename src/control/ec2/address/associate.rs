@@ -8,10 +8,8 @@ use types::{AddressAssociationId, AllocationId, InstanceId, NetworkInterfaceId, 
 
 use super::named;
 use crate::ec2::errors::{id, invalid_value, missing, not_found};
-use crate::ec2::interface::{elastic, publish, unpublish};
-use crate::records::{
-    Address, AddressAssociation, Instance, InstanceState, InterfaceOwner, NetworkInterface,
-};
+use crate::ec2::interface::{check_owner, elastic, publish, unpublish};
+use crate::records::{Address, AddressAssociation, Instance, InstanceState, NetworkInterface};
 use crate::state::{Transaction, View};
 
 pub(super) fn associate(
@@ -74,13 +72,8 @@ fn already_associated(address: AllocationId, association: AddressAssociationId) 
 fn by_id<'a>(view: View<'a>, text: &str) -> Result<&'a NetworkInterface, Error> {
     let interface: NetworkInterfaceId = id(text)?;
     let found = view.get::<NetworkInterface>(interface).ok_or_else(|| not_found(interface))?;
-    match found.owner {
-        InterfaceOwner::User => Ok(found),
-        InterfaceOwner::NatGateway(gateway) => {
-            let message = format!("The network interface '{interface}' is managed by '{gateway}'.");
-            Err(Error::new("OperationNotPermitted", message))
-        }
-    }
+    check_owner(found)?;
+    Ok(found)
 }
 
 /// The interface of an instance that has one only.

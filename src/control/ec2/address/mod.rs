@@ -16,7 +16,8 @@ use crate::records::Address;
 use crate::state::{Key, View};
 
 pub(super) use elastic::ADDRESSES_MAX;
-pub(super) use pool::{any_free, random, take_public};
+pub(crate) use pool::take_public;
+pub(super) use pool::{any_free, random};
 
 pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
     table

@@ -11,7 +11,7 @@ use crate::state::{Key, Transaction, View};
 ///
 /// # Errors
 /// When all of them are had.
-pub(in crate::ec2) fn take_public(tx: &mut Transaction<'_>) -> Result<Ipv4Addr, Error> {
+pub(crate) fn take_public(tx: &mut Transaction<'_>) -> Result<Ipv4Addr, Error> {
     let start = random(tx);
     let pool = tx.view().state.public_pool.addresses();
     any_free(pool, start, |address| is_free(tx.view(), address)).ok_or_else(|| {

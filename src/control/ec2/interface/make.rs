@@ -27,7 +27,7 @@ const ADDRESSES_MAX: usize = 50;
 
 /// What an interface is to be.
 #[derive(Debug, Clone)]
-pub(in crate::ec2) struct NewInterface {
+pub(crate) struct NewInterface {
     pub subnet: SubnetId,
     /// None: any that is free.
     pub primary: Option<Ipv4Addr>,
@@ -43,7 +43,7 @@ pub(in crate::ec2) struct NewInterface {
 
 impl NewInterface {
     /// With one address, in the default group.
-    pub(in crate::ec2) fn of(subnet: SubnetId) -> Self {
+    pub(crate) fn of(subnet: SubnetId) -> Self {
         Self {
             subnet,
             primary: None,
@@ -61,7 +61,7 @@ impl NewInterface {
 ///
 /// # Errors
 /// When there is no such subnet or group, or an address is not free.
-pub(in crate::ec2) fn make(tx: &mut Transaction<'_>, new: NewInterface) -> Result<NetworkInterfaceId, Error> {
+pub(crate) fn make(tx: &mut Transaction<'_>, new: NewInterface) -> Result<NetworkInterfaceId, Error> {
     let subnet = tx.get::<Subnet>(new.subnet).ok_or_else(|| not_found(new.subnet))?.clone();
     let groups = groups(tx.view(), &subnet, new.groups)?;
     let id: NetworkInterfaceId = tx.new_id();
@@ -256,7 +256,7 @@ pub(crate) fn release(tx: &mut Transaction<'_>, id: NetworkInterfaceId) {
 }
 
 /// Removes an interface. Elastic addresses lead to it no longer.
-pub(in crate::ec2) fn remove(tx: &mut Transaction<'_>, id: NetworkInterfaceId) {
+pub(crate) fn remove(tx: &mut Transaction<'_>, id: NetworkInterfaceId) {
     let elastic: Vec<AllocationId> = tx.tables().addresses.linked_to(id).map(|address| address.id).collect();
     for address in elastic {
         tx.update::<Address>(address, |address| address.association = None);

@@ -18,11 +18,14 @@ use super::errors::invalid_value;
 use crate::plane::{Plane, Serve as _};
 use crate::records::{InterfaceOwner, NetworkInterface};
 
-pub(crate) use make::release;
-pub(super) use make::{GROUPS_MAX, NewInterface, attach, elastic, make, publish, remove, unpublish};
+pub(super) use make::{GROUPS_MAX, attach, elastic, publish, unpublish};
+pub(crate) use make::{NewInterface, make, release, remove};
 pub(crate) use names::all_public;
 pub(super) use part::in_instance;
 pub(super) use show::shown_groups;
+
+/// Who has made interfaces for load balancers, as EC2 tells.
+const LOAD_BALANCING: &str = "amazon-elb";
 
 pub(super) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
     table
@@ -43,12 +46,15 @@ fn address(text: &str, parameter: &str) -> Result<Ipv4Addr, Error> {
 }
 
 /// Refuses what clients do not do with interfaces that a service made for itself.
-fn check_owner(interface: &NetworkInterface) -> Result<(), Error> {
-    match interface.owner {
-        InterfaceOwner::User => Ok(()),
-        InterfaceOwner::NatGateway(gateway) => {
-            let message = format!("The network interface '{}' is managed by '{gateway}'.", interface.id);
-            Err(Error::new("OperationNotPermitted", message))
-        }
-    }
+///
+/// # Errors
+/// When it is one of these.
+pub(super) fn check_owner(interface: &NetworkInterface) -> Result<(), Error> {
+    let owner = match interface.owner {
+        InterfaceOwner::User => return Ok(()),
+        InterfaceOwner::NatGateway(gateway) => gateway.to_string(),
+        InterfaceOwner::LoadBalancer(_) => LOAD_BALANCING.to_owned(),
+    };
+    let message = format!("The network interface '{}' is managed by '{owner}'.", interface.id);
+    Err(Error::new("OperationNotPermitted", message))
 }

@@ -6,7 +6,7 @@ use aws::ec2;
 use aws::filters::{Filtered, Values};
 use types::{InstanceId, SecurityGroupId};
 
-use super::{elastic, names};
+use super::{LOAD_BALANCING, elastic, names};
 use crate::ec2::row::{Row, time};
 use crate::ec2::tags;
 use crate::records::{
@@ -26,10 +26,10 @@ pub(super) fn shown(row: &Row<'_, NetworkInterface>) -> ec2::NetworkInterface {
     let primary = shown.first().cloned().unwrap_or_default();
     let public_dns_name =
         primary.association.as_ref().and_then(|association| association.public_dns_name.clone());
-    let is_managed = interface.owner != InterfaceOwner::User;
+    let attachment = interface.attachment.as_ref().map(|attachment| shown_attachment(view, attachment));
     ec2::NetworkInterface {
         association: primary.association,
-        attachment: interface.attachment.as_ref().map(|attachment| shown_attachment(view, attachment)),
+        attachment: attachment.or_else(|| of_load_balancer(interface)),
         availability_zone: zone.map(|zone| zone.to_string()),
         availability_zone_id: zone.map(|zone| zone.id()),
         description: Some(interface.description.clone()),
@@ -43,8 +43,8 @@ pub(super) fn shown(row: &Row<'_, NetworkInterface>) -> ec2::NetworkInterface {
         public_dns_name,
         private_ip_address: primary.private_ip_address,
         private_ip_addresses: Some(shown),
-        requester_id: is_managed.then(|| view.space.account.to_string()),
-        requester_managed: Some(is_managed),
+        requester_id: requester(view, interface),
+        requester_managed: Some(interface.owner != InterfaceOwner::User),
         source_dest_check: Some(interface.checks_source_and_destination),
         status: Some(status(interface)),
         subnet_id: Some(interface.subnet.to_string()),
@@ -58,7 +58,7 @@ pub(super) fn shown(row: &Row<'_, NetworkInterface>) -> ec2::NetworkInterface {
 
 fn interface_type(interface: &NetworkInterface) -> ec2::NetworkInterfaceType {
     match interface.owner {
-        InterfaceOwner::User => ec2::NetworkInterfaceType::Interface,
+        InterfaceOwner::User | InterfaceOwner::LoadBalancer(_) => ec2::NetworkInterfaceType::Interface,
         InterfaceOwner::NatGateway(_) => ec2::NetworkInterfaceType::NatGateway,
     }
 }
@@ -104,7 +104,33 @@ fn association(
             ..public(elastic.public_ip, view.space.account.to_string())
         });
     }
-    address.public_ip.map(|address| public(address, AMAZON.to_owned()))
+    let owner = match interface.owner {
+        InterfaceOwner::LoadBalancer(_) => LOAD_BALANCING,
+        InterfaceOwner::User | InterfaceOwner::NatGateway(_) => AMAZON,
+    };
+    address.public_ip.map(|address| public(address, owner.to_owned()))
+}
+
+/// Who has asked for it, if that was a service.
+fn requester(view: View<'_>, interface: &NetworkInterface) -> Option<String> {
+    match interface.owner {
+        InterfaceOwner::User => None,
+        InterfaceOwner::NatGateway(_) => Some(view.space.account.to_string()),
+        InterfaceOwner::LoadBalancer(_) => Some(LOAD_BALANCING.to_owned()),
+    }
+}
+
+/// Load balancers are attached to something of the service's own, of which no more is told.
+fn of_load_balancer(interface: &NetworkInterface) -> Option<ec2::NetworkInterfaceAttachment> {
+    let is_its = matches!(interface.owner, InterfaceOwner::LoadBalancer(_));
+    is_its.then(|| ec2::NetworkInterfaceAttachment {
+        delete_on_termination: Some(false),
+        device_index: Some(1),
+        instance_owner_id: Some(LOAD_BALANCING.to_owned()),
+        network_card_index: Some(0),
+        status: Some(ec2::AttachmentStatus::Attached),
+        ..Default::default()
+    })
 }
 
 pub(super) fn shown_attachment(view: View<'_>, attachment: &Attachment) -> ec2::NetworkInterfaceAttachment {
@@ -216,8 +242,7 @@ impl Filtered for Row<'_, NetworkInterface> {
                     .for_each(|address| values.text(&names::private(view.space.region, address.ip)));
             }
             "private-ip-address" => primary.iter().for_each(|address| values.shown(address.ip)),
-            "requester-id" if interface.owner == InterfaceOwner::User => {}
-            "requester-id" => values.shown(view.space.account),
+            "requester-id" => requester(view, interface).iter().for_each(|id| values.text(id)),
             "requester-managed" => values.flag(interface.owner != InterfaceOwner::User),
             "source-dest-check" => values.flag(interface.checks_source_and_destination),
             "status" => values.text(status(interface).as_str()),

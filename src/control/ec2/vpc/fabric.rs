@@ -8,10 +8,11 @@ use types::{InstanceId, SecurityGroupId, VpcId, VpcPeeringConnectionId};
 
 use crate::ec2::instance::machine;
 use crate::ec2::interface::names;
+use crate::elbv2;
 use crate::ports::{PortSpec, SubnetSpec, VpcSpec};
 use crate::records::{
-    Instance, InstanceNotices, InterfaceOwner, NatGateway, NetworkInterface, Peer, PeerVpc, PeeringState,
-    RouteTable, SecurityGroup, Subnet, Vpc,
+    Instance, InstanceNotices, InterfaceOwner, LoadBalancer, NatGateway, NetworkInterface, Peer, PeerVpc,
+    PeeringState, RouteTable, SecurityGroup, Subnet, Vpc,
 };
 use crate::state::{Space, State, View};
 
@@ -44,6 +45,7 @@ pub(crate) fn fabric(view: View<'_>, id: VpcId) -> Option<VpcSpec> {
         peerings: peers.iter().map(|(connection, peer)| (*connection, peer.vpc)).collect(),
         peer_members: peer_members(view, &groups, &peers),
         peer_names: peer_names(view, vpc, &peers),
+        balancer_names: tables.load_balancers.linked_to(id).map(|found| names_of(view, found)).collect(),
         groups,
         interfaces: there.filter_map(|found| port(found)).collect(),
         notices: notices(view, id),
@@ -81,6 +83,7 @@ fn is_there(view: View<'_>, interface: &NetworkInterface) -> bool {
         (None, InterfaceOwner::NatGateway(gateway)) => {
             view.get::<NatGateway>(gateway).is_some_and(NatGateway::is_there)
         }
+        (None, InterfaceOwner::LoadBalancer(balancer)) => view.get::<LoadBalancer>(balancer).is_some(),
         (None, InterfaceOwner::User) => false,
     }
 }
@@ -143,6 +146,10 @@ fn peer_names(
         }
     }
     names
+}
+
+fn names_of(view: View<'_>, balancer: &LoadBalancer) -> (String, Vec<Ipv4Addr>) {
+    (elbv2::dns_name(view.space.region, balancer), elbv2::addresses(view, balancer))
 }
 
 fn notices(view: View<'_>, id: VpcId) -> BTreeMap<InstanceId, Arc<InstanceNotices>> {

@@ -26,6 +26,7 @@ use crate::state::Transaction;
 pub(crate) use fabric::{fabric, onlookers};
 pub(super) use make::allow_all_out;
 pub(super) use peering::status as peering_status;
+pub(crate) use subnet::free_count;
 pub(super) use subnet::usable_addresses;
 
 /// What every account has from its beginning.

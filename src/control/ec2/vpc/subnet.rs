@@ -159,7 +159,8 @@ pub(in crate::ec2) fn usable_addresses(cidr: Ipv4Net) -> RangeInclusive<Ipv4Addr
     Ipv4Addr::from(first + RESERVED_AT_START)..=Ipv4Addr::from(last - RESERVED_AT_END)
 }
 
-fn free_count(view: View<'_>, subnet: &Subnet) -> u64 {
+/// How many addresses of a subnet nobody has.
+pub(crate) fn free_count(view: View<'_>, subnet: &Subnet) -> u64 {
     let used = view.tables().network_interfaces.counted(Counted::Addresses(subnet.id));
     let all = u32::from(subnet.cidr.broadcast()) - u32::from(subnet.cidr.network()) + 1;
     u64::from(all - RESERVED_AT_START - RESERVED_AT_END).saturating_sub(used)

@@ -48,15 +48,13 @@ use tokio::sync::Semaphore;
 use types::{InstanceId, SnapshotId, VolumeId, VolumeSpec};
 
 pub(crate) use port::{HostDisks, Plugs};
-pub(super) use server::end_all as end_servers;
-#[cfg(test)]
-pub(in crate::host) use server::listener;
 
+use super::process::Process;
 use crate::socket;
 use crate::volume::{self, Location};
 use make::Kept;
 use record::{Records, SnapshotRecord, VolumeRecord, VolumeStage};
-use server::{Place, Server};
+use server::Place;
 
 /// How long after something failed it is tried again; twice as long each time, up to the latter.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -108,7 +106,7 @@ struct Slot {
 
 #[derive(Default)]
 struct Turn {
-    server: Option<Server>,
+    server: Option<Process>,
     /// What goes on with it beside what microVMs do.
     uses: usize,
 }
@@ -357,7 +355,7 @@ impl Volumes {
         Ok(())
     }
 
-    fn adopt(&self, slot: &Arc<Slot>, turn: &mut Turn, server: Server) {
+    fn adopt(&self, slot: &Arc<Slot>, turn: &mut Turn, server: Process) {
         turn.server = Some(server.clone());
         tokio::spawn(self.clone().watch(Arc::clone(slot), server));
     }
@@ -383,12 +381,12 @@ impl Volumes {
         arguments
     }
 
-    fn watch(self, slot: Arc<Slot>, server: Server) -> BoxFuture<'static, ()> {
+    fn watch(self, slot: Arc<Slot>, server: Process) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.replace(&slot, &server).await })
     }
 
     /// When a process ends that somebody still wants, another takes its place. What microVMs do then is theirs.
-    async fn replace(&self, slot: &Arc<Slot>, server: &Server) {
+    async fn replace(&self, slot: &Arc<Slot>, server: &Process) {
         server.ended().await;
         let mut pause = PAUSE_MIN;
         loop {

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use types::{InstanceId, RandomId as _, VolumeKind, VolumeSpec, Zone};
 
 use super::*;
+use crate::host::process;
 
 const GIB: u64 = 1 << 30;
 
@@ -184,7 +185,7 @@ impl Lab {
         found
     }
 
-    async fn server(&self, id: VolumeId) -> Option<Server> {
+    async fn server(&self, id: VolumeId) -> Option<Process> {
         self.volumes.slot(id).place.find().await.unwrap()
     }
 }
@@ -214,7 +215,7 @@ impl Drop for Lab {
 
 fn end_servers(folder: &Path) {
     for volume in folder.join("state/volumes").read_dir().into_iter().flatten() {
-        if let Ok(Some(pid)) = server::listener(&volume.unwrap().path().join("control")) {
+        if let Ok(Some(pid)) = process::listener(&volume.unwrap().path().join("control")) {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }

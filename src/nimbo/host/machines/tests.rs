@@ -146,7 +146,7 @@ impl Drop for Lab {
         }
         let pin = self.path("run/netns").join(self.spec.interfaces[0].vpc.to_string());
         let _ = ::network::Fabric::remove(&pin);
-        if let Ok(Some(pid)) = crate::host::disks::listener(&self.volume().join("control")) {
+        if let Ok(Some(pid)) = crate::host::process::listener(&self.volume().join("control")) {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
@@ -216,6 +216,7 @@ fn vpc(spec: &MachineSpec) -> VpcSpec {
         peerings: BTreeMap::new(),
         peer_members: BTreeMap::new(),
         peer_names: BTreeMap::new(),
+        balancer_names: BTreeMap::new(),
         interfaces: spec.interfaces.iter().map(port).collect(),
         notices: BTreeMap::new(),
     }

@@ -52,6 +52,9 @@ pub(super) fn names(vpc: &VpcSpec) -> Result<dns::Zone, dns::NameError> {
     for (name, address) in &vpc.peer_names {
         zone.add_other(name, *address)?;
     }
+    for (name, addresses) in &vpc.balancer_names {
+        zone.add_several(name, addresses)?;
+    }
     Ok(zone)
 }
 

@@ -18,6 +18,7 @@ mod tests;
 mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use control::ports::{BoxFuture, HostError, InterfaceSpec, MachineSpec, VpcSpec};
+use network::Namespace;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -127,11 +129,23 @@ impl Networks {
         interfaces: &[InterfaceSpec],
     ) -> Result<(), HostError> {
         let Some(first) = interfaces.first() else { return Ok(()) };
-        let unavailable = |why: &str| HostError::Unavailable(format!("the network of {id} {why}"));
-        let Some(vpc) = self.shared.vpc(first.vpc) else { return Err(unavailable("was removed")) };
-        let mut force = vpc.force();
-        let has_all =
-            |force: &vpc::Force| interfaces.iter().all(|interface| force.interfaces.contains(&interface.id));
+        let interfaces: Vec<_> = interfaces.iter().map(|interface| interface.id).collect();
+        self.all_in_force(&id, first.vpc, &interfaces).await
+    }
+
+    /// As [`Self::in_force`], of whoever has interfaces in a VPC.
+    ///
+    /// # Errors
+    /// When that takes too long, with what stands in its way.
+    pub(super) async fn all_in_force(
+        &self,
+        whose: &impl Display,
+        vpc: VpcId,
+        interfaces: &[NetworkInterfaceId],
+    ) -> Result<(), HostError> {
+        let unavailable = |why: &str| HostError::Unavailable(format!("the network of {whose} {why}"));
+        let mut force = self.shared.vpc_or_new(vpc).force();
+        let has_all = |force: &vpc::Force| interfaces.iter().all(|id| force.interfaces.contains(id));
         let found = timeout(PATIENCE, force.wait_for(has_all)).await.map(|found| found.map(drop));
         match found {
             Ok(Ok(())) => Ok(()),
@@ -144,6 +158,14 @@ impl Networks {
                 })))
             }
         }
+    }
+
+    /// Where a VPC's packets are routed, if it is there.
+    ///
+    /// # Errors
+    /// When the file that keeps it cannot be read.
+    pub(super) fn namespace(&self, id: VpcId) -> anyhow::Result<Option<Namespace>> {
+        Ok(Namespace::pinned(&self.shared.folder.join(id.to_string()))?)
     }
 
     /// Nobody answers an instance any more.

@@ -76,10 +76,11 @@ pub(super) fn nat_gateways(spec: &VpcSpec) -> BTreeMap<NatGatewayId, NatGatewayS
 fn interface(port: &PortSpec) -> Interface {
     let spec = &port.interface;
     let own = || spec.groups.iter().map(|(group, _)| *group).collect();
-    let (groups, checks_source_and_destination) = match port.owner {
-        InterfaceOwner::User => (own(), port.checks_source_and_destination),
+    let (groups, checks_source_and_destination, place) = match port.owner {
+        InterfaceOwner::User => (own(), port.checks_source_and_destination, Port::Device),
         // It routes for others, and what passes it is for the ACLs of its subnet to say.
-        InterfaceOwner::NatGateway(_) => (vec![no_group()], false),
+        InterfaceOwner::NatGateway(_) => (vec![no_group()], false, Port::Device),
+        InterfaceOwner::LoadBalancer(_) => (own(), true, Port::Local),
     };
     Interface {
         subnet: spec.subnet,
@@ -87,7 +88,7 @@ fn interface(port: &PortSpec) -> Interface {
         addresses: spec.addresses.iter().map(|(address, _)| *address).collect(),
         groups,
         checks_source_and_destination,
-        port: Port::Device,
+        port: place,
     }
 }
 

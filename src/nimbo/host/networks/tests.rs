@@ -106,6 +106,7 @@ fn spec() -> VpcSpec {
         peerings: BTreeMap::new(),
         peer_members: BTreeMap::new(),
         peer_names: BTreeMap::new(),
+        balancer_names: BTreeMap::new(),
         interfaces: vec![guest, nat],
         notices: BTreeMap::new(),
     }

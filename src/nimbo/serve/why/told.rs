@@ -259,11 +259,12 @@ impl Teller<'_> {
         }
     }
 
-    /// Of an interface that is a NAT gateway's, that one's.
+    /// Of an interface that is a NAT gateway's or a load balancer's, that one's.
     fn name(&self, vpc: VpcId, interface: NetworkInterfaceId) -> String {
         let mut ports = self.specs.get(&vpc).into_iter().flat_map(|(_, spec)| &spec.interfaces);
         match ports.find(|port| port.interface.id == interface).map(|port| port.owner) {
             Some(InterfaceOwner::NatGateway(id)) => id.to_string(),
+            Some(InterfaceOwner::LoadBalancer(id)) => id.to_string(),
             _ => interface.to_string(),
         }
     }
