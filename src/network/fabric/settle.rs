@@ -162,8 +162,17 @@ async fn routes(
 }
 
 async fn rules(netlink: &Netlink, wiring: &Wiring, report: &mut Report) -> Result<(), Error> {
-    let of_subnet = |number: &u32| Rule { priority: PRIORITY, mark: Some(*number), table: *number };
-    let mut wanted: BTreeSet<_> = wiring.tables.iter().map(of_subnet).chain(RULES_OWN).collect();
+    let of_subnet =
+        |number: &u32| Rule { priority: PRIORITY, mark: Some(*number), source: None, table: *number };
+    let of_service = |(source, number): (&Ipv4Addr, &u32)| Rule {
+        priority: PRIORITY,
+        mark: None,
+        source: Some(*source),
+        table: *number,
+    };
+    let subnets = wiring.tables.iter().map(of_subnet);
+    let services = wiring.services.iter().map(of_service);
+    let mut wanted: BTreeSet<_> = subnets.chain(services).chain(RULES_OWN).collect();
     let mut surplus = Vec::new();
     for (rule, message) in netlink.rules().await? {
         if !rule.is_some_and(|rule| wanted.remove(&rule)) {

@@ -1,7 +1,7 @@
 //! What the namespace of a VPC has beside its rules, as a function of the VPC.
 //!
 //! ```text
-//! table of a subnet   its routes; throw: the VPC's own ranges       only of subnets with routes of their own, by their mark
+//! table of a subnet   its routes; throw: the VPC's own ranges       only of subnets with routes of their own, by their mark, or a service's address
 //! main table          each address by its device; blackhole: the rest of the VPC, and all else
 //! ```
 //!
@@ -26,6 +26,8 @@ pub(super) struct Wiring {
     pub(super) routes: BTreeMap<(u32, Ipv4Net), Lead>,
     /// The numbers of the subnets that have a table, which is also the mark of their packets.
     pub(super) tables: BTreeSet<u32>,
+    /// The addresses of services in these subnets, with the number of each one's. What they send has no mark when the kernel looks for its way first.
+    pub(super) services: BTreeMap<Ipv4Addr, u32>,
 }
 
 /// An interface's device.
@@ -68,6 +70,13 @@ impl Wiring {
         }
         for subnet in vpc.subnets.values() {
             wiring.add_table(vpc, subnet);
+        }
+        for (_, interface) in vpc.interfaces().filter(|(_, interface)| interface.port == Port::Local) {
+            let number = vpc.subnets.get(&interface.subnet).map(Subnet::number);
+            let number = number.filter(|number| wiring.tables.contains(number));
+            wiring.services.extend(
+                number.into_iter().flat_map(|number| interface.addresses.iter().map(move |at| (*at, number))),
+            );
         }
         wiring
     }

@@ -57,11 +57,12 @@ impl Way {
     }
 }
 
-/// A rule that chooses a table: for all packets, or for those with a mark.
+/// A rule that chooses a table: for all packets, or for those with a mark, or from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rule {
     pub(crate) priority: u32,
     pub(crate) mark: Option<u32>,
+    pub(crate) source: Option<Ipv4Addr>,
     pub(crate) table: u32,
 }
 
@@ -134,6 +135,10 @@ impl Netlink {
         let request = request.priority(rule.priority).table_id(rule.table);
         let request = match rule.mark {
             Some(mark) => request.fw_mark(mark),
+            None => request,
+        };
+        let request = match rule.source {
+            Some(source) => request.source_prefix(source, 32),
             None => request,
         };
         request.execute().await.map_err(failed(format_args!("add a rule for routing table {}", rule.table)))
@@ -233,11 +238,15 @@ fn table_route(message: &RouteMessage) -> Option<(u32, Ipv4Net, Way)> {
 }
 
 fn rule(message: &RuleMessage) -> Option<Rule> {
-    let mut found = Rule { priority: 0, mark: None, table: u32::from(message.header.table) };
+    let table = u32::from(message.header.table);
+    let mut found = Rule { priority: 0, mark: None, source: None, table };
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => found.priority = *priority,
             RuleAttribute::FwMark(mark) => found.mark = Some(*mark),
+            RuleAttribute::Source(IpAddr::V4(source)) if message.header.src_len == 32 => {
+                found.source = Some(*source);
+            }
             RuleAttribute::Table(table) => found.table = *table,
             RuleAttribute::FwMask(u32::MAX)
             | RuleAttribute::SuppressPrefixLen(u32::MAX)
@@ -282,7 +291,7 @@ fn done_or_gone(outcome: Result<(), rtnetlink::Error>, operation: &str) -> Resul
 
 /// Every namespace's own rules.
 pub(crate) const RULES_OWN: [Rule; 3] = [
-    Rule { priority: 0, mark: None, table: TABLE_LOCAL },
-    Rule { priority: 32_766, mark: None, table: TABLE_MAIN },
-    Rule { priority: 32_767, mark: None, table: TABLE_DEFAULT },
+    Rule { priority: 0, mark: None, source: None, table: TABLE_LOCAL },
+    Rule { priority: 32_766, mark: None, source: None, table: TABLE_MAIN },
+    Rule { priority: 32_767, mark: None, source: None, table: TABLE_DEFAULT },
 ];

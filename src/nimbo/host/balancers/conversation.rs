@@ -66,8 +66,9 @@ impl Conversation {
         timeout(ANSWER_MAX, answered).await.ok().flatten().unwrap_or(Answer::Nothing)
     }
 
+    /// It does not from before anybody is told that it has ended: the kernel closes a process's sockets before it tells of its end.
     pub(super) fn goes_on(&self) -> bool {
-        !self.listening.is_finished()
+        !self.answers.is_closed()
     }
 }
 
@@ -101,7 +102,6 @@ async fn listen(
             break;
         }
     }
-    // Whoever waits for an answer learns that there is none before anybody is told that it has ended.
     drop(answer);
     tell(None);
 }

@@ -201,8 +201,7 @@ impl control::ports::Balancers for HostBalancers {
 
     fn target_health(&self, id: LoadBalancerId) -> Option<BTreeMap<TargetPlace, TargetHealth>> {
         let slot = self.0.slots().get(&id).cloned()?;
-        let health = slot.health().clone();
-        health
+        slot.health().clone()
     }
 
     fn apply_balancer(&self, spec: BalancerSpec) -> BoxFuture<'_, Result<(), HostError>> {
