@@ -74,6 +74,26 @@ fn a_name_of_another_domain_leads_where_it_is_said_to() {
 }
 
 #[test]
+fn a_name_with_several_addresses_has_them_all_and_each_is_the_first_now_and_then() {
+    let (name, addresses) =
+        ("shop-1.us-east-1.elb.amazonaws.com", [5, 6, 7].map(|at| Ipv4Addr::new(198, 18, 0, at)));
+    let mut zone = Zone::default();
+    zone.add_several(name, &addresses).unwrap();
+    let mut firsts = Vec::new();
+    for number in 0..3 {
+        let mut query = query(&format!("{name}."), RecordType::A);
+        query.metadata.id = number;
+        let Verdict::Answer(bytes) = zone.answer(&query.to_vec().unwrap()) else { panic!("{query}") };
+        let answers = Message::from_vec(&bytes).unwrap().answers;
+        let mut found: Vec<_> = answers.iter().map(|answer| answer.data.clone()).collect();
+        firsts.push(found[0].clone());
+        found.sort_by_key(ToString::to_string);
+        assert_eq!(found, addresses.map(|address| RData::A(address.into())));
+    }
+    assert_eq!(firsts, addresses.map(|address| RData::A(address.into())));
+}
+
+#[test]
 fn a_zone_without_a_domain_knows_its_names_and_no_others() {
     let mut zone = Zone::default();
     assert!(zone.add("ip-10-0-0-4", ADDRESS).is_err());

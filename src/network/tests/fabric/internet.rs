@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use network::path::{Exchange, Site, Spot};
-use network::policy::{Gateway, Interface, Packet, Place, Target, Traffic, Transport, device_name};
+use network::policy::{Gateway, Interface, Packet, Place, Port, Target, Traffic, Transport, device_name};
 use network::{InternetGateway, NEXT_HOP, Namespace, NatGateway, NatGatewaySpec, STAND_IN, Translation};
 
 use crate::lab::{
-    Guest, Lab, PATIENCE, PING, SILENCE, Talk, attempt, everywhere, id, ip, letting_in, net, run, vpc,
+    Guest, Lab, PATIENCE, PING, SILENCE, Talk, attempt, everywhere, id, interface, ip, letting_in, net, run,
+    socket, vpc,
 };
 
 const OUTSIDE: &str = "198.51.100.1";
@@ -415,5 +416,27 @@ fn a_nat_gateway_lends_its_address_to_who_has_none() {
     public.lab.fabric.repair().unwrap();
     assert!(talk.goes_on(PATIENCE) && private.pings(OUTSIDE));
     Namespace::unpin(&pin).unwrap();
+    public.close(&world);
+}
+
+#[test]
+fn a_service_answers_who_asks_from_outside_and_asks_from_its_own_address() {
+    let world = World::new();
+    let mut public = world.vpc();
+    let mut service = interface(9, &["10.0.1.9"], &[1]);
+    service.port = Port::Local;
+    public.lab.vpc.interfaces.insert(id(9), service);
+    public.lab.apply();
+    public.publish(&[("10.0.1.9", PUBLIC[0])]);
+    let inside = Guest { namespace: public.lab.fabric.namespace().try_clone().unwrap() };
+    assert_eq!(peer_of(&world.host, &inside, PUBLIC[0]), ip(HOST));
+    let server = socket(&world.outside.namespace, OUTSIDE, 53, PATIENCE);
+    let client = socket(&inside.namespace, "10.0.1.9", 0, PATIENCE);
+    client.send_to(b"word", (ip(OUTSIDE), 53)).unwrap();
+    let (_, peer) = server.recv_from(&mut [0; 4]).unwrap();
+    assert_eq!(peer.ip(), ip(HOST));
+    server.send_to(b"answer", peer).unwrap();
+    assert_eq!(client.recv(&mut [0; 6]).unwrap(), 6);
+    assert_eq!(public.lab.fabric.repair().unwrap().changed, 0, "what is there is not known again");
     public.close(&world);
 }
