@@ -3,12 +3,13 @@
 //! Who asks for a load balancer makes records; its [reconciler](crate::reconcile::balancer) has a host be what they say. What can be said of listeners, rules and
 //! target groups is checked as who serves them will check it ([`balancer::config`]), so that nothing is accepted that cannot be served.
 //!
-//! Others who have targets, such as Auto Scaling, use [`target`].
+//! Others who have targets, such as Auto Scaling, find groups by [`arn`], put instances into them and take them out by [`target`], and learn how they are from
+//! [`target_health`].
 //!
 //! It deliberately does not: serve Network and Gateway Load Balancers, HTTPS, and targets that are functions or load balancers. Who asks for these is told so.
 
 mod action;
-mod arn;
+pub(crate) mod arn;
 mod attribute;
 mod condition;
 mod errors;
@@ -21,7 +22,7 @@ mod spec;
 mod tags;
 pub(crate) mod target;
 mod target_group;
-mod target_health;
+pub(crate) mod target_health;
 #[cfg(test)]
 mod tests;
 
