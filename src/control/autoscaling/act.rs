@@ -7,7 +7,7 @@ use types::{InstanceId, Uuid};
 use super::activity::{self, Begun};
 use super::decide::{Action, BACK_OFF_MAX, Rule, Step, after, backs_off, decide};
 use super::observe::situation;
-use super::{cause, launch};
+use super::{cause, launch, schedule};
 use crate::ec2::instance::lifecycle;
 use crate::records::{
     ActivityKind, ActivityStatus, CapacityChange, Cause, HookWait, Instance, InstanceState, LaunchFailure,
@@ -80,6 +80,7 @@ fn take(tx: &mut Transaction<'_>, group: Uuid, step: &Step, change: Option<&Capa
         }
         Action::End(id) => end(tx, member(id)),
         Action::Remove(id) => remove(tx, member(id)),
+        Action::Happen { scheduled, is_skipped } => schedule::happen(tx, group, scheduled, is_skipped),
         Action::RemoveGroup => remove_group(tx, group),
     }
 }

@@ -110,6 +110,8 @@ fn told(action: Action) -> String {
         Action::Retire(id) => format!("{id} leaves"),
         Action::End(id) => format!("{id} is terminated"),
         Action::Remove(id) => format!("{id} has left"),
+        Action::Happen { is_skipped: false, .. } => "the sizes change".to_owned(),
+        Action::Happen { is_skipped: true, .. } => "the scheduled action passes".to_owned(),
         Action::RemoveGroup => "the group goes".to_owned(),
     }
 }

@@ -24,6 +24,7 @@ mod launch;
 mod observe;
 mod page;
 mod process;
+mod schedule;
 mod standby;
 mod tag;
 #[cfg(test)]
@@ -43,11 +44,14 @@ use crate::plane::{Plane, Serve as _};
 pub(crate) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
     table
         .changes::<api::AttachInstances>(instance::attach)
+        .changes::<api::BatchDeleteScheduledAction>(schedule::delete_all)
+        .changes::<api::BatchPutScheduledUpdateGroupAction>(schedule::put_all)
         .changes::<api::CompleteLifecycleAction>(hook::complete)
         .changes::<api::CreateAutoScalingGroup>(group::create)
         .changes::<api::CreateOrUpdateTags>(tag::create)
         .changes::<api::DeleteAutoScalingGroup>(group::delete)
         .changes::<api::DeleteLifecycleHook>(hook::delete)
+        .changes::<api::DeleteScheduledAction>(schedule::delete)
         .changes::<api::DeleteTags>(tag::delete)
         .looks::<api::DescribeAutoScalingGroups>(group::describe)
         .looks::<api::DescribeAutoScalingInstances>(instance::describe)
@@ -55,12 +59,14 @@ pub(crate) fn serve(table: Table<Arc<Plane>>) -> Table<Arc<Plane>> {
         .looks::<api::DescribeLifecycleHooks>(hook::describe)
         .looks::<api::DescribeScalingActivities>(activity::describe)
         .looks::<api::DescribeScalingProcessTypes>(process::types)
+        .looks::<api::DescribeScheduledActions>(schedule::describe)
         .looks::<api::DescribeTags>(tag::describe)
         .looks::<api::DescribeTerminationPolicyTypes>(process::termination_policies)
         .changes::<api::DetachInstances>(instance::detach)
         .changes::<api::EnterStandby>(standby::enter)
         .changes::<api::ExitStandby>(standby::exit)
         .changes::<api::PutLifecycleHook>(hook::put)
+        .changes::<api::PutScheduledUpdateGroupAction>(schedule::put)
         .changes::<api::RecordLifecycleActionHeartbeat>(hook::heartbeat)
         .changes::<api::ResumeProcesses>(process::resume)
         .changes::<api::SetDesiredCapacity>(capacity::set)

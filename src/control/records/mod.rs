@@ -47,8 +47,8 @@ pub use policy::{
 pub use scaling::{
     ActivityId, ActivityKind, ActivityStatus, CapacityChange, DeletionProtection, GroupTag, HookResult,
     HookWait, LaunchFailure, LifecycleAction, LifecycleHook, MemberId, MemberState, Place, Process,
-    ScalingActivity, ScalingGroup, ScalingMember, TemplateChoice, TemplateVersion, TerminationPolicy,
-    Transition, Unhealthy,
+    Recurrence, ScalingActivity, ScalingGroup, ScalingMember, ScheduledAction, TemplateChoice,
+    TemplateVersion, TerminationPolicy, Transition, Unhealthy,
 };
 pub use snapshot::{
     BootMode, DeletedSnapshot, Image, ImageMapping, ImageOrigin, ImageState, Sharing, Snapshot,

@@ -11,7 +11,8 @@
 //! | | too old, while nothing else goes on | retired |
 //! | on its way out | hooks are over | ended |
 //! | | terminated | removed |
-//! | the group | too small | launches, where there are the fewest |
+//! | the group | has a scheduled action whose time has come | of the sizes that it says |
+//! | | too small | launches, where there are the fewest |
 //! | | too large | retires, by its termination policies |
 //! | | unbalanced, while nothing else goes on | launches one more where there are the fewest |
 
@@ -82,6 +83,8 @@ pub enum Action {
     End(InstanceId),
     /// It is terminated: it is in the group no more.
     Remove(InstanceId),
+    /// A scheduled action's time has come.
+    Happen { scheduled: Uuid, is_skipped: bool },
     /// Nobody is in it any more.
     RemoveGroup,
 }
@@ -137,8 +140,27 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
         decision.steps.push(Step { action: Action::RemoveGroup, rule: Rule::Deleting { actual: 0 } });
         return decision;
     }
-    resize(situation, &counted, is_quiet, &mut decision);
+    // What happens by its time changes what there are to be.
+    if !schedule(situation, &mut decision) {
+        resize(situation, &counted, is_quiet, &mut decision);
+    }
     decision
+}
+
+/// Has scheduled actions happen whose time has come, in the order of their times; while they are suspended they pass. Says whether any has.
+fn schedule(situation: &Situation<'_>, decision: &mut Decision) -> bool {
+    let (group, now) = (situation.group, situation.now);
+    let mut due: Vec<_> = group.schedule.iter().filter(|action| action.next <= now).collect();
+    due.sort_by_key(|action| (action.next, action.id));
+    let is_skipped = group.is_suspended(Process::ScheduledActions) || group.is_deleting;
+    for action in &due {
+        let (scheduled, name) = (action.id, action.name.clone());
+        decision
+            .steps
+            .push(Step { action: Action::Happen { scheduled, is_skipped }, rule: Rule::Due { name } });
+    }
+    decision.ask_at(group.schedule.iter().map(|action| action.next).filter(|next| *next > now).min());
+    !due.is_empty()
 }
 
 impl Decision {

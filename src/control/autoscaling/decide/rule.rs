@@ -39,6 +39,10 @@ pub enum Rule {
     StoppedOrTerminated,
     Impaired,
     SaidUnhealthy,
+    /// It is time for the scheduled action of this name.
+    Due {
+        name: String,
+    },
     /// In service for longer than it may be.
     TooOld {
         seconds: u32,
@@ -93,6 +97,7 @@ impl fmt::Display for Rule {
             Self::StoppedOrTerminated => write!(f, "its instance is stopped or terminated"),
             Self::Impaired => write!(f, "its status checks fail"),
             Self::SaidUnhealthy => write!(f, "SetInstanceHealth said that it is unhealthy"),
+            Self::Due { name } => write!(f, "the time of the scheduled action {name} has come"),
             Self::TooOld { seconds } => write!(f, "it has been in service for {seconds} s"),
             Self::Deleting { .. } => write!(f, "the group is being deleted"),
             Self::Gone => write!(f, "its instance is terminated"),

@@ -54,6 +54,7 @@ fn group(desired: u32) -> ScalingGroup {
         context: None,
         balances_only: false,
         suspended: BTreeSet::new(),
+        schedule: Vec::new(),
         change: None,
         replaced: 0,
         is_deleting: false,

@@ -85,6 +85,7 @@ fn new(id: Uuid, name: String, template: TemplateChoice, created: jiff::Timestam
         context: None,
         balances_only: false,
         suspended: BTreeSet::new(),
+        schedule: Vec::new(),
         change: None,
         replaced: 0,
         is_deleting: false,

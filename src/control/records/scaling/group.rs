@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use types::{LaunchTemplateId, SubnetId, Uuid, Zone};
 
-use super::words;
+use super::{ScheduledAction, words};
 use crate::state::{Key, Record};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct ScalingGroup {
     /// What cannot be launched in its zone is not launched in another one.
     pub balances_only: bool,
     pub suspended: BTreeSet<Process>,
+    /// Changes of its sizes that are to come.
+    #[serde(default)]
+    pub schedule: Vec<ScheduledAction>,
     /// Why its desired size is what it is, until an activity tells of it.
     pub change: Option<CapacityChange>,
     /// Unhealthy instances that went and are to be replaced, until activities tell of it.

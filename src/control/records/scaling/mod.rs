@@ -16,6 +16,7 @@
 mod activity;
 mod group;
 mod member;
+mod schedule;
 
 pub use activity::{ActivityId, ActivityKind, ActivityStatus, ScalingActivity};
 pub use group::{
@@ -23,6 +24,7 @@ pub use group::{
     ScalingGroup, TemplateChoice, TemplateVersion, TerminationPolicy, Transition,
 };
 pub use member::{HookWait, LifecycleAction, MemberId, MemberState, ScalingMember, Unhealthy};
+pub use schedule::{Recurrence, ScheduledAction};
 
 /// A set of words that the API and the store know: its variants, each by its word.
 macro_rules! words {
