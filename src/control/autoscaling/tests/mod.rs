@@ -353,7 +353,7 @@ async fn sizes_change_at_their_times_and_pass_while_suspended() {
         scaling_processes: vec!["ScheduledActions".to_owned()],
     };
     world.ask(|tx| process::suspend(tx, suspend.clone())).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_secs(3700)).await;
     assert_eq!(world.group().unwrap().desired, 4);
     world.ask(|tx| process::resume(tx, suspend)).await.unwrap();
     world.kill().await;
