@@ -112,16 +112,14 @@ pub(super) fn describe(view: View<'_>, call: &Call<api::DescribeTagsType>) -> Re
     let filters = call.input.filters.iter();
     let filters = filters.map(|filter| (filter.name.as_deref(), filter.values.as_slice()));
     let filters = Filters::new::<Row<'_>>(filters).map_err(bad_filter)?;
-    let of = |group: &'_ std::sync::Arc<ScalingGroup>| {
-        let rows = group.tags.iter().map(|(key, tag)| (group.name.clone(), key.clone(), tag.clone()));
-        rows.collect::<Vec<_>>()
-    };
-    let all = view.tables().scaling_groups.iter().flat_map(of);
-    let mut rows: Vec<_> = all.filter(|(group, key, tag)| filters.admit(&Row { group, key, tag })).collect();
-    rows.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
-    let key = |(group, key, _): &(String, String, GroupTag)| format!("{group}\u{0}{key}");
+    let groups = view.tables().scaling_groups.iter();
+    let all =
+        groups.flat_map(|group| group.tags.iter().map(|(key, tag)| Row { group: &group.name, key, tag }));
+    let mut rows: Vec<Row<'_>> = all.filter(|row| filters.admit(row)).collect();
+    let key = |row: &Row<'_>| format!("{}\u{0}{}", row.group, row.key);
+    rows.sort_by_cached_key(key);
     let (rows, next_token) = page::<api::DescribeTags, _, _>(call, rows, key)?;
-    let tags = rows.iter().map(|(group, key, tag)| shown(group, key, tag)).collect();
+    let tags = rows.iter().map(|row| shown(row.group, row.key, row.tag)).collect();
     Ok(api::TagsType { tags: Some(tags), next_token })
 }
 

@@ -229,15 +229,14 @@ pub(super) fn describe(
             && input.start_time.is_none_or(|start| action.next >= start)
             && input.end_time.is_none_or(|end| action.next <= end)
     };
-    let of = |group: &'_ ScalingGroup| {
-        group.schedule.clone().into_iter().map(|action| (group.name.clone(), action)).collect::<Vec<_>>()
-    };
-    let mut found: Vec<(String, ScheduledAction)> = groups.into_iter().flat_map(of).collect();
-    found.retain(|(_, action)| is_wanted(action));
-    let key = |(group, action): &(String, ScheduledAction)| format!("{group}\u{0}{}", action.name);
+    let groups = groups.into_iter();
+    let all = groups.flat_map(|group| group.schedule.iter().map(move |action| (group, action)));
+    let mut found: Vec<_> = all.filter(|(_, action)| is_wanted(action)).collect();
+    let key =
+        |(group, action): &(&ScalingGroup, &ScheduledAction)| format!("{}\u{0}{}", group.name, action.name);
     found.sort_by_cached_key(key);
     let (found, next_token) = page::<api::DescribeScheduledActions, _, _>(call, found, key)?;
-    let shown = found.iter().map(|(group, action)| shown(view.space, group, action)).collect();
+    let shown = found.iter().map(|(group, action)| shown(view.space, &group.name, action)).collect();
     Ok(api::ScheduledActionsType { scheduled_update_group_actions: Some(shown), next_token })
 }
 
