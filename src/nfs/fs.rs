@@ -379,9 +379,8 @@ impl Export {
         File::from(self.through_descriptors(node, flags)?).sync_all().map_err(|error| self.lost(error))
     }
 
-    /// Has all that was written to a file on the disk. Whoever asks for that may: it tells him nothing.
+    /// Has all that was written to a regular file on the disk. Whoever asks for that may: it tells him nothing.
     pub(crate) fn sync(&self, node: &Node) -> Result<(), Status> {
-        regular(node)?;
         Identity::be_root();
         File::from(self.through_descriptors(node, OFlag::O_RDONLY)?)
             .sync_data()

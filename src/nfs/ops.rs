@@ -58,6 +58,13 @@ pub(crate) struct Tail {
     pub(crate) bytes: usize,
 }
 
+/// Who asks, and over which connection.
+pub(crate) struct Caller<'a> {
+    pub(crate) connection: &'a mut Connection,
+    pub(crate) who: Identity,
+    pub(crate) step_aside: &'a mut dyn FnMut(),
+}
+
 /// A compound that is being done.
 pub(crate) struct Compound<'a> {
     service: &'a Service,
@@ -75,16 +82,17 @@ pub(crate) struct Compound<'a> {
     /// None if the answer is kept for who asks again, and has to be bytes.
     pipe: Option<&'a mut Pipe>,
     tail: Tail,
+    /// What follows may take as long as the disk does.
+    step_aside: &'a mut dyn FnMut(),
 }
 
-/// Does a compound that came over `connection`, in a record of `request_bytes`, and writes its result.
+/// Does a compound that came from `caller`, in a record of `request_bytes`, and writes its result.
 ///
 /// # Errors
 /// [`Malformed`] if not even its beginning can be decoded.
 pub(crate) fn run<'a>(
     service: &'a Service,
-    connection: &'a mut Connection,
-    who: Identity,
+    caller: Caller<'a>,
     mut arguments: Reader<'a>,
     request_bytes: usize,
     out: &'a mut Writer,
@@ -100,6 +108,7 @@ pub(crate) fn run<'a>(
         head.write(out, tag, 0, Status::MinorVersMismatch);
         return Ok(Tail::default());
     }
+    let Caller { connection, who, step_aside } = caller;
     let mut compound = Compound {
         service,
         who,
@@ -113,6 +122,7 @@ pub(crate) fn run<'a>(
         is_last: false,
         pipe: None,
         tail: Tail::default(),
+        step_aside,
     };
     match compound.first(count) {
         Some(Operation::Sequence) => compound.in_session(connection, &head, tag, count, request_bytes),
@@ -356,6 +366,7 @@ impl Compound<'_> {
 
     /// Makes what was done to a folder last, and writes how it changed (`change_info4`). The host does not tell whether it was changed by others in between.
     fn changed(&mut self, before: u64, folder: &Arc<Node>) -> Result<(), Status> {
+        (self.step_aside)();
         self.export().settle(folder)?;
         let after = self.export().change(folder)?;
         self.change_info(before, after);

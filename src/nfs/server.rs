@@ -11,11 +11,12 @@ use std::io::{self, IoSlice, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, sendmsg};
+use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
 use types::SystemClock;
 
 use crate::lock;
@@ -26,6 +27,8 @@ use records::Records;
 
 /// Those that come when there are as many wait until others go. Each is a thread.
 const CONNECTIONS_MAX: usize = 8192;
+/// As many requests of one connection wait for the disk at a time, but for one.
+const THREADS_MAX: usize = 16;
 const STACK_BYTES: usize = 256 << 10;
 /// After so long without a request, a connection gives back its memory.
 const IDLE: Duration = Duration::from_secs(5);
@@ -169,25 +172,13 @@ fn begin_connection(shared: &Arc<Shared>, stream: TcpStream) {
         state.connections.insert(number, Arc::clone(&stream));
         number
     };
-    let its = Arc::clone(shared);
-    let work = move || {
-        match serve(&its.service, &stream) {
-            Ok(()) => {}
-            Err(error) => tracing::debug!("a connection ends: {error}"),
-        }
-        drop(stream);
-        end_connection(&its, number);
-    };
-    let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK_BYTES).spawn(work);
-    if let Err(error) = thread {
-        tracing::warn!("a connection is closed, since no thread can be had: {error}");
-        end_connection(shared, number);
+    let threads = AtomicUsize::new(0);
+    let line = Line { shared: Arc::clone(shared), stream, number, threads, sending: Mutex::new(()) };
+    if let Err(error) = line.set_up() {
+        tracing::debug!("a connection ends at once: {error}");
+    } else if !Arc::new(line).attend(Records::new()) {
+        tracing::warn!("a connection is closed, since no thread can be had");
     }
-}
-
-fn end_connection(shared: &Shared, number: u64) {
-    lock(&shared.state).connections.remove(&number);
-    shared.changed.notify_all();
 }
 
 fn watch(shared: &Shared, between: Duration) {
@@ -203,58 +194,111 @@ fn watch(shared: &Shared, between: Duration) {
     }
 }
 
-/// Answers what comes over a connection, until the other side ends it.
-fn serve(service: &Service, stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(IDLE))?;
-    let keep_alive = nix::sys::socket::sockopt::KeepAlive;
-    nix::sys::socket::setsockopt(stream, keep_alive, &true)?;
-    let mut connection = Connection::default();
-    let mut records = Records::new();
-    let mut out = Writer::new();
-    loop {
-        match records.next(stream) {
-            Ok(None) => return Ok(()),
-            Ok(Some(record)) => {
-                let tail = service.answer(&mut connection, begin_answer(&mut out, record), &mut out);
-                let tail = tail.map_err(io::Error::other)?;
-                end_answer(&mut out, tail);
-                send(stream, &mut connection, &out, tail)?;
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                records.rest(IDLE_BYTES);
-                connection.pipe.rest();
-                out.truncate(0);
-                out.shrink_to(IDLE_BYTES);
-            }
-            Err(error) => return Err(error),
+/// A connection, of which one thread at a time receives what comes.
+///
+/// That thread answers as well. If it is about to wait for the disk, it has another one receive from there on, and ends when it has answered:
+/// other requests do not wait with it, and none is handed over otherwise.
+struct Line {
+    shared: Arc<Shared>,
+    stream: Arc<TcpStream>,
+    number: u64,
+    threads: AtomicUsize,
+    sending: Mutex<()>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        lock(&self.shared.state).connections.remove(&self.number);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Line {
+    fn set_up(&self) -> io::Result<()> {
+        self.stream.set_nodelay(true)?;
+        self.stream.set_read_timeout(Some(IDLE))?;
+        setsockopt(&self.stream, sockopt::KeepAlive, &true)?;
+        Ok(())
+    }
+
+    /// Has another thread receive what comes. False if there is none to be had.
+    fn attend(self: &Arc<Self>, records: Records) -> bool {
+        if self.threads.fetch_add(1, Ordering::AcqRel) >= THREADS_MAX {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+            return false;
         }
+        let line = Arc::clone(self);
+        let work = move || {
+            if let Err(error) = line.serve(records) {
+                tracing::debug!("a connection ends: {error}");
+                // Whoever else serves it ends as well; that it may be closed already is what is wanted.
+                let _ = line.stream.shutdown(Shutdown::Both);
+            }
+            line.threads.fetch_sub(1, Ordering::AcqRel);
+        };
+        let builder = thread::Builder::new().name("connection".to_owned()).stack_size(STACK_BYTES);
+        let has_begun = builder.spawn(work).is_ok();
+        if !has_begun {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+        }
+        has_begun
+    }
+
+    /// Answers what comes, until the other side ends the connection or another thread receives.
+    fn serve(self: &Arc<Self>, mut records: Records) -> io::Result<()> {
+        let mut connection = Connection::default();
+        let mut out = Writer::new();
+        loop {
+            match records.next(&self.stream) {
+                Ok(None) => return Ok(()),
+                Ok(Some((record, rest))) => {
+                    let mut is_followed = false;
+                    let mut step_aside = || is_followed = is_followed || self.attend(Records::from(rest));
+                    begin_answer(&mut out);
+                    let service = &self.shared.service;
+                    let tail = service.answer(&mut connection, record, &mut out, &mut step_aside);
+                    let tail = tail.map_err(io::Error::other)?;
+                    end_answer(&mut out, tail);
+                    self.send(&mut connection, &out, tail)?;
+                    if is_followed {
+                        return Ok(());
+                    }
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    records.rest(IDLE_BYTES);
+                    connection.pipe.rest();
+                    out.truncate(0);
+                    out.shrink_to(IDLE_BYTES);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send(&self, connection: &mut Connection, out: &Writer, tail: Tail) -> io::Result<()> {
+        let _turn = lock(&self.sending);
+        let mut stream = &*self.stream;
+        if tail == Tail::default() {
+            return stream.write_all(out.as_bytes());
+        }
+        let mut left = out.as_bytes();
+        while !left.is_empty() {
+            let more = MsgFlags::from_bits_retain(libc::MSG_MORE) | MsgFlags::MSG_NOSIGNAL;
+            let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(left)], &[], more, None)?;
+            left = &left[sent..];
+        }
+        connection.pipe.give_to(stream, tail)?;
+        stream.write_all(&[0; 3][..padding(tail.bytes)])
     }
 }
 
 /// Leaves room for the record's mark.
-fn begin_answer<'a>(out: &mut Writer, record: &'a [u8]) -> &'a [u8] {
+fn begin_answer(out: &mut Writer) {
     out.truncate(0);
     out.u32(0);
-    record
 }
 
 fn end_answer(out: &mut Writer, tail: Tail) {
     let bytes = out.len() - 4 + tail.bytes + padding(tail.bytes);
     out.patch(0, LAST_FRAGMENT | u32::try_from(bytes).unwrap_or(0));
-}
-
-fn send(stream: &TcpStream, connection: &mut Connection, out: &Writer, tail: Tail) -> io::Result<()> {
-    let mut stream = stream;
-    if tail == Tail::default() {
-        return stream.write_all(out.as_bytes());
-    }
-    let mut left = out.as_bytes();
-    while !left.is_empty() {
-        let more = MsgFlags::from_bits_retain(libc::MSG_MORE) | MsgFlags::MSG_NOSIGNAL;
-        let sent = sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(left)], &[], more, None)?;
-        left = &left[sent..];
-    }
-    connection.pipe.give_to(stream, tail)?;
-    stream.write_all(&[0; 3][..padding(tail.bytes)])
 }

@@ -75,7 +75,8 @@ impl Service {
         self.clients.len()
     }
 
-    /// Does what a record asks for that came over `connection`, and writes the answer, but for its tail.
+    /// Does what a record asks for that came over `connection`, and writes the answer, but for its tail. Before it waits for the disk,
+    /// `step_aside` is called.
     ///
     /// # Errors
     /// [`Malformed`] if it is no call at all.
@@ -84,6 +85,7 @@ impl Service {
         connection: &mut Connection,
         record: &[u8],
         out: &mut Writer,
+        step_aside: &mut dyn FnMut(),
     ) -> Result<Tail, Malformed> {
         let call = match rpc::parse(record)? {
             Ok(call) => call,
@@ -97,7 +99,8 @@ impl Service {
         if call.procedure == Procedure::Null {
             return Ok(Tail::default());
         }
-        ops::run(self, connection, call.identity, call.arguments, record.len(), out).or_else(|Malformed| {
+        let from = ops::Caller { connection, who: call.identity, step_aside };
+        ops::run(self, from, call.arguments, record.len(), out).or_else(|Malformed| {
             out.truncate(start);
             rpc::garbage(out, call.xid);
             Ok(Tail::default())
@@ -110,7 +113,7 @@ impl Service {
     /// As there.
     pub fn answer_bytes(&self, connection: &mut Connection, record: &[u8]) -> Result<Vec<u8>, Malformed> {
         let mut out = Writer::new();
-        let tail = self.answer(connection, record, &mut out)?;
+        let tail = self.answer(connection, record, &mut out, &mut || ())?;
         connection.pipe.give_to_writer(tail, &mut out);
         Ok(out.into_bytes())
     }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::client::{ClientError, Connection};
-use crate::proto::Operation;
+use crate::client::{ClientError, Connection, Values, write_call};
+use crate::proto::{Attribute, Operation};
 
 #[test]
 fn a_server_can_be_asked_whether_it_is_there() {
@@ -96,6 +96,67 @@ fn requests_are_answered_in_their_order_however_many_wait() {
         assert_eq!(answer.bytes().unwrap().1.len(), 100_000);
         assert_eq!(answer.result(0).bytes(24).unwrap()[23], number, "the slot");
     }
+}
+
+#[test]
+fn only_what_waits_for_the_disk_steps_aside() {
+    let fixture = Fixture::new();
+    let mut session = fixture.session();
+    let (handle, stateid) = session.open_to_write("a");
+    let service = fixture.server.as_ref().unwrap().service();
+    let mut steps_aside = |compound: Compound| {
+        let compound = session.next(1, false, compound);
+        let mut record = crate::xdr::Writer::new();
+        write_call(&mut record, 1, Some(&root()), Some(&compound));
+        let (mut count, mut out) = (0, crate::xdr::Writer::new());
+        let mut connection = crate::service::Connection::default();
+        service.answer(&mut connection, record.as_bytes(), &mut out, &mut || count += 1).unwrap();
+        count > 0
+    };
+    for stable in [1, 2] {
+        assert!(steps_aside(at(&handle).write_bytes(&stateid, 0, stable, b"x")));
+    }
+    assert!(steps_aside(at(&handle).commit()));
+    let values = Values { mode: Some(0o600), ..Values::default() };
+    assert!(steps_aside(at(&handle).set_attributes(&stateid, &values)));
+    assert!(steps_aside(at_root().create(2, b"b", &values)));
+    assert!(steps_aside(at_root().open(&Open::to_write(b"c"))));
+    assert!(steps_aside(at_root().save().rename(b"b", b"d")));
+    assert!(steps_aside(at_root().remove(b"d")));
+    assert!(!steps_aside(at(&handle).write_bytes(&stateid, 0, 0, b"x").read(&stateid, 0, 1)));
+    assert!(!steps_aside(at_root().look_up(b"a").get_attributes(only(Attribute::Size)).access(1)));
+    assert!(!steps_aside(at_root().open(&Open::to_write(b"a")).close(&Stateid::CURRENT)));
+}
+
+#[test]
+fn requests_that_wait_for_the_disk_keep_no_others() {
+    let fixture = Fixture::new();
+    let owner = Owner { name: b"one", verifier: [1; 8] };
+    let mut session = Session::open(fixture.address(), owner, root(), 32).unwrap();
+    let (handle, stateid) = session.open_to_write("a");
+    for round in 0..20_u8 {
+        for slot in 0..32_u32 {
+            let compound = match slot % 4 {
+                0 => at(&handle).write_bytes(&stateid, u64::from(slot), 2, &[round]),
+                1 => at(&handle).commit(),
+                2 => at_root().create(2, format!("{round}-{slot}").as_bytes(), &Values::default()),
+                _ => at(&handle).read(&stateid, 0, 1),
+            };
+            let compound = session.next(slot, slot % 4 == 2, compound);
+            session.connection.send(Some(&root()), Some(&compound)).unwrap();
+        }
+        // In whatever order: each slot is answered once.
+        let mut slots = Vec::new();
+        for _ in 0..32 {
+            let answer = session.connection.receive().unwrap().ok().unwrap();
+            let mut sequence = answer.result(0);
+            sequence.bytes(20).unwrap();
+            slots.push(sequence.u32().unwrap());
+        }
+        slots.sort_unstable();
+        assert_eq!(slots, (0..32).collect::<Vec<_>>());
+    }
+    assert_eq!(std::fs::read_dir(&fixture.spec.folder).unwrap().count(), 1 + 20 * 8);
 }
 
 #[test]

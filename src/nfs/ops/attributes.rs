@@ -84,6 +84,7 @@ impl Compound<'_> {
                 Some(self.file_for(stateid, share::WRITE)?)
             }
         };
+        (self.step_aside)();
         let (set, outcome) = self.export().set(&self.who, &node, file.as_deref(), &changes);
         outcome.map_err(|status| Failed::Set(status, set))?;
         set.write(self.out);

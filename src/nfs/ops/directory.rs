@@ -41,6 +41,7 @@ impl Compound<'_> {
         let mode = changes.mode.filter(|_| kind != FileType::SymbolicLink.number());
         let left = mode.filter(|mode| mode & (libc::S_ISUID | libc::S_ISGID) != 0);
         let rest = Changes { mode: left, size: None, ..changes };
+        (self.step_aside)();
         let (mut set, outcome) = self.export().set(&self.who, &node, None, &rest);
         outcome?;
         if mode.is_some() {

@@ -106,6 +106,9 @@ impl Compound<'_> {
         let file = self.file_for(stateid, share::WRITE)?;
         // Before the file is written to, so that what fails later is known to be of this verifier's time.
         let verifier = self.export().verifier();
+        if durability != Durability::Cached {
+            (self.step_aside)();
+        }
         // As the caller, since his writing takes the bits for set-user-id away.
         self.who.take()?;
         let written = match bytes {
@@ -122,7 +125,10 @@ impl Compound<'_> {
     pub(super) fn commit(&mut self) -> Outcome {
         let _offset = self.arguments.u64()?;
         let _count = self.arguments.u32()?;
-        self.export().sync(&self.place()?.node)?;
+        let node = self.node()?;
+        regular(&node)?;
+        (self.step_aside)();
+        self.export().sync(&node)?;
         self.out.fixed(&self.export().verifier());
         Ok(())
     }

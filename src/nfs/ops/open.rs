@@ -179,7 +179,7 @@ impl Compound<'_> {
     }
 
     fn open_or_create(
-        &self,
+        &mut self,
         folder: &Arc<Node>,
         name: &Name,
         how: &How,
@@ -195,6 +195,7 @@ impl Compound<'_> {
             || self.open_instead(folder, name, how, access, owner),
         )?;
         if opened.is_new {
+            (self.step_aside)();
             opened.set = self.set_up(&opened, how)?;
         }
         Ok(opened)

@@ -37,11 +37,18 @@ impl Records {
         Self { buffer: vec![0; BUFFER_BYTES], start: 0, end: 0 }
     }
 
-    /// The next record; none at the end of the connection.
+    /// What comes after `rest`, which has come already.
+    pub(super) fn from(rest: &[u8]) -> Self {
+        let mut buffer = vec![0; BUFFER_BYTES.max(rest.len())];
+        buffer[..rest.len()].copy_from_slice(rest);
+        Self { buffer, start: 0, end: rest.len() }
+    }
+
+    /// The next record, and what has come behind it; none at the end of the connection.
     ///
     /// # Errors
     /// The socket's; `InvalidData` if a record is larger than any may be.
-    pub(super) fn next(&mut self, stream: &TcpStream) -> io::Result<Option<&[u8]>> {
+    pub(super) fn next(&mut self, stream: &TcpStream) -> io::Result<Option<(&[u8], &[u8])>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -67,19 +74,21 @@ impl Records {
             let from = self.start + raw + MARK_BYTES;
             if mark & LAST_FRAGMENT != 0 && raw == 0 {
                 self.start = from + fragment;
-                return Ok(Some(&self.buffer[from..from + fragment]));
+                return Ok(Some((&self.buffer[from..from + fragment], &self.buffer[self.start..self.end])));
             }
             length += fragment;
             raw += MARK_BYTES + fragment;
             if mark & LAST_FRAGMENT != 0 {
-                return Ok(Some(self.join(raw)));
+                let length = self.join(raw);
+                let from = self.start - raw;
+                return Ok(Some((&self.buffer[from..from + length], &self.buffer[self.start..self.end])));
             }
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "a record has too many fragments"))
     }
 
-    /// Pushes the fragments of the next `raw` bytes together.
-    fn join(&mut self, raw: usize) -> &[u8] {
+    /// Pushes the fragments of the next `raw` bytes together, and goes on behind them. Returns how many bytes they are without their marks.
+    fn join(&mut self, raw: usize) -> usize {
         let (start, mut from, mut to) = (self.start, self.start, self.start);
         while from < start + raw {
             let mark = u32::from_be_bytes(std::array::from_fn(|place| self.buffer[from + place]));
@@ -90,7 +99,7 @@ impl Records {
             to += fragment;
         }
         self.start = from;
-        &self.buffer[start..to]
+        to - start
     }
 
     /// Receives until there are `wanted` bytes. False if the connection ends before.
@@ -159,10 +168,12 @@ mod tests {
             client.write_all(&sent[42..]).unwrap();
         });
         let mut records = Records::new();
-        assert_eq!(records.next(&server).unwrap(), Some(b"one".as_slice()));
-        assert_eq!(records.next(&server).unwrap(), Some(b"two".as_slice()));
-        assert_eq!(records.next(&server).unwrap(), Some(large.as_slice()));
-        assert_eq!(records.next(&server).unwrap(), Some(b"".as_slice()));
+        for expected in [b"one".as_slice(), b"two", &large, b""] {
+            let (record, rest) = records.next(&server).unwrap().unwrap();
+            assert_eq!(record, expected);
+            // Another one goes on with what has come behind it.
+            records = Records::from(rest);
+        }
         assert_eq!(records.next(&server).unwrap(), None);
         records.rest(10);
         assert_eq!(records.buffer.len(), 10);
@@ -194,6 +205,6 @@ mod tests {
         assert_eq!(records.next(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         records.rest(0);
         client.write_all(&sent[5..]).unwrap();
-        assert_eq!(records.next(&server).unwrap(), Some(b"one".as_slice()));
+        assert_eq!(records.next(&server).unwrap(), Some((b"one".as_slice(), b"".as_slice())));
     }
 }
