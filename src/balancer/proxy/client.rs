@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::socket::{SockaddrStorage, getpeername, setsockopt, sockopt};
 use rustls::ServerConnection;
 
 use super::answer::{self, Manner};
-use super::{Entrance, LINGER_TIME, Owner, Way, Worker};
+use super::exchange::Exchange;
+use super::{Entrance, LINGER_TIME, Owner, Worker};
 use crate::access_log::Line;
-use crate::config::{DesyncMode, ProtocolVersion};
-use crate::counters::{Count, Counters};
+use crate::counters::Count;
 use crate::engine::{Buffer, Data, Outcome};
-use crate::http1::{self, Body, Connection, Flaw, HEAD_BYTES_MAX, Severity};
-use crate::routes::{Decision, Incoming};
-use crate::targets::{self, Choice};
+use crate::http1::{self, Body, Flaw, HEAD_BYTES_MAX};
+use crate::targets::Choice;
 use crate::transport::Transport;
 use types::Instant;
 
@@ -33,7 +32,7 @@ pub(super) struct Client {
     /// Of all requests of one connection.
     pub(super) connection: u128,
     /// What came and is not looked at yet, and how much of it is no whole head.
-    inbox: Vec<u8>,
+    pub(super) inbox: Vec<u8>,
     seen: usize,
     pub(super) exchange: Option<Exchange>,
     /// Since when nothing came and went.
@@ -48,54 +47,6 @@ enum Ending {
     /// It has been told all; what it still sends is not looked at.
     Lingers,
     Cut,
-}
-
-/// A request that was understood, until its answer is told.
-#[derive(Default)]
-pub(super) struct Exchange {
-    /// Who is asked, if anybody is.
-    pub(super) target: Option<usize>,
-    pub(super) request: Body,
-    /// None: nothing of it was told.
-    pub(super) response: Option<Body>,
-    /// A piece of the request that the target has no room for yet.
-    pub(super) held: Option<Data>,
-    pub(super) to_head: bool,
-    pub(super) is_old: bool,
-    /// The connection ends with the answer.
-    pub(super) closes: bool,
-    /// It is no HTTP any more.
-    pub(super) is_tunnel: bool,
-    pub(super) wants_tunnel: bool,
-    /// As it was forwarded, for another try: none, if what was asked may be done only once.
-    pub(super) again: Option<Vec<u8>>,
-    /// Counts for its target as long as this lasts.
-    pub(super) choice: Option<Choice>,
-    /// What counts for its target group, and since when it is asked.
-    pub(super) group: Option<Arc<Counters>>,
-    pub(super) asked: Instant,
-    /// What is written down of it, if anything is.
-    pub(super) line: Option<Box<Line>>,
-    /// The client's browser wants to be told which cookies are for other sites, too.
-    pub(super) is_cross_site_aware: bool,
-}
-
-impl Exchange {
-    /// Fields that make the client stay with its target, to be added to this answer.
-    pub(super) fn cookies(&self, head: &[u8], response: &http1::Response, wall: SystemTime) -> Vec<u8> {
-        let Some(choice) = &self.choice else { return Vec::new() };
-        let is_set = choice.application_cookie().is_some_and(|cookie| {
-            response.fields.iter().any(|field| {
-                let name = &head[field.name.clone()];
-                name.eq_ignore_ascii_case(b"set-cookie") && targets::sets(&head[field.value.clone()], cookie)
-            })
-        });
-        let mut fields = Vec::new();
-        for value in choice.set_cookies(is_set, self.is_cross_site_aware, wall) {
-            fields.extend_from_slice(format!("Set-Cookie: {value}\r\n").as_bytes());
-        }
-        fields
-    }
 }
 
 impl Client {
@@ -244,167 +195,8 @@ impl Worker {
         }
     }
 
-    fn begin_exchange(&mut self, place: usize, end: usize) {
-        let attributes = *self.attributes();
-        let client = &self.clients[place];
-        let head = &client.inbox[..end];
-        if let Err(flaw) = self.request.parse(head) {
-            self.counters.all.one(Count::NonCompliant);
-            let line = self.begin_line(client, Err(flaw));
-            self.refuse(place, if flaw == Flaw::BadVersion { 505 } else { 400 }, line);
-            return;
-        }
-        let request = &self.request;
-        let mut line = self.begin_line(client, Ok((head, request)));
-        if request.flaw.is_some() {
-            self.counters.all.one(Count::NonCompliant);
-        }
-        if request.flaw.is_some() && attributes.desync_mitigation_mode == DesyncMode::Strictest {
-            self.refuse(place, 400, line);
-            return;
-        }
-        let method = &head[request.method.clone()];
-        if method == b"TRACE" {
-            self.refuse(place, 405, line);
-            return;
-        }
-        let is_ambiguous = request.flaw.is_some_and(|flaw| flaw.severity() >= Severity::Ambiguous);
-        let is_suspect = is_ambiguous && attributes.desync_mitigation_mode == DesyncMode::Defensive;
-        // What may be asked twice: RFC 9110, 9.2.2.
-        let is_idempotent = matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE");
-        let mut exchange = Exchange {
-            request: Body::new(request.framing),
-            to_head: method == b"HEAD",
-            is_old: request.is_old,
-            closes: request.connection == Connection::Close || is_suspect,
-            wants_tunnel: request.connection == Connection::Upgrade,
-            ..Exchange::default()
-        };
-        let Some(listener) = client.entrance.listener.get() else {
-            // Whom it was for is gone.
-            self.cut_client(place);
-            return;
-        };
-        let is_http2 = client.transport.is_stream();
-        let is_grpc = is_http2 && is_grpc(head, request);
-        let is_post = method == b"POST";
-        let incoming = Incoming { head, request, source: client.peer, listener };
-        let (decision, priority) = self.routes.decide(&incoming, self.now, self.wall);
-        let Ok(taken) = exchange.request.take(&client.inbox[end..]) else {
-            self.refuse(place, 400, line);
-            return;
-        };
-        let body = end..end + taken.bytes;
-        if let Some(line) = &mut line {
-            line.priority = Some(priority);
-            line.received = body.end as u64;
-        }
-        let mut out = self.ring.spare();
-        match decision {
-            // There is no translation into this.
-            Decision::Forward(choice)
-                if match choice.version {
-                    ProtocolVersion::Http1 => is_grpc,
-                    ProtocolVersion::Http2 => !is_http2,
-                    ProtocolVersion::Grpc => !is_http2 || !is_post,
-                } =>
-            {
-                self.refuse(place, 464, line);
-            }
-            Decision::Forward(choice) => {
-                let trace = self.trace();
-                let client = &mut self.clients[place];
-                let head = &client.inbox[..end];
-                let from = http1::Client {
-                    ip: client.peer.ip(),
-                    port: client.peer.port(),
-                    is_tls: client.is_tls,
-                    listener_port: client.entrance.port,
-                    tls: attributes
-                        .x_amzn_tls_version_and_cipher_suite
-                        .then(|| client.transport.secured())
-                        .flatten()
-                        .map(|secured| (secured.version, secured.cipher)),
-                };
-                http1::rewrite_request(head, &self.request, &from, &attributes, trace, &mut out);
-                exchange.is_cross_site_aware =
-                    choice.application_cookie().is_some() && is_cross_site_aware(head, &self.request);
-                out.extend_from_slice(&client.inbox[body.clone()]);
-                client.inbox.drain(..body.end);
-                exchange.again = (is_idempotent && exchange.request.has_ended()).then(|| out.clone());
-                let target = &choice.lease.member().target;
-                let way = Way {
-                    address: SocketAddr::new(target.ip, target.port),
-                    protocol: choice.protocol,
-                    version: choice.version,
-                };
-                let group = self.group_counters.get(choice.picker).cloned();
-                for counters in group.iter().map(AsRef::as_ref).chain([&self.counters.all]) {
-                    counters.one(Count::Requests);
-                    if is_grpc {
-                        counters.one(Count::GrpcRequests);
-                    }
-                }
-                if let Some(line) = &mut line {
-                    line.target = Some(way.address);
-                    line.action = Some("forward");
-                    line.group = self.routes.group_name(choice.picker).cloned();
-                    line.trace = http1::trace(trace);
-                }
-                (exchange.group, exchange.asked, exchange.line) = (group, self.now, line);
-                exchange.choice = Some(choice);
-                client.exchange = Some(exchange);
-                self.receive_from_client(place, true);
-                self.ask(place, way, out);
-            }
-            decision => {
-                // What is still to come of the request nobody wants.
-                exchange.closes |= !exchange.request.has_ended();
-                exchange.response = Some(Body::Ended);
-                let manner = Manner { to_head: exchange.to_head, closes: exchange.closes };
-                match decision {
-                    Decision::Answer(response) => {
-                        self.counters.all.one(Count::FixedResponses);
-                        note(&mut line, response.status, "fixed-response");
-                        answer::fixed(&response, manner, &mut out);
-                    }
-                    Decision::Redirect { status, location } => {
-                        self.counters.all.one(Count::Redirects);
-                        self.count_own(status);
-                        note(&mut line, status, "redirect");
-                        if let Some(line) = &mut line {
-                            line.redirect = Some(location.clone());
-                        }
-                        answer::redirect(status, &location, manner, &mut out);
-                    }
-                    Decision::Nobody | Decision::Forward(_) => {
-                        self.count_own(503);
-                        note(&mut line, 503, "forward");
-                        answer::status(503, manner, &mut out);
-                    }
-                }
-                exchange.line = line;
-                let client = &mut self.clients[place];
-                client.inbox.drain(..body.end);
-                client.exchange = Some(exchange);
-                self.send_to_client(place, Data::Bytes(out));
-                self.receive_from_client(place, true);
-            }
-        }
-    }
-
-    /// The time, and what nobody else has drawn.
-    fn trace(&mut self) -> [u8; 16] {
-        let seconds = self.wall.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let mut trace = [0; 16];
-        trace[..4].copy_from_slice(&seconds.to_be_bytes()[4..]);
-        trace[4..12].copy_from_slice(&self.random.draw().to_be_bytes());
-        trace[12..].copy_from_slice(&self.random.draw().to_be_bytes()[..4]);
-        trace
-    }
-
     /// Answers what is no request.
-    fn refuse(&mut self, place: usize, status: u16, line: Option<Box<Line>>) {
+    pub(super) fn refuse(&mut self, place: usize, status: u16, line: Option<Box<Line>>) {
         let client = &mut self.clients[place];
         client.inbox.clear();
         client.exchange = Some(Exchange { closes: true, line, ..Exchange::default() });
@@ -525,26 +317,5 @@ impl Worker {
         if self.clients.get(place).is_some_and(Client::is_over) {
             self.clients.remove(place);
         }
-    }
-}
-
-fn is_cross_site_aware(head: &[u8], request: &http1::Request) -> bool {
-    let mut agents = request.fields.iter().filter(|field| {
-        let name = &head[field.name.clone()];
-        name.eq_ignore_ascii_case(b"user-agent")
-    });
-    agents.any(|field| targets::is_cross_site_aware(&head[field.value.clone()]))
-}
-
-fn is_grpc(head: &[u8], request: &http1::Request) -> bool {
-    request.fields.iter().any(|field| {
-        head[field.name.clone()].eq_ignore_ascii_case(b"content-type")
-            && head[field.value.clone()].starts_with(b"application/grpc")
-    })
-}
-
-fn note(line: &mut Option<Box<Line>>, status: u16, action: &'static str) {
-    if let Some(line) = line {
-        (line.status, line.action) = (Some(status), Some(action));
     }
 }

@@ -20,6 +20,7 @@ mod answer;
 #[cfg(test)]
 mod change_tests;
 mod client;
+mod exchange;
 #[cfg(test)]
 mod http2_tests;
 mod link;

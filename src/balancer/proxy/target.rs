@@ -13,7 +13,7 @@ use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use types::Instant;
 
-use super::client::Exchange;
+use super::exchange::Exchange;
 use super::{CONNECT_TIME, Owner, Worker};
 use crate::config::{Protocol, ProtocolVersion};
 use crate::counters::{Count, microseconds};
