@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_userspace_memory_region,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_clock_data,
+    kvm_irq_routing_entry, kvm_irqchip, kvm_irqchip__bindgen_ty_1, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::{GuestRam, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::suspend::format::{Decoder, Encoder, FormatError, Record};
 
 /// Pins of the I/O APIC; interrupts from here on are MSI routes.
 const IO_APIC_PINS: u32 = 24;
@@ -58,6 +59,33 @@ fn call(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
 pub struct MsiMessage {
     pub address: u64,
     pub data: u32,
+}
+
+const CHIP_BYTES: usize = 512;
+/// Both PICs, then the I/O APIC: their numbers are those of KVM.
+const CHIPS: usize = 3;
+
+/// What CPUs share, of a machine that stands still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmRecord {
+    chips: [[u8; CHIP_BYTES]; CHIPS],
+    /// The clock that KVM shows the guest, in nanoseconds.
+    clock_ns: u64,
+}
+
+impl Record for VmRecord {
+    fn encode(&self, to: &mut Encoder) {
+        self.chips.iter().for_each(|chip| to.bytes(chip));
+        to.u64(self.clock_ns);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, FormatError> {
+        let mut chips = [[0; CHIP_BYTES]; CHIPS];
+        for chip in &mut chips {
+            *chip = from.array("an interrupt controller")?;
+        }
+        Ok(VmRecord { chips, clock_ns: from.u64("the guest's clock")? })
+    }
 }
 
 /// A virtual machine. Dropping it frees what the kernel holds for it.
@@ -193,6 +221,46 @@ impl Vm {
         self.fd
             .unregister_ioevent(event, &IoEventAddress::Pio(port.into()), NoDatamatch)
             .map_err(call("KVM_IOEVENTFD"))
+    }
+
+    /// The state of what CPUs share; none of them runs.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn record(&self) -> Result<VmRecord, KvmError> {
+        let mut chips = [[0; CHIP_BYTES]; CHIPS];
+        for (chip_id, bytes) in (0..).zip(&mut chips) {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.fd.get_irqchip(&mut chip).map_err(call("KVM_GET_IRQCHIP"))?;
+            // SAFETY: all of the union's bytes were zero before KVM filled some, and any bytes are these.
+            *bytes = unsafe { std::mem::transmute::<kvm_irqchip__bindgen_ty_1, [u8; CHIP_BYTES]>(chip.chip) };
+        }
+        let clock_ns = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock;
+        Ok(VmRecord { chips, clock_ns })
+    }
+
+    /// Makes what CPUs share what it was. They have their own states already: an interrupt that waits goes to them at once.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn restore(&self, record: &VmRecord) -> Result<(), KvmError> {
+        for (chip_id, &bytes) in (0..).zip(&record.chips) {
+            // SAFETY: the union's members are made of integers: any bytes are one.
+            let chip = unsafe { std::mem::transmute::<[u8; CHIP_BYTES], kvm_irqchip__bindgen_ty_1>(bytes) };
+            let chip = kvm_irqchip { chip_id, chip, ..Default::default() };
+            self.fd.set_irqchip(&chip).map_err(call("KVM_SET_IRQCHIP"))?;
+        }
+        let clock = kvm_clock_data { clock: record.clock_ns, ..Default::default() };
+        self.fd.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
+    }
+
+    /// What `event` signalled has reached pin `pin` when this returns: KVM ends what is under way before it lets go of it.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn settle_pin(&self, pin: u32, event: &EventFd) -> Result<(), KvmError> {
+        self.disconnect_pin(pin, event)?;
+        self.connect_pin(pin, event)
     }
 
     fn routes(&self) -> std::sync::MutexGuard<'_, Routes> {

@@ -13,6 +13,7 @@
 //! | [`control`] | the control socket: what clients can ask of the machine |
 //! | [`console`] | the serial console: its log, its viewers, who types |
 //! | `kvm` | a virtual machine of KVM: RAM slots, interrupt routes |
+//! | [`suspend`] | a running machine as two files, and back |
 //! | `pci` | the bus, configuration space, MSI-X, hot-plug registers |
 //! | [`memory`] | the guest's physical address map and its RAM |
 //! | [`virtio`] | the virtio devices, their queues and the threads that serve them |
@@ -42,6 +43,7 @@ mod platform;
 pub mod poll;
 pub mod probe;
 pub mod process;
+pub mod suspend;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;

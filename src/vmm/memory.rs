@@ -87,35 +87,66 @@ pub enum Backing {
     Shared,
 }
 
+/// What the host has of RAM until the guest writes to it.
+enum Source<'a> {
+    Zeroes,
+    Shared(Arc<File>),
+    /// Pages of this file, which stays as it is.
+    Copy(&'a File),
+}
+
 /// Maps `bytes` of zeroed RAM.
 ///
 /// # Errors
 /// [`MemoryError`] when the size is out of range or the host has no address space left.
 pub fn allocate(bytes: u64, backing: Backing) -> Result<Memory, MemoryError> {
-    if !(RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(4096) {
-        return Err(MemoryError::Size { bytes });
-    }
-    let file = match backing {
-        Backing::Private => None,
-        Backing::Shared => Some(Arc::new(
+    check_size(bytes)?;
+    let source = match backing {
+        Backing::Private => Source::Zeroes,
+        Backing::Shared => Source::Shared(Arc::new(
             sealed_file("guest-ram", bytes).map_err(|source| MemoryError::Map { bytes, source })?,
         )),
     };
+    map(bytes, &source)
+}
+
+/// Maps `bytes` of RAM that begin as the file does. Nothing is read before it is touched, and nothing that the guest writes comes
+/// to the file, which must stay as it is and as long for as long as the process lives.
+///
+/// # Errors
+/// [`MemoryError`] when the size is out of range or the host has no address space left.
+pub fn copy_of(file: &File, bytes: u64) -> Result<Memory, MemoryError> {
+    check_size(bytes)?;
+    map(bytes, &Source::Copy(file))
+}
+
+fn check_size(bytes: u64) -> Result<(), MemoryError> {
+    if !(RAM_BYTES_MIN..=RAM_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(4096) {
+        return Err(MemoryError::Size { bytes });
+    }
+    Ok(())
+}
+
+fn map(bytes: u64, source: &Source<'_>) -> Result<Memory, MemoryError> {
     let mut regions = Vec::new();
     let mut offset = 0;
     for (start, length) in ram_ranges(bytes) {
         let size = usize::try_from(length).map_err(|_| MemoryError::Size { bytes })?;
-        let place = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), offset));
-        let region =
-            map_aligned(size, place.as_ref()).map_err(|source| MemoryError::Map { bytes: length, source })?;
-        let kind = if place.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
+        let (kind, file) = match source {
+            Source::Zeroes => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None),
+            Source::Shared(file) => (libc::MAP_SHARED, Some(&**file)),
+            Source::Copy(file) => (libc::MAP_PRIVATE, Some(*file)),
+        };
+        let region = map_aligned(size, kind, file.map(|file| (file, offset)))
+            .map_err(|source| MemoryError::Map { bytes: length, source })?;
         // SAFETY: the mapping was just made with this size and belongs to nobody else; it is never unmapped, because
         // a guest's memory lives as long as its process.
         let mut builder = unsafe { MmapRegionBuilder::<()>::new(size).with_raw_mmap_pointer(region) }
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(kind | libc::MAP_NORESERVE);
-        if let Some(place) = place {
-            builder = builder.with_file_offset(place);
+        // Whoever is given a region's file writes to it: so only shared ones tell theirs.
+        if let Source::Shared(file) = source {
+            builder = builder.with_file_offset(FileOffset::from_arc(Arc::clone(file), offset));
         }
         let region = builder.build().map_err(|source| MemoryError::Region { bytes: length, source })?;
         regions.extend(GuestRegionMmap::new(region, start));
@@ -142,7 +173,7 @@ pub(crate) fn is_sealed(file: impl AsFd) -> bool {
 
 /// Maps `size` bytes, of the file if there is one, at an address that is a multiple of a huge page, so that one nested page table entry can
 /// cover 2 MiB: a boot then faults a few hundred times, not twenty thousand.
-fn map_aligned(size: usize, place: Option<&FileOffset>) -> std::io::Result<*mut u8> {
+fn map_aligned(size: usize, kind: i32, place: Option<(&File, u64)>) -> std::io::Result<*mut u8> {
     let whole = size + HUGE_PAGE_BYTES;
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -160,13 +191,11 @@ fn map_aligned(size: usize, place: Option<&FileOffset>) -> std::io::Result<*mut 
         }
         libc::munmap(aligned.wrapping_byte_add(size), whole - size - before);
     }
-    if let Some(place) = place {
-        let offset = place.start().try_into().map_err(std::io::Error::other)?;
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    if let Some((file, offset)) = place {
+        let offset = offset.try_into().map_err(std::io::Error::other)?;
+        let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
         // SAFETY: it takes the place of the `size` bytes that were kept of the mapping made above, which nobody uses yet.
-        if unsafe { libc::mmap(aligned, size, access, flags, place.file().as_raw_fd(), offset) }
-            == libc::MAP_FAILED
-        {
+        if unsafe { libc::mmap(aligned, size, access, flags, file.as_raw_fd(), offset) } == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
     }
@@ -180,33 +209,55 @@ fn map_aligned(size: usize, place: Option<&FileOffset>) -> std::io::Result<*mut 
 /// # Errors
 /// What madvise(2) says.
 pub fn clear(ram: &GuestRam) -> std::io::Result<()> {
-    let backing = backing(ram);
+    let release_by = release_of(ram);
     for region in ram.iter() {
         let size = usize::try_from(region.len()).map_err(std::io::Error::other)?;
         // SAFETY: the range is this region's mapping, and no vCPU or device runs.
-        unsafe { release(region.as_ptr(), size, backing) }?;
+        unsafe { release(region.as_ptr(), size, release_by) }?;
     }
     Ok(())
 }
 
-/// What `ram` is made of.
-pub fn backing(ram: &GuestRam) -> Backing {
-    let is_shared = ram.iter().any(|region| region.file_offset().is_some());
-    if is_shared { Backing::Shared } else { Backing::Private }
+/// How pages of RAM are given back to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Private zeroes: the host forgets the pages.
+    Forget,
+    /// Of a file that others see: its pages are taken out of it.
+    Punch,
+    /// A copy of a file, whose pages would come back: fresh zeroes take their place.
+    Replace,
+}
+
+/// How pages of `ram` are given back.
+pub fn release_of(ram: &GuestRam) -> Release {
+    let flags = ram.iter().fold(0, |flags, region| flags | region.flags());
+    match (flags & libc::MAP_SHARED != 0, flags & libc::MAP_ANONYMOUS != 0) {
+        (true, _) => Release::Punch,
+        (false, true) => Release::Forget,
+        (false, false) => Release::Replace,
+    }
 }
 
 /// Gives whole pages of RAM back to the host; they read as zeroes then, for whoever maps them.
 ///
 /// # Errors
-/// What madvise(2) says.
+/// What madvise(2) or mmap(2) says.
 ///
 /// # Safety
-/// The pages are RAM of that backing, to which no Rust reference exists, and whose contents nobody needs.
-pub unsafe fn release(start: *mut u8, bytes: usize, backing: Backing) -> std::io::Result<()> {
-    let advice = match backing {
-        Backing::Private => libc::MADV_DONTNEED,
+/// The pages are RAM that is given back so, to which no Rust reference exists, and whose contents nobody needs.
+pub unsafe fn release(start: *mut u8, bytes: usize, by: Release) -> std::io::Result<()> {
+    let advice = match by {
+        Release::Forget => libc::MADV_DONTNEED,
         // That would only unmap the pages; this also takes them out of the file.
-        Backing::Shared => libc::MADV_REMOVE,
+        Release::Punch => libc::MADV_REMOVE,
+        Release::Replace => {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            // SAFETY: the caller says that these pages may go; the addresses stay RAM.
+            let mapped = unsafe { libc::mmap(start.cast(), bytes, access, flags, -1, 0) };
+            return if mapped == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(()) };
+        }
     };
     // SAFETY: the caller says that these pages may go.
     if unsafe { libc::madvise(start.cast(), bytes, advice) } != 0 {

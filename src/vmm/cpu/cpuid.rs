@@ -5,6 +5,7 @@ use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
 use super::CpuError;
+use crate::suspend::format::{Decoder, Encoder, FormatError, Record};
 
 /// Leaves that are changed.
 mod leaf {
@@ -16,6 +17,7 @@ mod leaf {
     pub(super) const AMD_SIZES: u32 = 0x8000_0008;
     pub(super) const AMD_CACHES: u32 = 0x8000_001d;
     pub(super) const AMD_TOPOLOGY: u32 = 0x8000_001e;
+    pub(super) const AMD_TOPOLOGY_V2: u32 = 0x8000_0026;
 }
 
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
@@ -32,6 +34,37 @@ const LEVEL_CORE: u32 = 2 << 8;
 #[serde(transparent)]
 pub struct HostCpuid(Vec<[u32; 7]>);
 
+/// A processor can something else than another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "CPUID leaf {function:#x}, {index} is {here:08x?} on this host, and was {recorded:08x?} where the guest ran"
+)]
+pub struct OtherCpu {
+    function: u32,
+    index: u32,
+    recorded: [u32; 4],
+    here: [u32; 4],
+}
+
+/// More than any processor has (`KVM_MAX_CPUID_ENTRIES`).
+const LEAVES_MAX: u32 = 256;
+
+impl Record for HostCpuid {
+    fn encode(&self, to: &mut Encoder) {
+        to.count(self.0.len());
+        self.0.iter().flatten().for_each(|&word| to.u32(word));
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, FormatError> {
+        let count = from.count(LEAVES_MAX, "the number of CPUID leaves")?;
+        let mut leaves = vec![[0; 7]; count];
+        for word in leaves.iter_mut().flatten() {
+            *word = from.u32("a leaf of CPUID")?;
+        }
+        Ok(HostCpuid(leaves))
+    }
+}
+
 impl HostCpuid {
     /// # Errors
     /// [`CpuError`] when there is no `/dev/kvm` or it refuses.
@@ -42,6 +75,44 @@ impl HostCpuid {
             [leaf.function, leaf.index, leaf.flags, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
         };
         Ok(Self(leaves.as_slice().iter().map(words).collect()))
+    }
+
+    /// The first thing that a guest on a host with this would see otherwise than on `here`.
+    ///
+    /// # Errors
+    /// [`OtherCpu`] when there is one.
+    pub(crate) fn must_equal(&self, here: &HostCpuid) -> Result<(), OtherCpu> {
+        for [function, index] in self.leaves().chain(here.leaves()) {
+            let (recorded, here) = (self.seen(function, index), here.seen(function, index));
+            if recorded != here {
+                return Err(OtherCpu { function, index, recorded, here });
+            }
+        }
+        Ok(())
+    }
+
+    /// As of a processor with another feature in leaf 1.
+    #[cfg(test)]
+    pub(crate) fn changed_for_test(&self) -> Self {
+        let mut leaves = self.0.clone();
+        leaves.iter_mut().filter(|leaf| leaf[0] == leaf::FEATURES).for_each(|leaf| leaf[6] ^= 1 << 31);
+        HostCpuid(leaves)
+    }
+
+    fn leaves(&self) -> impl Iterator<Item = [u32; 2]> {
+        self.0.iter().map(|&[function, index, ..]| [function, index])
+    }
+
+    /// EAX to EDX of a leaf, as the only CPU of a guest sees it; zeroes where there is none.
+    fn seen(&self, function: u32, index: u32) -> [u32; 4] {
+        let found = self.0.iter().find(|leaf| leaf[..2] == [function, index]);
+        let [_, _, flags, eax, ebx, ecx, edx] = found.copied().unwrap_or_default();
+        let mut leaf =
+            kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, ..Default::default() };
+        adapt_leaf(&mut leaf, 0, 1);
+        // Which of the host's CPUs was asked.
+        let edx = if function == leaf::AMD_TOPOLOGY_V2 { 0 } else { leaf.edx };
+        [leaf.eax, leaf.ebx, leaf.ecx, edx]
     }
 
     /// That of CPU `index` of `count`: one socket, one thread a core.

@@ -4,7 +4,8 @@
 //!            ┌────────────── gate: Run ───────────────┐
 //!            ▼                                        │
 //! waiting ─▶ KVM_RUN ─exit─▶ platform ──▶ gate? ──────┤
-//!                               │           └ Hold: waits at the gate, counted as held
+//!                               │           └ Hold: finishes the exit's instruction, waits at the gate, counted as held
+//!                               │             Tell: tells its state once, and goes on waiting
 //!                               └ power-off, reset, fault: told to the main thread, then held
 //! gate: End ─▶ the thread returns
 //! ```
@@ -23,7 +24,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{self, Entry};
-use super::{CPUS_MAX, HostCpuid};
+use super::{CPUS_MAX, CpuRecord, CpuRecordError, HostCpuid};
 use crate::kept_writes::KeptWrites;
 use crate::kvm::{KvmError, Vm};
 use crate::platform::{PCI_PORT, Platform, Request};
@@ -40,6 +41,8 @@ pub enum CpuError {
     Kvm { index: u8, source: KvmError },
     #[error("CPU {index}: {call}")]
     Call { index: u8, call: &'static str, source: kvm_ioctls::Error },
+    #[error("CPU {index}")]
+    Record { index: u8, source: CpuRecordError },
     #[error("CPU {index}: its thread cannot be started")]
     Thread { index: u8, source: std::io::Error },
     #[error("cannot map the ring of kept port writes")]
@@ -89,6 +92,8 @@ fn count(counter: &AtomicU64) {
 enum Order {
     Run,
     Hold,
+    /// As [`Order::Hold`], and each CPU tells its state.
+    Tell,
     End,
 }
 
@@ -103,6 +108,10 @@ struct Gate {
 struct GateState {
     order: Order,
     held: usize,
+    /// The model-specific registers that are to be told.
+    msrs: Arc<[u32]>,
+    /// What each CPU told.
+    told: Vec<Option<Result<CpuRecord, CpuRecordError>>>,
 }
 
 impl Gate {
@@ -110,17 +119,35 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Waits until the gate is open; false when the thread shall end. `stuck` waits even at an open gate, for a CPU
-    /// that has nothing more to run.
-    fn pass(&self, stuck: bool) -> bool {
-        if !stuck && !self.closed.load(Ordering::Acquire) {
-            return true;
-        }
+    /// that has nothing more to run. `tell` tells the state of CPU `index`.
+    fn wait(&self, index: u8, stuck: bool, tell: impl Fn(&[u32]) -> Result<CpuRecord, CpuRecordError>) -> bool {
+        let index = usize::from(index);
         let mut state = self.state();
         state.held += 1;
         self.changed.notify_all();
-        while state.order == Order::Hold || stuck && state.order == Order::Run {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            state = match state.order {
+                Order::Tell if state.told.get(index).is_some_and(Option::is_none) => {
+                    let msrs = state.msrs.clone();
+                    // Each tells while the others do.
+                    drop(state);
+                    let told = tell(&msrs);
+                    let mut state = self.state();
+                    state.told[index] = Some(told);
+                    self.changed.notify_all();
+                    state
+                }
+                Order::Run if !stuck => break,
+                Order::End => break,
+                Order::Run | Order::Hold | Order::Tell => {
+                    self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
         state.held -= 1;
         state.order == Order::Run
@@ -155,8 +182,7 @@ fn call_signal() -> libc::c_int {
 }
 
 impl CpuThreads {
-    /// Makes `count` CPUs of `vm`, held, that can what the host can; the first begins at `entry`,
-    /// the others wait for it to start them.
+    /// Makes `count` CPUs of `vm`, held, that can what the host can.
     ///
     /// `enter` runs first on each thread: it is where the thread's system call filter is put on.
     ///
@@ -166,7 +192,7 @@ impl CpuThreads {
         vm: &Arc<Vm>,
         host: &HostCpuid,
         count: u8,
-        entry: Entry,
+        beginning: Beginning<'_>,
         platform: &Arc<Platform>,
         teller: &Teller,
         enter: fn(),
@@ -176,13 +202,18 @@ impl CpuThreads {
         }
         install_handler()?;
         let gate = Arc::new(Gate {
-            state: Mutex::new(GateState { order: Order::Hold, held: 0 }),
+            state: Mutex::new(GateState {
+                order: Order::Hold,
+                held: 0,
+                msrs: Arc::new([]),
+                told: Vec::new(),
+            }),
             changed: Condvar::new(),
             closed: true.into(),
         });
         let mut cpus = CpuThreads { gate, threads: Vec::new() };
         for index in 0..count {
-            let fd = create(vm, index, host.adapted(index, count)?, (index == 0).then_some(entry))?;
+            let fd = create(vm, index, host.adapted(index, count)?, beginning)?;
             if index == 0 && vm.keep_writes(PCI_PORT).map_err(|source| CpuError::Kvm { index, source })? {
                 let kept = KeptWrites::of(&fd).map_err(|source| CpuError::Ring { source })?;
                 platform.pci.keep_addresses(kept);
@@ -223,6 +254,24 @@ impl CpuThreads {
             let waited = self.gate.changed.wait_timeout(state, CALL_AGAIN);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// The states of held CPUs, with the model-specific registers `msrs` as far as they have those.
+    ///
+    /// # Errors
+    /// [`CpuError::Record`] when one cannot be told.
+    pub fn records(&self, msrs: Arc<[u32]>) -> Result<Vec<CpuRecord>, CpuError> {
+        let mut state = self.gate.state();
+        state.msrs = msrs;
+        state.told.resize_with(self.threads.len(), || None);
+        state.order = Order::Tell;
+        self.gate.changed.notify_all();
+        while state.told.iter().any(Option::is_none) {
+            state = self.gate.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.order = Order::Hold;
+        let told = state.told.drain(..).flatten();
+        (0..).zip(told).map(|(index, told)| told.map_err(|source| CpuError::Record { index, source })).collect()
     }
 
     /// The counters of each CPU.
@@ -272,7 +321,7 @@ pub struct Teller {
 }
 
 impl Teller {
-    fn tell(&self, event: CpuEvent) {
+    pub fn tell(&self, event: CpuEvent) {
         if self.events.send(event).is_ok() {
             // The counter can only be at its end when the main thread has been woken already.
             let _ = self.wake.write(1);
@@ -284,13 +333,31 @@ impl Teller {
     }
 }
 
-fn create(vm: &Vm, index: u8, cpuid: CpuId, entry: Option<Entry>) -> Result<VcpuFd, CpuError> {
+/// How CPUs begin.
+#[derive(Clone, Copy)]
+pub enum Beginning<'a> {
+    /// The first here; the others wait for it to start them.
+    Entry(Entry),
+    /// Each where it was.
+    Records(&'a [CpuRecord]),
+}
+
+fn create(vm: &Vm, index: u8, cpuid: CpuId, beginning: Beginning<'_>) -> Result<VcpuFd, CpuError> {
     let call = |call| move |source| CpuError::Call { index, call, source };
     let fd = vm.create_vcpu(index).map_err(|source| CpuError::Kvm { index, source })?;
     fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
-    registers::set_model_specific(&fd).map_err(call("KVM_SET_MSRS"))?;
-    if let Some(entry) = entry {
-        registers::set_entry(&fd, entry).map_err(call("KVM_SET_REGS"))?;
+    match beginning {
+        Beginning::Entry(entry) => {
+            registers::set_model_specific(&fd).map_err(call("KVM_SET_MSRS"))?;
+            if index == 0 {
+                registers::set_entry(&fd, entry).map_err(call("KVM_SET_REGS"))?;
+            }
+        }
+        Beginning::Records(records) => {
+            let count = u8::try_from(records.len()).unwrap_or(u8::MAX);
+            let record = records.get(usize::from(index)).ok_or(CpuError::Count { count })?;
+            record.give(&fd).map_err(|source| CpuError::Record { index, source })?;
+        }
     }
     Ok(fd)
 }
@@ -306,25 +373,54 @@ struct Cpu {
 }
 
 /// What comes after an exit.
+#[derive(PartialEq, Eq)]
 enum Next {
     Go,
+    /// It was called back, between two instructions.
+    Called,
     /// There is nothing more for this CPU to run.
     Stuck,
 }
 
 impl Cpu {
     fn run(mut self) {
-        let mut stuck = false;
-        while self.gate.pass(stuck) {
-            match self.step() {
-                Ok(Next::Go) => {}
-                Ok(Next::Stuck) => stuck = true,
-                Err(fault) => {
-                    self.teller.tell(CpuEvent::Fault(fault));
-                    stuck = true;
+        let mut next = Next::Called;
+        loop {
+            if next == Next::Stuck || self.gate.is_closed() {
+                if next == Next::Go {
+                    next = self.settle();
+                }
+                let stuck = next == Next::Stuck;
+                let tell = |msrs: &[u32]| {
+                    if stuck { Err(CpuRecordError::Stuck) } else { CpuRecord::of(&self.fd, msrs) }
+                };
+                if !self.gate.wait(self.index, stuck, tell) {
+                    return;
                 }
             }
+            next = self.step_or_tell();
         }
+    }
+
+    /// Finishes the instruction whose exit was served last, which KVM does when it is entered again: until then the CPU's state
+    /// is that of neither before nor after it. It may have further exits.
+    fn settle(&mut self) -> Next {
+        self.fd.set_kvm_immediate_exit(1);
+        let next = loop {
+            let next = self.step_or_tell();
+            if next != Next::Go {
+                break next;
+            }
+        };
+        self.fd.set_kvm_immediate_exit(0);
+        next
+    }
+
+    fn step_or_tell(&mut self) -> Next {
+        self.step().unwrap_or_else(|fault| {
+            self.teller.tell(CpuEvent::Fault(fault));
+            Next::Stuck
+        })
     }
 
     /// Runs the guest up to its next exit, and serves that.
@@ -354,7 +450,7 @@ impl Cpu {
             Ok(VcpuExit::Shutdown) => Some(Request::Reset),
             Ok(VcpuExit::Intr) => {
                 count(&counters.interrupted);
-                None
+                return Ok(Next::Called);
             }
             Ok(other) => {
                 count(&counters.other);
@@ -362,7 +458,7 @@ impl Cpu {
             }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 count(&counters.interrupted);
-                None
+                return Ok(Next::Called);
             }
             Err(error) => return Err(format!("CPU {}: KVM_RUN: {error}", self.index)),
         };

@@ -1,8 +1,8 @@
 //! A microVM: its memory, its CPUs, its devices, and what happens to it.
 //!
 //! ```text
-//!          start              hold
-//! Stopped ──────▶ Running ◀────────▶ Held
+//!      start, go_on           hold
+//! Stopped ──────▶ Running ◀────────▶ Held ──suspend──▶ two files
 //!    ▲               │ run             │
 //!    ├── power-off ──┤                 │
 //!    ├── fault ──────┤                 │
@@ -14,6 +14,7 @@
 //! as a power-on. One thread owns the machine and calls it; CPUs and workers reach that thread only by events.
 
 mod run;
+mod suspend;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use crate::kvm::KvmError;
 use crate::memory::{self, Backing, Memory, MemoryError};
 use crate::pci::Slot;
 use crate::platform::{Request, SerialPort};
+use crate::suspend::{GuestRecord, SuspendError};
 use crate::virtio::net::Net;
 pub use crate::virtio::pci::DriverState;
 use crate::virtio::pci::{DeviceUnit, TransportError};
@@ -117,6 +119,10 @@ pub enum MachineError {
     State { operation: &'static str, state: MachineState },
     #[error("no file descriptor left for the machine's events")]
     Events { source: std::io::Error },
+    #[error("the guest cannot be suspended, or go on")]
+    Suspend { source: SuspendError },
+    #[error("what was connected to the guest's ports")]
+    Platform { source: std::io::Error },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +183,8 @@ pub struct Machine {
     enter: ThreadEntry,
     memory: Memory,
     memory_is_fresh: bool,
+    /// The guest that goes on, or is forgotten, at the first start.
+    suspended: Option<GuestRecord>,
     devices: BTreeMap<String, Plugged>,
     run: Option<Run>,
     is_held: bool,
@@ -198,6 +206,17 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let memory = memory::allocate(spec.memory_bytes, spec.backing)
             .map_err(|source| MachineError::Memory { source })?;
+        Self::with_memory(kvm, spec, memory, source, console, enter)
+    }
+
+    fn with_memory(
+        kvm: Kvm,
+        spec: MachineSpec,
+        memory: Memory,
+        source: Box<dyn BootSource>,
+        console: ConsoleOutput,
+        enter: ThreadEntry,
+    ) -> Result<Self, MachineError> {
         let kvm = Arc::new(kvm);
         let making = Making::begin(&kvm, &memory, enter.maker)?;
         let wake = EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Events { source })?;
@@ -212,6 +231,7 @@ impl Machine {
             enter,
             memory,
             memory_is_fresh: true,
+            suspended: None,
             devices: BTreeMap::new(),
             run: None,
             is_held: false,
@@ -300,10 +320,8 @@ impl Machine {
         if self.run.is_some() {
             return Err(MachineError::State { operation: "a start", state: self.state() });
         }
-        let making = match self.making.take() {
-            Some(making) => making,
-            None => Making::begin(&self.kvm, &self.memory, self.enter.maker)?,
-        };
+        self.suspended = None;
+        let making = self.take_making()?;
         let image = self.source.image().map_err(|source| MachineError::Nothing { source })?;
         if !std::mem::take(&mut self.memory_is_fresh) {
             memory::clear(&self.memory).map_err(|source| MachineError::Clear { source })?;
@@ -313,6 +331,14 @@ impl Machine {
         run.cpus.run();
         (self.run, self.is_held) = (Some(run), false);
         Ok(())
+    }
+
+    /// KVM's machine for the next run, made already or begun now.
+    fn take_making(&mut self) -> Result<Making, MachineError> {
+        match self.making.take() {
+            Some(making) => Ok(making),
+            None => Making::begin(&self.kvm, &self.memory, self.enter.maker),
+        }
     }
 
     /// Takes the guest's CPUs and devices away at once, as if the power failed.

@@ -6,15 +6,16 @@ use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::Kvm;
 
-use super::{Machine, MachineError};
+use super::{Machine, MachineError, Plugged};
 use crate::boot::{self, BootImage};
-use crate::cpu::{CpuThreads, Entry, Teller};
+use crate::cpu::{Beginning, CpuThreads, Entry, Teller};
 use crate::firmware;
-use crate::kvm::{KvmError, Vm};
+use crate::kvm::{KvmError, Vm, VmRecord};
 use crate::memory::Memory;
 use crate::pci::hotplug::HotplugRegisters;
 use crate::pci::{PciBus, Slot};
-use crate::platform::{Platform, PowerRegisters, Rtc, SERIAL_INTERRUPT, SerialPort};
+use crate::platform::{Platform, PlatformRecord, PowerRegisters, Rtc, SERIAL_INTERRUPT, SerialPort};
+use crate::suspend::{DeviceRecord, GuestRecord};
 use crate::virtio::pci::{DeviceUnit, DriverState, PciTransport};
 
 /// KVM's machine and everything that is forgotten when it goes. Fields are dropped in this order: CPUs first.
@@ -28,26 +29,76 @@ pub(super) struct Run {
 impl Run {
     /// A machine that is ready for its first instruction, its CPUs held.
     pub(super) fn new(machine: &Machine, image: &BootImage, making: Making) -> Result<Self, MachineError> {
-        let (spec, memory) = (&machine.spec, &machine.memory);
         // The first touch of the memory that the kernel goes to takes its time.
         let entry = fill(machine, image)?;
         let vm = making.wait()?;
-        let platform = Arc::new(platform(&vm, &machine.serial)?);
-        let cpus = CpuThreads::new(
-            &vm,
-            &spec.cpuid,
-            spec.cpus,
-            entry,
-            &platform,
-            &machine.teller,
-            machine.enter.cpu,
-        )
-        .map_err(|source| MachineError::Cpu { source })?;
+        let platform = platform(&vm, &machine.serial)?;
+        Run::with_platform(machine, vm, platform, Beginning::Entry(entry))
+    }
+
+    /// A machine that is where the recorded one was, its CPUs held.
+    pub(super) fn restored(
+        machine: &Machine,
+        record: &GuestRecord,
+        making: Making,
+    ) -> Result<Self, MachineError> {
+        let vm = making.wait()?;
+        let platform = platform(&vm, &machine.serial)?;
+        platform.restore(&record.platform).map_err(|source| MachineError::Platform { source })?;
+        // CPUs before all that interrupts them.
+        let run = Run::with_platform(machine, vm, platform, Beginning::Records(&record.cpus))?;
+        for DeviceRecord { id, transport, .. } in &record.devices {
+            let restored = run.transports.get(id).map_or(Ok(()), |known| known.restore(transport));
+            restored.map_err(|source| MachineError::Transport { id: id.clone(), source })?;
+        }
+        run.vm.restore(&record.vm).map_err(|source| MachineError::Kvm { source })?;
+        Ok(run)
+    }
+
+    fn with_platform(
+        machine: &Machine,
+        vm: Arc<Vm>,
+        platform: Platform,
+        beginning: Beginning<'_>,
+    ) -> Result<Self, MachineError> {
+        let (spec, platform) = (&machine.spec, Arc::new(platform));
+        let (teller, enter) = (&machine.teller, machine.enter.cpu);
+        let cpus = CpuThreads::new(&vm, &spec.cpuid, spec.cpus, beginning, &platform, teller, enter)
+            .map_err(|source| MachineError::Cpu { source })?;
         let mut run = Run { cpus, transports: BTreeMap::new(), platform, vm };
         for (id, device) in &machine.devices {
-            run.plug(id, &device.unit, device.slot, memory, &machine.teller)?;
+            run.plug(id, &device.unit, device.slot, &machine.memory, teller)?;
         }
         Ok(run)
+    }
+
+    /// Hands restored devices their queues.
+    pub(super) fn go_on(&self) {
+        self.transports.values().for_each(|transport| transport.go_on());
+    }
+
+    /// Where a plugged device stands, its workers paused.
+    pub(super) fn device_record(&self, id: &str, device: &Plugged) -> Result<Option<DeviceRecord>, MachineError> {
+        let Some(transport) = self.transports.get(id) else { return Ok(None) };
+        let transport =
+            transport.record().map_err(|source| MachineError::Transport { id: id.into(), source })?;
+        Ok(Some(DeviceRecord {
+            id: id.into(),
+            kind: device.unit.device.kind(),
+            slot: device.slot,
+            leaving: device.leaving,
+            transport,
+        }))
+    }
+
+    /// What CPUs share, once the interrupts that are under way have arrived.
+    pub(super) fn record(&self) -> Result<(VmRecord, PlatformRecord), MachineError> {
+        let kvm = |source| MachineError::Kvm { source };
+        let serial = (SERIAL_INTERRUPT, self.platform.serial.interrupt());
+        for (pin, event) in self.platform.power.interrupts().into_iter().chain([serial]) {
+            self.vm.settle_pin(pin, event).map_err(kvm)?;
+        }
+        Ok((self.vm.record().map_err(kvm)?, self.platform.record()))
     }
 
     pub(super) fn plug(
@@ -87,6 +138,11 @@ impl Run {
     /// The slots that the guest has let go of.
     pub(super) fn take_ejected(&self) -> Vec<Slot> {
         self.platform.hotplug.take_ejected()
+    }
+
+    pub(super) fn has_ejected(&self) -> bool {
+        let [.., ejected] = self.platform.hotplug.maps();
+        ejected != 0
     }
 
     pub(super) fn driver_state(&self, id: &str) -> DriverState {

@@ -9,7 +9,7 @@ use crate::memory::Backing;
 use crate::poll::event_fd;
 use crate::virtio::rng::Rng;
 
-struct Payload(Vec<u8>);
+pub(super) struct Payload(pub Vec<u8>);
 
 impl BootSource for Payload {
     fn image(&self) -> Result<BootImage, Box<dyn std::error::Error + Send + Sync>> {
@@ -17,14 +17,18 @@ impl BootSource for Payload {
     }
 }
 
-fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
+pub(super) fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
+    machine_of(cpus, code, Backing::Private)
+}
+
+pub(super) fn machine_of(cpus: u8, code: &[u8], backing: Backing) -> (Machine, ConsoleOutput) {
     let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
     let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
     let spec = MachineSpec {
         cpus,
         cpuid: HostCpuid::ask().unwrap(),
         memory_bytes: 32 << 20,
-        backing: Backing::Private,
+        backing,
         identity,
         generation: 1,
     };
@@ -49,7 +53,7 @@ fn next_events(machine: &mut Machine) -> Vec<MachineEvent> {
 }
 
 /// Waits until the guest has written more than `bytes`.
-fn wait_beyond(output: &ConsoleOutput, bytes: u64) {
+pub(super) fn wait_beyond(output: &ConsoleOutput, bytes: u64) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while output.end() <= bytes {
         assert!(Instant::now() < deadline, "the guest wrote nothing for 20 seconds");
@@ -57,7 +61,7 @@ fn wait_beyond(output: &ConsoleOutput, bytes: u64) {
     }
 }
 
-fn printed(output: &ConsoleOutput) -> Vec<u8> {
+pub(super) fn printed(output: &ConsoleOutput) -> Vec<u8> {
     let mut text = vec![0; 64];
     let length = output.end().min(64);
     output.read(0, &mut text);
@@ -66,15 +70,15 @@ fn printed(output: &ConsoleOutput) -> Vec<u8> {
 }
 
 /// `mov dx, port; mov al, value; out dx, al`
-fn out(port: u16, value: u8) -> Vec<u8> {
+pub(super) fn out(port: u16, value: u8) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
     vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
 }
 
 /// `jmp .`
-const LOOP: &[u8] = &[0xeb, 0xfe];
+pub(super) const LOOP: &[u8] = &[0xeb, 0xfe];
 
-fn code(parts: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn code(parts: &[Vec<u8>]) -> Vec<u8> {
     [parts.concat(), LOOP.to_vec()].concat()
 }
 

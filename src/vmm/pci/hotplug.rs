@@ -55,6 +55,17 @@ impl HotplugRegisters {
         self.ejected.fetch_or(map, Ordering::AcqRel) == 0 && map != 0
     }
 
+    /// The three maps, in the order of their offsets.
+    pub fn maps(&self) -> [u32; 3] {
+        [&self.inserted, &self.removing, &self.ejected].map(|map| map.load(Ordering::Acquire))
+    }
+
+    pub fn restore(&self, [inserted, removing, ejected]: [u32; 3]) {
+        self.inserted.store(inserted, Ordering::Release);
+        self.removing.store(removing, Ordering::Release);
+        self.ejected.store(ejected, Ordering::Release);
+    }
+
     /// The slots that the guest has let go of since this was asked last.
     pub fn take_ejected(&self) -> Vec<Slot> {
         let map = self.ejected.swap(0, Ordering::AcqRel);

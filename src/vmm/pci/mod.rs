@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use config::{Capability, ConfigSpace, Identity};
-pub use msix::MsixTable;
+pub use msix::{MsixTable, VectorRecord};
 
 use crate::kept_writes::KeptWrites;
 

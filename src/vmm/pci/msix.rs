@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::Capability;
 use crate::kvm::{KvmError, MsiMessage, Vm};
 use crate::poll::event_fd;
+use crate::suspend::format::{Decoder, Encoder, FormatError, Record};
 
 const TABLE_ENTRY_BYTES: u64 = 16;
 const CAPABILITY_ID: u8 = 0x11;
@@ -29,6 +30,30 @@ struct Entry {
     masked: bool,
     interrupt: u32,
     connected: bool,
+}
+
+/// A vector of a machine that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VectorRecord {
+    message: MsiMessage,
+    masked: bool,
+    pending: bool,
+}
+
+impl Record for VectorRecord {
+    fn encode(&self, to: &mut Encoder) {
+        to.u64(self.message.address);
+        to.u32(self.message.data);
+        to.bool(self.masked);
+        to.bool(self.pending);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, FormatError> {
+        const WHAT: &str = "an interrupt vector";
+        let message = MsiMessage { address: from.u64(WHAT)?, data: from.u32(WHAT)? };
+        let masked = from.bool("whether a vector is masked")?;
+        Ok(VectorRecord { message, masked, pending: from.bool("whether a vector is pending")? })
+    }
 }
 
 /// The vectors of one function.
@@ -114,6 +139,51 @@ impl MsixTable {
                 .filter(|bit| self.is_pending(first + u64::from(*bit)))
                 .fold(0, |bits, bit| bits | 1 << bit);
         }
+    }
+
+    /// What was signalled is with the local APICs when this returns: KVM ends what is under way before it lets go of an event.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses.
+    pub fn settle(&mut self) -> Result<(), KvmError> {
+        for index in 0..self.entries.len() {
+            if self.entries[index].connected {
+                self.disconnect(index)?;
+                self.update(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The vectors, after [`MsixTable::settle`].
+    pub fn record(&self) -> Vec<VectorRecord> {
+        let indexed = (0..).zip(&self.entries);
+        indexed
+            .map(|(index, &Entry { message, masked, .. })| VectorRecord {
+                message,
+                masked,
+                pending: self.is_pending(index),
+            })
+            .collect()
+    }
+
+    /// Makes the vectors of a fresh table what they were, message control being `control`. False when it has not as many.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM refuses to connect a vector.
+    pub fn restore(&mut self, vectors: &[VectorRecord], control: u16) -> Result<bool, KvmError> {
+        if vectors.len() != self.entries.len() {
+            return Ok(false);
+        }
+        for ((entry, event), vector) in self.entries.iter_mut().zip(&*self.events).zip(vectors) {
+            (entry.message, entry.masked) = (vector.message, vector.masked);
+            if vector.pending {
+                // A fresh counter is not at its end.
+                let _ = event.write(1);
+            }
+        }
+        self.set_control(control)?;
+        Ok(true)
     }
 
     fn is_pending(&self, index: u64) -> bool {

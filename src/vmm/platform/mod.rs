@@ -11,6 +11,7 @@
 //! Interrupts 5 and 6 of the I/O APIC are ours by ACPI's Generic Event Device: power button, hot-plug.
 
 mod power;
+mod record;
 mod rtc;
 mod serial;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use power::{PowerRegisters, SLEEP_TYPE_OFF};
+pub use record::PlatformRecord;
 pub use rtc::{CENTURY_REGISTER, Rtc};
 pub use serial::SerialPort;
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::console::{ConsoleOutput, SerialInput};
@@ -61,7 +61,7 @@ impl SerialPort {
     pub fn new(output: ConsoleOutput) -> io::Result<Self> {
         let interrupt = EventFd::new(EFD_NONBLOCK)?;
         let room = EventFd::new(EFD_NONBLOCK)?;
-        let uart = Mutex::new(uart(&interrupt, &room, &output)?);
+        let uart = Mutex::new(uart(&SerialState::default(), &interrupt, &room, &output)?);
         Ok(SerialPort { uart, interrupt, room, output })
     }
 
@@ -70,7 +70,20 @@ impl SerialPort {
     /// # Errors
     /// When the host has no descriptor left.
     pub fn reset(&self) -> io::Result<()> {
-        *self.uart() = uart(&self.interrupt, &self.room, &self.output)?;
+        self.restore(&SerialState::default())
+    }
+
+    /// The registers, and the input that waits.
+    pub fn state(&self) -> SerialState {
+        self.uart().state()
+    }
+
+    /// Makes registers and input what they were.
+    ///
+    /// # Errors
+    /// When there is more input than the port holds, or the host has no descriptor left.
+    pub fn restore(&self, state: &SerialState) -> io::Result<()> {
+        *self.uart() = uart(state, &self.interrupt, &self.room, &self.output)?;
         // Whoever waits for room has it. The counter can only be at its end when it is signalled.
         let _ = self.room.write(1);
         Ok(())
@@ -124,7 +137,15 @@ impl SerialInput for SerialPort {
     }
 }
 
-fn uart(interrupt: &EventFd, room: &EventFd, output: &ConsoleOutput) -> io::Result<Uart> {
+fn uart(
+    state: &SerialState,
+    interrupt: &EventFd,
+    room: &EventFd,
+    output: &ConsoleOutput,
+) -> io::Result<Uart> {
     let (interrupt, room) = (InterruptEvent(interrupt.try_clone()?), RoomEvent(room.try_clone()?));
-    Ok(Serial::with_events(interrupt, room, Sink(output.clone())))
+    Serial::from_state(state, interrupt, room, Sink(output.clone())).map_err(|error| match error {
+        vm_superio::serial::Error::Trigger(source) | vm_superio::serial::Error::IOError(source) => source,
+        vm_superio::serial::Error::FullFifo => io::Error::other("more input than the serial port holds"),
+    })
 }

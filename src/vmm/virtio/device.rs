@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::net::Net;
-use super::{ActiveQueue, DeviceSignals, QueueError};
+use super::{ActiveQueue, DeviceSignals, QueueError, QueuePosition};
 use crate::memory::Memory;
 use crate::poll::Token;
 use crate::virtio::worker::WorkerContext;
@@ -26,6 +26,12 @@ impl DeviceKind {
     /// The virtio device id; its PCI device id is 0x1040 more.
     pub fn id(self) -> u16 {
         self as u16
+    }
+
+    /// The kind of that id, if we have it.
+    pub fn of(id: u16) -> Option<Self> {
+        use DeviceKind::{Balloon, Block, Net, Rng, Vsock};
+        [Net, Block, Rng, Balloon, Vsock].into_iter().find(|kind| kind.id() == id)
     }
 }
 
@@ -128,6 +134,12 @@ pub trait QueueHandler: Send {
     /// # Errors
     /// See [`QueueHandler::start`].
     fn quiesce(&mut self) -> Result<(), DeviceError>;
+
+    /// Where it stands in each of its queues, between [`QueueHandler::quiesce`] and [`QueueHandler::resume`], and nothing else of it would
+    /// be missed: started there, another handler goes on as it would have. None when that is not so.
+    fn positions(&mut self) -> Option<Vec<(u16, QueuePosition)>> {
+        None
+    }
 
     /// Goes on after [`QueueHandler::quiesce`]: looks at its queues once, since kicks may have been missed.
     ///

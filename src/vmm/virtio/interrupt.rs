@@ -127,6 +127,12 @@ impl DeviceSignals {
         let _ = self.status.fetch_update(Ordering::AcqRel, Ordering::Acquire, keep);
     }
 
+    /// Makes the signals of a device that no driver has seen what they were.
+    pub fn restore(&self, status: u8, generation: u8) {
+        self.status.store(status, Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+    }
+
     /// The driver reset the device.
     pub fn reset(&self) {
         self.config.choose(NO_VECTOR);

@@ -44,7 +44,7 @@ pub use device::{
 };
 pub use in_flight::{InFlightQueue, RegionError};
 pub use interrupt::{AttachedSignals, DeviceSignals, Interrupt, InterruptVectors, NO_VECTOR};
-pub use queue::{ActiveQueue, QueueError};
+pub use queue::{ActiveQueue, QueueError, QueuePosition};
 pub use ring::Ring;
 
 /// Feature bits that belong to no device (virtio 1.2, section 6).

@@ -22,6 +22,13 @@ pub enum QueueError {
     Head { head: u16 },
 }
 
+/// How far a device is in a queue, nothing in flight: the indexes that it takes from and gives back at next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueuePosition {
+    pub available: u16,
+    pub used: u16,
+}
+
 /// One queue that the driver enabled: where its rings lie, the driver's kick and the interrupt that answers.
 /// A worker serves it through a [`Ring`](super::Ring).
 pub struct ActiveQueue {

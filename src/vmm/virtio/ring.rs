@@ -19,7 +19,7 @@ use vm_memory::{GuestAddress, GuestMemory, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::in_flight::Tracker;
-use super::{ActiveQueue, Buffers, DeviceError, Interrupt, QueueError, feature};
+use super::{ActiveQueue, Buffers, DeviceError, Interrupt, QueueError, QueuePosition, feature};
 use crate::memory::{GuestRam, Memory};
 
 /// Descriptor flags (virtio 1.2, 2.7.5).
@@ -331,6 +331,12 @@ impl Ring {
         if is_wanted {
             self.interrupt.trigger();
         }
+    }
+
+    /// Where the device stands, once the driver was shown all that it got back. For a ring with nothing in flight.
+    pub fn position(&mut self) -> QueuePosition {
+        self.notify();
+        QueuePosition { available: self.next_available, used: self.next_used }
     }
 
     /// Asks the driver not to kick while the queue is being worked on. With `EVENT_IDX` that is so after each kick.

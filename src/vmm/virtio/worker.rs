@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Activation, DeviceError, DeviceSignals, QueueHandler, WorkerPart};
+use super::{Activation, DeviceError, DeviceSignals, QueueHandler, QueuePosition, WorkerPart};
 use crate::poll::{Event, Interest, Poller, Token, event_fd};
 
 /// Tokens from here on are the worker's own; a handler's are below.
@@ -32,6 +32,7 @@ pub struct WorkerThread {
 enum Command {
     Start(Box<Activation>),
     Pause(SyncSender<()>),
+    Tell(SyncSender<Option<Vec<(u16, QueuePosition)>>>),
     Resume,
     Stop(SyncSender<()>),
 }
@@ -72,6 +73,13 @@ impl WorkerThread {
     /// Waits until nothing touches guest memory any more.
     pub fn pause(&self) {
         self.send_and_wait(Command::Pause);
+    }
+
+    /// Where a paused worker stands in its queues; none when its device cannot tell, or is broken.
+    pub fn positions(&self) -> Option<Vec<(u16, QueuePosition)>> {
+        let (told, answer) = sync_channel(1);
+        self.send(Command::Tell(told));
+        answer.recv().ok().flatten()
     }
 
     pub fn resume(&self) {
@@ -208,6 +216,11 @@ impl Worker {
                     _done = Some(done);
                     self.pause()
                 }
+                Ok(Command::Tell(told)) => {
+                    // There is room for one, and whoever asked waits.
+                    let _ = told.send(self.positions());
+                    Ok(())
+                }
                 Ok(Command::Resume) => self.resume(),
                 Ok(Command::Stop(done)) => {
                     _done = Some(done);
@@ -258,6 +271,11 @@ impl Worker {
             }
             _ => Ok(()),
         }
+    }
+
+    fn positions(&mut self) -> Option<Vec<(u16, QueuePosition)>> {
+        let is_paused = self.running.as_ref().is_some_and(|running| running.paused);
+        if is_paused { self.handler.positions() } else { None }
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {

@@ -55,8 +55,8 @@ pub(super) const KVM_STATE: [u32; 23] = [
     kvm_in::<kvm::kvm_sregs>(0x84),
     kvm_in_out::<kvm::kvm_msrs>(0x88),
     kvm_in::<kvm::kvm_msrs>(0x89),
-    kvm_out::<kvm::kvm_fpu>(0x8c),
-    kvm_in::<kvm::kvm_fpu>(0x8d),
+    kvm_out::<kvm::kvm_xsave>(0xa4),
+    kvm_in::<kvm::kvm_xsave>(0xa5),
     kvm_out::<kvm::kvm_lapic_state>(0x8e),
     kvm_in::<kvm::kvm_lapic_state>(0x8f),
     kvm_in::<kvm::kvm_cpuid2>(0x90),
@@ -90,6 +90,13 @@ pub(super) const KVM_CREATE: [u32; 14] = [
     kvm_in::<kvm::kvm_enable_cap>(0xa3),
     kvm_in::<kvm::kvm_clock_data>(0x7b),
     kvm_out::<kvm::kvm_clock_data>(0x7c),
+];
+
+/// The state of what CPUs share, read and written: of a machine that is suspended, or goes on.
+pub(super) const KVM_SUSPEND: [u32; 3] = [
+    kvm_in_out::<kvm::kvm_irqchip>(0x62),
+    kvm_out::<kvm::kvm_irqchip>(0x63), // KVM_SET_IRQCHIP reads it, whatever its number says
+    kvm_in_out::<kvm::kvm_msr_list>(0x02),
 ];
 
 /// A tap's queue: what it is, its header, its offloads, whether it is attached.

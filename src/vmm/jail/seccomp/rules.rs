@@ -20,7 +20,7 @@ use libc::{
 };
 
 use super::program::{Program, Rule, Test, allow, rule};
-use super::requests::{BLOCK, DESCRIPTOR, KVM_CONNECT, KVM_CREATE, KVM_RUN, KVM_STATE, TAP, joined};
+use super::requests::{BLOCK, DESCRIPTOR, KVM_CONNECT, KVM_CREATE, KVM_RUN, KVM_STATE, KVM_SUSPEND, TAP, joined};
 
 /// Memory, locks, time, the thread's end, and what the C library does by itself. Nothing here reaches out of the process,
 /// and no memory becomes executable.
@@ -217,8 +217,8 @@ const ACCOUNTING: &[Rule] = &[allow(SYS_getrusage)];
 const VCPU_REQUESTS: [u32; 29] = joined(&[&[KVM_RUN], &KVM_CONNECT, &KVM_STATE]);
 const BLOCK_REQUESTS: [u32; 8] = joined(&[&BLOCK, &DESCRIPTOR]);
 const NET_REQUESTS: [u32; 7] = joined(&[&TAP, &DESCRIPTOR]);
-const MAIN_REQUESTS: [u32; 56] =
-    joined(&[&[KVM_RUN], &KVM_CONNECT, &KVM_STATE, &KVM_CREATE, &TAP, &BLOCK, &DESCRIPTOR]);
+const MAIN_REQUESTS: [u32; 59] =
+    joined(&[&[KVM_RUN], &KVM_CONNECT, &KVM_STATE, &KVM_CREATE, &KVM_SUSPEND, &TAP, &BLOCK, &DESCRIPTOR]);
 
 const fn ioctl(values: &'static [u32]) -> Rule {
     rule(SYS_ioctl, Test::OneOf { argument: 1, values })

@@ -11,7 +11,7 @@ use volume::IoBuffer;
 use super::device::Shared;
 use super::request::{self, Role};
 use super::{PAGE_BYTES, QUEUE_SIZE};
-use crate::memory::{self, Backing, GuestRam};
+use crate::memory::{self, GuestRam, Release};
 use crate::poll::{Interest, Token, event_fd};
 use crate::virtio::worker::WorkerContext;
 use crate::virtio::{Activation, Buffers, DeviceError, QueueHandler, Ring};
@@ -96,10 +96,10 @@ fn execute(role: Role, ram: &GuestRam, buffers: &mut Buffers, shared: &Shared) -
         }
         Role::Reporting => {
             request::check_report(buffers)?;
-            let backing = memory::backing(ram);
+            let by = memory::release_of(ram);
             for piece in buffers.writable() {
                 // SAFETY: the driver says that nothing of it is in use, and the piece is RAM.
-                match unsafe { release(*piece, backing) } {
+                match unsafe { release(*piece, by) } {
                     Ok(bytes) => shared.reported_bytes.add(bytes),
                     Err(_) => shared.errors.add(1),
                 }
@@ -120,7 +120,7 @@ fn release_range(ram: &GuestRam, pages: &Range<u64>) -> std::io::Result<()> {
         // SAFETY: the slice is RAM, which stays mapped for as long as the ring holds it.
         let piece = unsafe { IoBuffer::new(slice.ptr_guard_mut().as_ptr(), slice.len()) };
         // SAFETY: as above; the driver says that it does not use these pages.
-        unsafe { release(piece, memory::backing(ram)) }?;
+        unsafe { release(piece, memory::release_of(ram)) }?;
     }
     Ok(())
 }
@@ -128,8 +128,8 @@ fn release_range(ram: &GuestRam, pages: &Range<u64>) -> std::io::Result<()> {
 /// Gives the whole pages within `piece` to the host and says how many bytes those are. They read as zeroes then.
 ///
 /// # Safety
-/// `piece` is guest RAM of that backing, to which no Rust reference exists.
-unsafe fn release(piece: IoBuffer, backing: Backing) -> std::io::Result<u64> {
+/// `piece` is guest RAM that is given back so, to which no Rust reference exists.
+unsafe fn release(piece: IoBuffer, by: Release) -> std::io::Result<u64> {
     let page = usize::try_from(PAGE_BYTES).map_err(std::io::Error::other)?;
     // SAFETY: `IoBuffer` has the form of an iovec, which is plain data.
     let range = unsafe { *(&raw const piece).cast::<libc::iovec>() };
@@ -139,7 +139,7 @@ unsafe fn release(piece: IoBuffer, backing: Backing) -> std::io::Result<u64> {
         return Ok(0);
     }
     // SAFETY: whole pages within `piece`, of which the caller says that they may go.
-    unsafe { memory::release(range.iov_base.wrapping_byte_add(before).cast(), length, backing) }?;
+    unsafe { memory::release(range.iov_base.wrapping_byte_add(before).cast(), length, by) }?;
     u64::try_from(length).map_err(std::io::Error::other)
 }
 

@@ -13,7 +13,7 @@ use crate::poll::{Interest, Token};
 use crate::virtio::in_flight::Tracker;
 use crate::virtio::worker::{WorkerContext, report};
 use crate::virtio::{
-    Activation, Buffers, DeviceError, OperationCounters, QueueHandler, Ring, nanoseconds_since,
+    Activation, Buffers, DeviceError, OperationCounters, QueueHandler, QueuePosition, Ring, nanoseconds_since,
 };
 
 const COMPLETIONS: Token = 0;
@@ -378,6 +378,12 @@ impl QueueHandler for BlockHandler {
         let outcome = drained.and_then(|()| self.empty_cache(&running.ring));
         self.running = Some(running);
         outcome
+    }
+
+    /// What it wrote without a flush may be in the cache of whoever keeps the disk's data, not in this process.
+    fn positions(&mut self) -> Option<Vec<(u16, QueuePosition)>> {
+        let ring = self.running.iter_mut().map(|running| &mut running.ring);
+        Some(ring.map(|ring| (ring.index(), ring.position())).collect())
     }
 
     fn resume(&mut self, _context: &WorkerContext) -> Result<(), DeviceError> {

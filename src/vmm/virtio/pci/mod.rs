@@ -21,6 +21,7 @@
 
 mod capability;
 mod queue;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use capability::{
     window_capability,
 };
 use queue::QueueSetup;
+pub use record::TransportRecord;
 
 const BAR_BYTES: u32 = 0x8000;
 const COMMON: u64 = 0x0000;
@@ -77,6 +79,12 @@ pub enum TransportError {
     Descriptors { kind: DeviceKind, source: std::io::Error },
     #[error("a {kind} device has {queues} queues; at most {QUEUES_MAX} can be")]
     TooManyQueues { kind: DeviceKind, queues: usize },
+    #[error("a {kind} device whose driver uses it cannot tell where it stands; unplug it before the guest is suspended")]
+    Unable { kind: DeviceKind },
+    #[error("a {kind} device had {what}")]
+    Unlike { kind: DeviceKind, what: &'static str },
+    #[error("its interrupts")]
+    Kvm { source: KvmError },
 }
 
 /// A device with the threads that serve it: it outlives the machine's resets.
@@ -362,6 +370,12 @@ impl PciTransport {
         }
     }
 
+    fn msix_control(&self, state: &State) -> u16 {
+        let mut control = [0; 2];
+        state.config.read(self.msix_capability + 2, &mut control);
+        u16::from_le_bytes(control)
+    }
+
     /// The driver wrote the command register or a BAR.
     fn follow_bars(&self, state: &mut State) {
         let decoded = state.config.memory_bar().map_or(NOT_DECODED, u64::from);
@@ -420,9 +434,8 @@ impl PciFunction for PciTransport {
             match offset {
                 0x04..0x08 | 0x10..0x18 => self.follow_bars(state),
                 _ if (self.msix_capability..self.msix_capability + 4).contains(&offset) => {
-                    let mut control = [0; 2];
-                    state.config.read(self.msix_capability + 2, &mut control);
-                    let outcome = state.msix.set_control(u16::from_le_bytes(control));
+                    let control = self.msix_control(state);
+                    let outcome = state.msix.set_control(control);
                     self.fail_on(outcome);
                 }
                 _ => {}

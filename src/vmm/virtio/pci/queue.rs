@@ -1,11 +1,11 @@
 //! A queue as the driver sets it up, register by register.
 
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::set_half;
 use crate::virtio::queue::layout;
-use crate::virtio::{Interrupt, InterruptVectors, NO_VECTOR, QueueError};
+use crate::virtio::{Interrupt, InterruptVectors, NO_VECTOR, QueueError, QueuePosition};
 
 pub(super) struct QueueSetup {
     size_max: u16,
@@ -13,6 +13,8 @@ pub(super) struct QueueSetup {
     pub(super) enabled: bool,
     /// Guest addresses of the descriptor table, the available ring and the used ring.
     pub(super) rings: [u64; 3],
+    /// From where on the device serves it, when it is to run.
+    pub(super) position: QueuePosition,
     pub(super) interrupt: Interrupt,
     pub(super) kick: EventFd,
     /// Where its kick is connected, while the device runs.
@@ -28,6 +30,7 @@ impl QueueSetup {
             size: size_max,
             enabled: false,
             rings: [0; 3],
+            position: QueuePosition::default(),
             interrupt: Interrupt::new(vectors),
             kick: EventFd::new(EFD_NONBLOCK)?,
             connected: None,
@@ -39,6 +42,7 @@ impl QueueSetup {
         self.size = self.size_max;
         self.enabled = false;
         self.rings = [0; 3];
+        self.position = QueuePosition::default();
         self.interrupt.choose(NO_VECTOR);
         // A kick that came too late is not the next driver's.
         let _ = self.kick.read();
@@ -70,6 +74,9 @@ impl QueueSetup {
     /// # Errors
     /// [`QueueError`] when the size is none, or a ring is not aligned.
     pub(super) fn build(&self) -> Result<Queue, QueueError> {
-        layout(self.size_max, self.size, self.rings)
+        let mut queue = layout(self.size_max, self.size, self.rings)?;
+        queue.set_next_avail(self.position.available);
+        queue.set_next_used(self.position.used);
+        Ok(queue)
     }
 }

@@ -9,7 +9,7 @@ use volume::IoBuffer;
 use super::{QUEUE_SIZE, request};
 use crate::virtio::worker::WorkerContext;
 use crate::virtio::{
-    Activation, Buffers, DeviceError, OperationCounters, QueueHandler, Ring, nanoseconds_since,
+    Activation, Buffers, DeviceError, OperationCounters, QueueHandler, QueuePosition, Ring, nanoseconds_since,
 };
 
 pub(super) struct RngHandler {
@@ -81,6 +81,10 @@ impl QueueHandler for RngHandler {
     /// Nothing is ever in flight between two calls.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn positions(&mut self) -> Option<Vec<(u16, QueuePosition)>> {
+        Some(self.ring.iter_mut().map(|ring| (ring.index(), ring.position())).collect())
     }
 
     fn resume(&mut self, _context: &WorkerContext) -> Result<(), DeviceError> {
