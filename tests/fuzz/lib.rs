@@ -60,6 +60,7 @@ macro_rules! for_targets {
             snapshot_object,
             snapshot_page,
             snapshot_pin,
+            suspend_state,
             vhost_user,
             virtio_balloon,
             virtio_block,

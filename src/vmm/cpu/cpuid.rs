@@ -107,8 +107,7 @@ impl HostCpuid {
     fn seen(&self, function: u32, index: u32) -> [u32; 4] {
         let found = self.0.iter().find(|leaf| leaf[..2] == [function, index]);
         let [_, _, flags, eax, ebx, ecx, edx] = found.copied().unwrap_or_default();
-        let mut leaf =
-            kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, ..Default::default() };
+        let mut leaf = kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, ..Default::default() };
         adapt_leaf(&mut leaf, 0, 1);
         // Which of the host's CPUs was asked.
         let edx = if function == leaf::AMD_TOPOLOGY_V2 { 0 } else { leaf.edx };

@@ -141,7 +141,8 @@ fn write_model_specific(cpu: &VcpuFd, registers: &[ModelSpecific]) -> Result<(),
 }
 
 fn messages(entries: &[kvm_msr_entry]) -> Result<Msrs, CpuRecordError> {
-    let too_many = |_| CpuRecordError::Call { call: "KVM_GET_MSRS", source: kvm_ioctls::Error::new(libc::E2BIG) };
+    let too_many =
+        |_| CpuRecordError::Call { call: "KVM_GET_MSRS", source: kvm_ioctls::Error::new(libc::E2BIG) };
     Msrs::from_entries(entries).map_err(too_many)
 }
 

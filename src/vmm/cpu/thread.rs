@@ -125,7 +125,12 @@ impl Gate {
 
     /// Waits until the gate is open; false when the thread shall end. `stuck` waits even at an open gate, for a CPU
     /// that has nothing more to run. `tell` tells the state of CPU `index`.
-    fn wait(&self, index: u8, stuck: bool, tell: impl Fn(&[u32]) -> Result<CpuRecord, CpuRecordError>) -> bool {
+    fn wait(
+        &self,
+        index: u8,
+        stuck: bool,
+        tell: impl Fn(&[u32]) -> Result<CpuRecord, CpuRecordError>,
+    ) -> bool {
         let index = usize::from(index);
         let mut state = self.state();
         state.held += 1;
@@ -271,7 +276,10 @@ impl CpuThreads {
         }
         state.order = Order::Hold;
         let told = state.told.drain(..).flatten();
-        (0..).zip(told).map(|(index, told)| told.map_err(|source| CpuError::Record { index, source })).collect()
+        (0..)
+            .zip(told)
+            .map(|(index, told)| told.map_err(|source| CpuError::Record { index, source }))
+            .collect()
     }
 
     /// The counters of each CPU.

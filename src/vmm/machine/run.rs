@@ -78,7 +78,11 @@ impl Run {
     }
 
     /// Where a plugged device stands, its workers paused.
-    pub(super) fn device_record(&self, id: &str, device: &Plugged) -> Result<Option<DeviceRecord>, MachineError> {
+    pub(super) fn device_record(
+        &self,
+        id: &str,
+        device: &Plugged,
+    ) -> Result<Option<DeviceRecord>, MachineError> {
         let Some(transport) = self.transports.get(id) else { return Ok(None) };
         let transport =
             transport.record().map_err(|source| MachineError::Transport { id: id.into(), source })?;

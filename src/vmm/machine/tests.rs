@@ -18,10 +18,15 @@ impl BootSource for Payload {
 }
 
 pub(super) fn machine(cpus: u8, code: &[u8]) -> (Machine, ConsoleOutput) {
-    machine_of(cpus, code, Backing::Private)
+    machine_of(cpus, code, Backing::Private, ThreadEntry::OPEN)
 }
 
-pub(super) fn machine_of(cpus: u8, code: &[u8], backing: Backing) -> (Machine, ConsoleOutput) {
+pub(super) fn machine_of(
+    cpus: u8,
+    code: &[u8],
+    backing: Backing,
+    enter: ThreadEntry,
+) -> (Machine, ConsoleOutput) {
     let (output, _console) = Console::new(ConsoleSpec::default()).unwrap();
     let identity = SystemIdentity { uuid: 0xec2 << 116, product: "t3.nano".into(), asset: "i-1".into() };
     let spec = MachineSpec {
@@ -34,7 +39,7 @@ pub(super) fn machine_of(cpus: u8, code: &[u8], backing: Backing) -> (Machine, C
     };
     let kvm = Kvm::new().expect("these tests need /dev/kvm");
     let source = Box::new(Payload(code.to_vec()));
-    let machine = Machine::new(kvm, spec, source, output.clone(), ThreadEntry::OPEN);
+    let machine = Machine::new(kvm, spec, source, output.clone(), enter);
     (machine.unwrap(), output)
 }
 

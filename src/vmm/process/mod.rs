@@ -190,7 +190,7 @@ pub fn run(spec: ProcessSpec) -> Result<End, ProcessError> {
 }
 
 /// Each thread confines itself before it does anything else.
-const FILTERED: ThreadEntry = ThreadEntry {
+pub(crate) const FILTERED: ThreadEntry = ThreadEntry {
     maker: || seccomp::enter_or_abort(ThreadKind::Maker),
     cpu: || seccomp::enter_or_abort(ThreadKind::Vcpu),
     worker: |kind| seccomp::enter_or_abort(ThreadKind::Worker(kind)),

@@ -67,19 +67,11 @@ macro_rules! structures {
     };
 }
 
-structures!(
-    kvm_debugregs,
-    kvm_lapic_state,
-    kvm_mp_state,
-    kvm_regs,
-    kvm_sregs,
-    kvm_vcpu_events,
-    kvm_xcrs
-);
+structures!(kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs);
 
 /// The state file of `record`: header, record, checksum.
 pub fn seal(record: &impl Record) -> Vec<u8> {
-    let mut body = Encoder { bytes: Vec::new() };
+    let mut body = Encoder::default();
     record.encode(&mut body);
     seal_body(&body.bytes)
 }
@@ -102,7 +94,7 @@ pub fn seal_body(body: &[u8]) -> Vec<u8> {
 /// [`FormatError`]
 pub fn open<R: Record>(file: &[u8]) -> Result<R, FormatError> {
     let rest = file.strip_prefix(&MAGIC).ok_or(FormatError::Magic)?;
-    let mut header = Decoder { rest };
+    let mut header = Decoder::new(rest);
     let version = header.u32("the header")?;
     if version != VERSION {
         return Err(FormatError::Version { version });
@@ -113,7 +105,7 @@ pub fn open<R: Record>(file: &[u8]) -> Result<R, FormatError> {
         return Err(FormatError::Length { told, bytes: file.len() });
     }
     let computed = crc32fast::hash(&file[..file.len() - CHECKSUM_BYTES]);
-    let mut body = Decoder { rest: header.bytes(length, "the state")? };
+    let mut body = Decoder::new(header.bytes(length, "the state")?);
     let told = header.u32("the checksum")?;
     if told != computed {
         return Err(FormatError::Checksum { told, computed });
@@ -126,11 +118,16 @@ pub fn open<R: Record>(file: &[u8]) -> Result<R, FormatError> {
 }
 
 /// Appends numbers in little-endian order.
+#[derive(Default)]
 pub struct Encoder {
     bytes: Vec<u8>,
 }
 
 impl Encoder {
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     pub fn u8(&mut self, value: u8) {
         self.bytes.push(value);
     }
@@ -186,6 +183,10 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Decoder { rest: bytes }
+    }
+
     /// # Errors
     /// [`FormatError::Short`]; so it is for all that follow.
     pub fn bytes(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], FormatError> {

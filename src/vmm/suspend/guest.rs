@@ -95,7 +95,10 @@ fn devices(from: &mut Decoder<'_>) -> Result<Vec<DeviceRecord>, FormatError> {
         let others = &devices[..index];
         if others.iter().any(|other| other.slot == device.slot || other.id == device.id) {
             let value = device.slot.number().into();
-            return Err(FormatError::Value { what: "the slot of a second device with it, or its id,", value });
+            return Err(FormatError::Value {
+                what: "the slot of a second device with it, or its id,",
+                value,
+            });
         }
     }
     Ok(devices)

@@ -27,6 +27,8 @@
 //! ([`QueueHandler::positions`](crate::virtio::QueueHandler::positions)), so that none is resumed wrong.
 
 pub mod format;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod guest;
 mod memory_file;
 

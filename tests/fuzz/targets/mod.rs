@@ -22,6 +22,7 @@ pub mod snapshot_manifest;
 pub mod snapshot_object;
 pub mod snapshot_page;
 pub mod snapshot_pin;
+pub mod suspend_state;
 pub mod vhost_user;
 pub mod virtio_balloon;
 pub mod virtio_block;

@@ -20,7 +20,9 @@ use libc::{
 };
 
 use super::program::{Program, Rule, Test, allow, rule};
-use super::requests::{BLOCK, DESCRIPTOR, KVM_CONNECT, KVM_CREATE, KVM_RUN, KVM_STATE, KVM_SUSPEND, TAP, joined};
+use super::requests::{
+    BLOCK, DESCRIPTOR, KVM_CONNECT, KVM_CREATE, KVM_RUN, KVM_STATE, KVM_SUSPEND, TAP, joined,
+};
 
 /// Memory, locks, time, the thread's end, and what the C library does by itself. Nothing here reaches out of the process,
 /// and no memory becomes executable.

@@ -7,8 +7,11 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::jail::seccomp::{self, ThreadKind};
+use crate::jail::testing::{Ended, in_child};
 use crate::machine::tests::{LOOP, Payload, code, machine, machine_of, out, printed, wait_beyond};
 use crate::memory::Backing;
+use crate::process::FILTERED;
 use crate::suspend::{FormatError, format};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,10 +61,14 @@ fn open(state: &[u8], memory: &File) -> Result<Suspended, SuspendError> {
 }
 
 fn restored(suspended: Suspended) -> Result<(Machine, ConsoleOutput), MachineError> {
+    restored_with(suspended, ThreadEntry::OPEN)
+}
+
+fn restored_with(suspended: Suspended, enter: ThreadEntry) -> Result<(Machine, ConsoleOutput), MachineError> {
     let (output, _console) = crate::console::Console::new(Default::default()).unwrap();
     let source = Box::new(Payload(out(0x3f8, b'N')));
     let (kvm, here) = (Kvm::new().unwrap(), HostCpuid::ask().unwrap());
-    let machine = Machine::restored(kvm, suspended, &here, source, output.clone(), ThreadEntry::OPEN)?;
+    let machine = Machine::restored(kvm, suspended, &here, source, output.clone(), enter)?;
     Ok((machine, output))
 }
 
@@ -150,7 +157,7 @@ fn a_guest_goes_on_where_it_was_too_and_can_be_suspended_again() {
 #[test]
 fn memory_is_kept_without_its_zeroes() {
     for backing in [Backing::Private, Backing::Shared] {
-        let (mut machine, _output) = machine_of(1, &counter(), backing);
+        let (mut machine, _output) = machine_of(1, &counter(), backing, ThreadEntry::OPEN);
         machine.start().unwrap();
         wait_count_beyond(&machine, COUNT, 0);
         let files = Files::new();
@@ -220,12 +227,15 @@ fn timer() -> Vec<u8> {
         // Interrupt 0x20: the gate of the handler.
         store(TABLES + 0x1100, 0x10 << 16 | HANDLER & 0xffff),
         store(TABLES + 0x1104, HANDLER & 0xffff_0000 | 0x8e00),
-        // inc dword [0x200000]; mov dword [0xfee000b0], 0; iret
+        // inc dword [0x200000]; mov dword [0xfee000b0], 0; mov esp, 0x230000; sti; hlt; jmp to the hlt
+        // KVM does not emulate IRET in protected mode, and a processor without VT-x or SVM has all of a kernel emulated.
         store(HANDLER, 0x0000_05ff),
         store(HANDLER + 4, 0x05c7_0020),
         store(HANDLER + 8, 0xfee0_00b0),
         store(HANDLER + 12, 0),
-        store(HANDLER + 16, 0xcf),
+        store(HANDLER + 16, 0x2300_00bc),
+        store(HANDLER + 20, 0xebf4_fb00),
+        store(HANDLER + 24, 0xfd),
         vec![0x0f, 0x01, 0x15, 0x00, 0x01, 0x21, 0x00], // lgdt [TABLES + 0x100]
         vec![0x0f, 0x01, 0x1d, 0x08, 0x01, 0x21, 0x00], // lidt [TABLES + 0x108]
         vec![0xbc, 0x00, 0x00, 0x23, 0x00],             // mov esp, 0x230000
@@ -338,6 +348,31 @@ fn devices_are_those_that_the_guest_had_in_the_slots_that_it_knows() {
     assert!(
         matches!(&more, Err(MachineError::Suspend { source: SuspendError::NewDevice { id } }) if id == "fourth")
     );
+}
+
+#[test]
+fn threads_that_are_filtered_suspend_a_guest_and_let_it_go_on() {
+    let filter = || seccomp::enter(ThreadKind::Main).map_err(|error| error.to_string());
+    let files = Files::new();
+    let ended = in_child(|| {
+        let (mut machine, _output) = machine_of(2, &counter(), Backing::Private, FILTERED);
+        filter()?;
+        machine.start().map_err(|error| error.to_string())?;
+        wait_count_beyond(&machine, COUNT, 10);
+        files.save(&mut machine);
+        Ok(())
+    });
+    assert_eq!(ended, Ended::Well);
+    let before = files.count();
+    let ended = in_child(|| {
+        let suspended = open(&files.state(), &files.memory).map_err(|error| error.to_string())?;
+        let (mut machine, _output) = restored_with(suspended, FILTERED).map_err(|error| error.to_string())?;
+        filter()?;
+        machine.go_on().map_err(|error| error.to_string())?;
+        wait_count_beyond(&machine, COUNT, before);
+        Ok(())
+    });
+    assert_eq!(ended, Ended::Well);
 }
 
 /// A counter's files, made once.

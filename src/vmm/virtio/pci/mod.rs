@@ -79,7 +79,9 @@ pub enum TransportError {
     Descriptors { kind: DeviceKind, source: std::io::Error },
     #[error("a {kind} device has {queues} queues; at most {QUEUES_MAX} can be")]
     TooManyQueues { kind: DeviceKind, queues: usize },
-    #[error("a {kind} device whose driver uses it cannot tell where it stands; unplug it before the guest is suspended")]
+    #[error(
+        "a {kind} device whose driver uses it cannot tell where it stands; unplug it before the guest is suspended"
+    )]
     Unable { kind: DeviceKind },
     #[error("a {kind} device had {what}")]
     Unlike { kind: DeviceKind, what: &'static str },

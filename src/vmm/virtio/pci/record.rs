@@ -1,5 +1,8 @@
 //! What a driver has set up of a device, of a machine that stands still.
 
+#[cfg(test)]
+mod tests;
+
 use super::queue::QueueSetup;
 use super::{DEVICE_NEEDS_RESET, PciTransport, TransportError, status};
 use crate::pci::VectorRecord;
