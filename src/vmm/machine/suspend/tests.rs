@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::console::SerialInput;
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::jail::testing::{Ended, in_child};
 use crate::machine::tests::{LOOP, Payload, code, machine, machine_of, out, printed, wait_beyond};
@@ -172,6 +173,32 @@ fn memory_is_kept_without_its_zeroes() {
         assert!(here == kept, "memory is kept as it is");
         let (machine, _output) = gone_on(&files);
         wait_count_beyond(&machine, COUNT, files.count());
+    }
+}
+
+#[test]
+fn what_is_typed_is_read_once_and_written_once() {
+    // Prints what is typed, as soon as the line status says that there is something.
+    let echo = [
+        0x66, 0xba, 0xfd, 0x03, // again: mov dx, 0x3fd
+        0xec, 0xa8, 0x01, 0x74, 0xf7, // in al, dx; test al, 1; jz again
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, 0xee, // in al, dx; out dx, al
+        0xeb, 0xef, // jmp again
+    ];
+    let (mut machine, mut output) = machine(1, &echo);
+    machine.start().unwrap();
+    let (mut typed, mut written) = ((0..=u8::MAX).cycle(), (0..=u8::MAX).cycle());
+    for round in 0..25 {
+        let serial = machine.serial();
+        serial.push(&typed.by_ref().take(serial.room()).collect::<Vec<_>>());
+        wait_beyond(&output, round % 8);
+        let files = Files::new();
+        files.save(&mut machine);
+        let mut printed = vec![0; usize::try_from(output.end()).unwrap()];
+        output.read(0, &mut printed);
+        assert_eq!(printed, written.by_ref().take(printed.len()).collect::<Vec<_>>());
+        (machine, output) = gone_on(&files);
     }
 }
 
