@@ -77,6 +77,7 @@ def test_what_cannot_be_is_refused(groups: Groups, autoscaling: Any, refused: Ca
     assert "heartbeatTimeout" in message(LifecycleHookSpecificationList=[hook])
     for name, value in [
         ("TargetGroupARNs", ["arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/web/0123456789abcdef"]),
+        ("HealthCheckType", "ELB"),
         ("MixedInstancesPolicy", {"LaunchTemplate": {"Overrides": [{"InstanceType": "t3.small"}]}}),
         ("LaunchConfigurationName", "old"),
     ]:

@@ -42,7 +42,6 @@ fn group(desired: u32) -> ScalingGroup {
         cooldown_s: 300,
         places: places(),
         has_named_subnets: true,
-        checks_targets: false,
         grace_s: 0,
         termination_policies: vec![TerminationPolicy::Default],
         protects_new: false,

@@ -80,7 +80,7 @@ fn shown(view: View<'_>, group: &ScalingGroup, has_instances: bool) -> api::Auto
         load_balancer_names: Some(Vec::new()),
         target_group_arns: Some(Vec::new()),
         traffic_sources: Some(Vec::new()),
-        health_check_type: Some(if group.checks_targets { "ELB" } else { "EC2" }.to_owned()),
+        health_check_type: Some("EC2".to_owned()),
         health_check_grace_period: Some(shown_number(group.grace_s)),
         instances: Some(instances.map(|member| instance(view, group, &seen(view, member))).collect()),
         created_time: Some(group.created),

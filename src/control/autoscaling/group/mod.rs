@@ -73,7 +73,6 @@ fn new(id: Uuid, name: String, template: TemplateChoice, created: jiff::Timestam
         cooldown_s: COOLDOWN_S,
         places: Vec::new(),
         has_named_subnets: false,
-        checks_targets: false,
         grace_s: 0,
         termination_policies: vec![TerminationPolicy::Default],
         protects_new: false,

@@ -83,7 +83,7 @@ impl Settings {
             group.places = places;
         }
         if let Some(text) = &self.health_check {
-            group.checks_targets = checks_targets(text)?;
+            check_health_types(text)?;
         }
         if !self.termination_policies.is_empty() {
             let policies = self.termination_policies.iter().map(|word| termination_policy(word));
@@ -193,20 +193,15 @@ fn default_place(view: View<'_>, zone: Zone) -> Result<Place, Error> {
     Ok(Place { zone, subnet: default.id })
 }
 
-/// Whether load balancers have a say: EC2 always has.
-fn checks_targets(text: &str) -> Result<bool, Error> {
-    let mut checks = false;
-    for word in text.split(',').map(str::trim) {
-        match word {
-            "EC2" => {}
-            "ELB" => checks = true,
-            "EBS" | "VPC_LATTICE" => {
-                return Err(unsupported(format!("nimbo checks EC2 and ELB, and not {word}.")));
-            }
-            _ => return Err(invalid(format!("Unsupported health check type: {word}"))),
+/// What says whether a member is well: EC2 always does, and so far nobody else.
+fn check_health_types(text: &str) -> Result<(), Error> {
+    text.split(',').map(str::trim).try_for_each(|word| match word {
+        "EC2" => Ok(()),
+        "ELB" | "EBS" | "VPC_LATTICE" => {
+            Err(unsupported(format!("The HealthCheckType {word} is not served yet: nimbo checks EC2.")))
         }
-    }
-    Ok(checks)
+        _ => Err(invalid(format!("Unsupported health check type: {word}"))),
+    })
 }
 
 fn termination_policy(word: &str) -> Result<TerminationPolicy, Error> {

@@ -26,8 +26,6 @@ pub struct ScalingGroup {
     pub places: Vec<Place>,
     /// The owner named subnets, and not zones.
     pub has_named_subnets: bool,
-    /// Load balancers have a say in whether instances are healthy.
-    pub checks_targets: bool,
     /// After an instance is in service, before checks of it count.
     pub grace_s: u32,
     pub termination_policies: Vec<TerminationPolicy>,
