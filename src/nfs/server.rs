@@ -266,7 +266,7 @@ impl Line {
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     records.rest(IDLE_BYTES);
-                    connection.pipe.rest();
+                    connection.pipe.discard();
                     out.truncate(0);
                     out.shrink_to(IDLE_BYTES);
                 }

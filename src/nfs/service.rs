@@ -232,13 +232,8 @@ impl Pipe {
         out.pad(tail.bytes);
     }
 
-    /// Nobody wants what was taken.
+    /// Gives back what it has of the kernel's memory; nobody wants what was taken.
     pub(crate) fn discard(&mut self) {
-        self.ends = None;
-    }
-
-    /// Gives back what it has of the kernel's memory.
-    pub(crate) fn rest(&mut self) {
         self.ends = None;
     }
 }
