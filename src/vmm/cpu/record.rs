@@ -1,5 +1,7 @@
 //! The state of a CPU that stands still, told by its thread and given to another.
 
+use std::ops::RangeInclusive;
+
 use kvm_bindings::{
     Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
     kvm_xcrs, kvm_xsave,
@@ -10,11 +12,18 @@ use crate::suspend::format::{Decoder, Encoder, FormatError, Record};
 
 /// More than any KVM has.
 const MSRS_MAX: u32 = 1024;
+/// What KVM's list of registers to save leaves out, and keeps: the last branch and single step control, the kinds of memory, and
+/// the machine check banks. A processor that lacks one does not tell it.
+const UNLISTED: [RangeInclusive<u32>; 7] =
+    [0x1d9..=0x1d9, 0x200..=0x20f, 0x250..=0x250, 0x258..=0x259, 0x268..=0x26f, 0x2ff..=0x2ff, 0x400..=0x47f];
 /// Set after all others: it starts the timer, by the counter and the local APIC as they then are.
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// Frequencies may differ by so many parts in a million, which is what clocks of one kind do.
 const TSC_TOLERANCE_PPM: u64 = 250;
 const XSAVE_WORDS: usize = 1024;
+/// Set by a guest that runs guests of its own, on processors of either maker.
+const EFER_SVM: u64 = 1 << 12;
+const CR4_VMX: u64 = 1 << 13;
 
 /// What a CPU is between two instructions.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +61,8 @@ pub enum CpuRecordError {
     ModelSpecific { index: u32, value: u64 },
     #[error("it has stopped for good")]
     Stuck,
+    #[error("it may run a guest of its own, whose state is not kept: the guest must stop its hypervisor")]
+    Nested,
 }
 
 fn call(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuRecordError {
@@ -63,15 +74,20 @@ impl CpuRecord {
     pub(super) fn of(cpu: &VcpuFd, msrs: &[u32]) -> Result<Self, CpuRecordError> {
         // First, because it lets start-up signals that wait come to the rest.
         let run_state = cpu.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
+        let system = cpu.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+        if may_run_guests(&system) {
+            return Err(CpuRecordError::Nested);
+        }
+        let msrs: Vec<u32> = msrs.iter().copied().chain(UNLISTED.into_iter().flatten()).collect();
         Ok(CpuRecord {
             tsc_khz: cpu.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))?,
             run_state,
             general: cpu.get_regs().map_err(call("KVM_GET_REGS"))?,
-            system: cpu.get_sregs().map_err(call("KVM_GET_SREGS"))?,
+            system,
             extended_control: cpu.get_xcrs().map_err(call("KVM_GET_XCRS"))?,
             debug: cpu.get_debug_regs().map_err(call("KVM_GET_DEBUGREGS"))?,
             extended: Box::new(cpu.get_xsave().map_err(call("KVM_GET_XSAVE"))?.region),
-            model_specific: read_model_specific(cpu, msrs)?,
+            model_specific: read_model_specific(cpu, &msrs)?,
             local_apic: cpu.get_lapic().map_err(call("KVM_GET_LAPIC"))?,
             events: cpu.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?,
         })
@@ -97,6 +113,10 @@ impl CpuRecord {
         write_model_specific(cpu, &self.model_specific)?;
         cpu.set_vcpu_events(&self.events).map_err(call("KVM_SET_VCPU_EVENTS"))
     }
+}
+
+fn may_run_guests(system: &kvm_sregs) -> bool {
+    system.efer & EFER_SVM != 0 || system.cr4 & CR4_VMX != 0
 }
 
 /// KVM reads up to the first register that this processor lacks, though its list has it.
@@ -194,5 +214,35 @@ impl Record for CpuRecord {
             extended,
             model_specific,
         })
+    }
+}
+
+#[cfg(test)]
+impl CpuRecord {
+    /// Without what time changes: the time stamp counter, and what is left of the local APIC's timer.
+    pub(crate) fn timeless(mut self) -> Self {
+        const MSR_TSC: u32 = 0x10;
+        const TIMER_LEFT: usize = 0x390;
+        self.model_specific.retain(|register| register.index != MSR_TSC);
+        self.local_apic.regs[TIMER_LEFT..TIMER_LEFT + 4].fill(0);
+        self
+    }
+
+    /// What it has of a model-specific register.
+    pub(crate) fn model_specific(&self, index: u32) -> Option<u64> {
+        self.model_specific.iter().find(|register| register.index == index).map(|register| register.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_with_guests_is_known_on_either_makers_processors() {
+        let system = kvm_sregs::default();
+        assert!(!may_run_guests(&system));
+        assert!(may_run_guests(&kvm_sregs { efer: EFER_SVM, ..system }));
+        assert!(may_run_guests(&kvm_sregs { cr4: CR4_VMX, ..system }));
     }
 }
