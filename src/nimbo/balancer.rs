@@ -125,6 +125,8 @@ async fn follow_file(args: &Args, file: &Path, mut server: Server) -> anyhow::Re
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut terminate = catch(SignalKind::terminate())?;
     let mut hang_up = catch(SignalKind::hangup())?;
+    // Whoever reads the addresses may ask there at once.
+    let mut control = args.control.as_deref().map(Control::listen).transpose()?;
     for listener in &server.plan().config.listeners {
         let scheme = match listener.protocol {
             Protocol::Http => "http",
@@ -132,7 +134,6 @@ async fn follow_file(args: &Args, file: &Path, mut server: Server) -> anyhow::Re
         };
         println!("{scheme}://{}", listener.address);
     }
-    let mut control = args.control.as_deref().map(Control::listen).transpose()?;
     let mut look = tokio::time::interval(LOOK_PERIOD);
     loop {
         tokio::select! {
