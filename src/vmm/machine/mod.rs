@@ -185,6 +185,8 @@ pub struct Machine {
     memory_is_fresh: bool,
     /// The guest that goes on, or is forgotten, at the first start.
     suspended: Option<GuestRecord>,
+    /// The device and the inode of the file that the memory is a copy of.
+    memory_file: Option<(u64, u64)>,
     devices: BTreeMap<String, Plugged>,
     run: Option<Run>,
     is_held: bool,
@@ -232,6 +234,7 @@ impl Machine {
             memory,
             memory_is_fresh: true,
             suspended: None,
+            memory_file: None,
             devices: BTreeMap::new(),
             run: None,
             is_held: false,

@@ -26,6 +26,10 @@ impl Machine {
     /// when KVM refuses or the files cannot be written: then what is in them is refused too.
     pub fn suspend(&self, state: &File, memory: &File) -> Result<(), MachineError> {
         let record = self.record()?;
+        let place = suspend::place_of(memory).map_err(refused)?;
+        if self.memory_file == Some(place) {
+            return Err(refused(SuspendError::OwnMemory));
+        }
         suspend::save(&record, &self.memory, state, memory).map_err(refused)
     }
 
@@ -65,11 +69,13 @@ impl Machine {
         let Suspended { record, memory } = suspended;
         let is_same = record.spec.cpuid.must_equal(here);
         is_same.map_err(|source| refused(SuspendError::Processor { source }))?;
+        let place = suspend::place_of(&memory).map_err(refused)?;
         let memory = memory::copy_of(&memory, record.spec.memory_bytes)
             .map_err(|source| MachineError::Memory { source })?;
         let spec = record.spec.clone();
         let mut machine = Self::with_memory(kvm, spec, memory, source, console, enter)?;
         (machine.suspended, machine.memory_is_fresh) = (Some(record), false);
+        machine.memory_file = Some(place);
         Ok(machine)
     }
 

@@ -34,7 +34,7 @@ mod memory_file;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 pub use format::FormatError;
 pub(crate) use guest::DeviceRecord;
@@ -55,6 +55,8 @@ pub enum SuspendError {
     MemoryLength { bytes: u64, expected: u64 },
     #[error("the memory file is not that of the state file, or was not written to its end")]
     OtherMemory,
+    #[error("the guest still reads its memory from the memory file; suspend it to another")]
+    OwnMemory,
     #[error("the guest was suspended on another kind of processor")]
     Processor { source: OtherCpu },
     #[error("{id} was plugged in as a {recorded} device, and is a {here} device now")]
@@ -84,6 +86,13 @@ impl Suspended {
         memory_file::check(&memory, record.memory_bytes(), record.name)?;
         Ok(Suspended { record, memory })
     }
+}
+
+/// The device and the inode of a memory file.
+pub(crate) fn place_of(memory: &File) -> Result<(u64, u64), SuspendError> {
+    let read = |source| SuspendError::Memory { operation: "read", source };
+    let metadata = memory.metadata().map_err(read)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// A name that no other suspension has.

@@ -156,6 +156,17 @@ fn a_guest_goes_on_where_it_was_too_and_can_be_suspended_again() {
 }
 
 #[test]
+fn a_guest_is_not_suspended_to_the_file_that_it_reads_its_memory_from() {
+    let files = suspended_counter();
+    let (mut machine, _output) = gone_on(&files);
+    machine.hold().unwrap();
+    let outcome = machine.suspend(&files.state, &files.memory);
+    assert!(matches!(outcome, Err(MachineError::Suspend { source: SuspendError::OwnMemory })));
+    machine.resume().unwrap();
+    wait_count_beyond(&machine, COUNT, files.count());
+}
+
+#[test]
 fn memory_is_kept_without_its_zeroes() {
     for backing in [Backing::Private, Backing::Shared] {
         let (mut machine, _output) = machine_of(1, &counter(), backing, ThreadEntry::OPEN);
