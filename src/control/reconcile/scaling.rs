@@ -1,6 +1,6 @@
 //! Auto Scaling groups: kept at their sizes, as soon as anything changes that they depend on.
 //!
-//! What is decided and done is [`autoscaling`](crate::autoscaling)'s; here is when: a group is looked at when its record changes, a member's, an instance's that is in
+//! What is decided and done is [`autoscaling`]'s; here is when: a group is looked at when its record changes, a member's, an instance's that is in
 //! it, or a zone's, and when a time comes that it waits for.
 
 use std::sync::Arc;
