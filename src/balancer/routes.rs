@@ -175,6 +175,11 @@ impl Routes {
         Self { plan, pickers, actions }
     }
 
+    /// Has a choice go to another target of its group, if there is one.
+    pub(crate) fn go_to_another(&mut self, choice: &mut Choice, now: Instant) -> bool {
+        self.pickers.get_mut(choice.picker).is_some_and(|picker| choice.go_to_another(picker, now))
+    }
+
     /// The group that a choice was made by.
     pub(crate) fn group_name(&self, picker: usize) -> Option<&String> {
         self.plan.groups.keys().nth(picker)

@@ -1,6 +1,5 @@
 //! A request that a client makes: read, decided, and on its way, or answered here.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -157,9 +156,7 @@ impl Worker {
         out.extend_from_slice(&client.inbox[end..whole]);
         client.inbox.drain(..whole);
         exchange.again = (is_idempotent && exchange.request.has_ended()).then(|| out.clone());
-        let target = &choice.lease.member().target;
-        let address = SocketAddr::new(target.ip, target.port);
-        let way = Way { address, protocol: choice.protocol, version: choice.version };
+        let way = Way::of(&choice);
         exchange.group = self.group_counters.get(choice.picker).cloned();
         for counters in exchange.group.iter().map(AsRef::as_ref).chain([&self.counters.all]) {
             counters.one(Count::Requests);
@@ -168,7 +165,7 @@ impl Worker {
             }
         }
         if let Some(line) = &mut exchange.line {
-            (line.target, line.action) = (Some(address), Some("forward"));
+            (line.target, line.action) = (Some(way.address), Some("forward"));
             line.group = self.routes.group_name(choice.picker).cloned();
             line.trace = http1::trace(trace);
         }

@@ -19,6 +19,7 @@ use crate::config::{Protocol, ProtocolVersion};
 use crate::counters::{Count, microseconds};
 use crate::engine::{Buffer, Data, Outcome};
 use crate::http1::{self, Body, HEAD_BYTES_MAX};
+use crate::targets::Choice;
 use crate::transport::Transport;
 
 /// Connections to one target that are kept for later.
@@ -32,6 +33,15 @@ pub(super) struct Way {
     pub(super) address: SocketAddr,
     pub(super) protocol: Protocol,
     pub(super) version: ProtocolVersion,
+}
+
+impl Way {
+    /// To the target that was chosen.
+    pub(super) fn of(choice: &Choice) -> Self {
+        let target = &choice.lease.member().target;
+        let address = SocketAddr::new(target.ip, target.port);
+        Self { address, protocol: choice.protocol, version: choice.version }
+    }
 }
 
 /// A connection to a target.
@@ -151,9 +161,12 @@ impl Worker {
                         self.receive_from_target(place);
                     }
                     (Ok(()), State::Connected) => {}
-                    (Err(_), _) => {
+                    (Err(_), state) => {
                         self.count_unreachable(place);
-                        self.lose_target(place);
+                        match state {
+                            State::Connecting(Some(request)) => self.ask_another(place, request),
+                            _ => self.lose_target(place),
+                        }
                     }
                 }
             }
@@ -174,6 +187,25 @@ impl Worker {
         if self.upstreams.get(place).is_some_and(Upstream::is_over) {
             self.upstreams.remove(place);
         }
+    }
+
+    /// Sends to another target what this one, which cannot be reached, has got nothing of.
+    fn ask_another(&mut self, place: usize, request: Vec<u8>) {
+        let client = self.upstreams[place].client;
+        let exchange = client.and_then(|client| self.clients.get_mut(client)?.exchange.as_mut());
+        let Some((client, exchange)) = client.zip(exchange) else { return self.cut_target(place) };
+        let way = exchange
+            .choice
+            .as_mut()
+            .and_then(|choice| self.routes.go_to_another(choice, self.now).then(|| Way::of(choice)));
+        let Some(way) = way else { return self.lose_target(place) };
+        exchange.target = None;
+        if let Some(line) = &mut exchange.line {
+            line.target = Some(way.address);
+        }
+        self.upstreams[place].client = None;
+        self.cut_target(place);
+        self.ask(client, way, request);
     }
 
     /// The exchange that it is in.

@@ -240,6 +240,36 @@ fn large_bodies_pass_in_both_directions_in_any_framing() {
 }
 
 #[test]
+fn what_one_target_refuses_another_gets() {
+    let nobody = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let somebody = target(|mut stream| {
+        let head = head(&mut stream).unwrap();
+        let mut body = [0; 4];
+        if head.starts_with("POST") {
+            stream.read_exact(&mut body).unwrap();
+            assert_eq!(&body, b"word");
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    });
+    let lab = Lab::new(forward(), vec![nobody(), somebody, nobody()], Attributes::default());
+    for _ in 0..6 {
+        assert!(
+            lab.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200")
+        );
+        // Also what may be done only once, for nothing of it was sent, and whatever of it is still to come.
+        let mut stream = lab.connect();
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwo")
+            .unwrap();
+        stream.write_all(b"rd").unwrap();
+        assert!(head(&mut stream).unwrap().starts_with("HTTP/1.1 200"));
+    }
+    // Not for ever.
+    let lab = Lab::new(forward(), vec![nobody(), nobody(), nobody(), nobody()], Attributes::default());
+    assert!(lab.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 502"));
+}
+
+#[test]
 fn what_goes_wrong_has_its_published_status() {
     let status = |lab: &Lab, request: &str| lab.ask(request).lines().next().unwrap_or("").to_owned();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

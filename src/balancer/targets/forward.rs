@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use types::Instant;
 
 use super::cookie::{Cookies, Value};
-use super::group::Lease;
+use super::group::{Lease, Member};
 use super::picker::Picker;
 use super::random::Random;
 use crate::config::{Protocol, ProtocolVersion, Stickiness};
@@ -36,6 +36,8 @@ pub struct Choice {
     pub version: ProtocolVersion,
     /// What the answer is to make the client stay with.
     stays: Vec<Stay>,
+    /// Who could not be asked before.
+    tried: Vec<Arc<Member>>,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Forwarder {
         let lease = target(&mut pickers[picker], cookies, now, wall, &mut stays)?;
         let group = pickers[picker].group();
         let (protocol, version) = (group.protocol, group.version);
-        Some(Choice { picker, lease, protocol, version, stays })
+        Some(Choice { picker, lease, protocol, version, stays, tried: Vec::new() })
     }
 
     fn by_weight(&mut self) -> Option<usize> {
@@ -139,7 +141,28 @@ where
     Some(lease)
 }
 
+/// How many targets a request is given to at most, as long as none of them could be reached.
+const TRIES_MAX: usize = 3;
+
 impl Choice {
+    /// Goes to another target, since this one cannot be reached; false if there is none. `picker` is the one that it was made by, unless there is
+    /// another configuration since.
+    pub fn go_to_another(&mut self, picker: &mut Picker, now: Instant) -> bool {
+        if !picker.has(self.lease.member()) || self.tried.len() + 1 >= TRIES_MAX {
+            return false;
+        }
+        self.tried.push(Arc::clone(self.lease.member()));
+        let is_new = |lease: &Lease| !self.tried.iter().any(|tried| Arc::ptr_eq(tried, lease.member()));
+        let Some(lease) = (0..picker.count()).find_map(|_| picker.pick(now).filter(is_new)) else {
+            return false;
+        };
+        for stay in self.stays.iter_mut().filter(|stay| stay.names != GROUP) {
+            stay.tag = picker.tag(lease.member()).unwrap_or(stay.tag);
+        }
+        self.lease = lease;
+        true
+    }
+
     /// The name of the target's own cookie that begins a stay, if there is one: the caller tells [`Choice::set_cookies`] if the target's answer
     /// has set it.
     pub fn application_cookie(&self) -> Option<&str> {

@@ -64,6 +64,16 @@ impl Picker {
         is_served.then(|| Lease::new(member))
     }
 
+    /// How many targets there are.
+    pub(super) fn count(&self) -> usize {
+        self.group.turns.len()
+    }
+
+    /// Whether `member` is of this group.
+    pub(super) fn has(&self, member: &Arc<Member>) -> bool {
+        self.group.turns.iter().any(|turn| Arc::ptr_eq(turn, member))
+    }
+
     /// What cookies call `member`, which is of this group.
     pub(super) fn tag(&self, member: &Arc<Member>) -> Option<u128> {
         let is_it = |(_, turn): &&(u128, usize)| Arc::ptr_eq(&self.group.turns[*turn], member);
