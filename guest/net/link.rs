@@ -64,6 +64,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_RT_PRIORITY: u16 = 9;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -190,22 +191,24 @@ impl Rtnetlink {
         Ok(())
     }
 
-    pub fn add_address(&mut self, index: u32, address: Prefix) -> Result<()> {
-        self.address(RTM_NEWADDR, REPLACE | CREATE, index, address)
+    /// The way to its network is preferred if the metric is lower: several interfaces may be in the same one.
+    pub fn add_address(&mut self, index: u32, metric: u32, address: Prefix) -> Result<()> {
+        self.address(RTM_NEWADDR, REPLACE | CREATE, index, metric, address)
             .with_context(|| format!("give interface {index} the address {address}"))
     }
 
-    pub fn remove_address(&mut self, index: u32, address: Prefix) -> Result<()> {
-        self.address(RTM_DELADDR, 0, index, address)
+    pub fn remove_address(&mut self, index: u32, metric: u32, address: Prefix) -> Result<()> {
+        self.address(RTM_DELADDR, 0, index, metric, address)
             .with_context(|| format!("take the address {address} from interface {index}"))
     }
 
-    fn address(&mut self, kind: u16, flags: u16, index: u32, address: Prefix) -> Result<()> {
+    fn address(&mut self, kind: u16, flags: u16, index: u32, metric: u32, address: Prefix) -> Result<()> {
         let header = [AF_INET, address.length, 0, SCOPE_UNIVERSE];
         let octets = address.address.octets();
         let request = Message::new(kind, ACK | flags, self.next(), &[&header, &index.to_ne_bytes()])
             .attribute(IFA_LOCAL, &octets)
-            .attribute(IFA_ADDRESS, &octets);
+            .attribute(IFA_ADDRESS, &octets)
+            .attribute(IFA_RT_PRIORITY, &metric.to_ne_bytes());
         self.ask(request).map(drop)
     }
 

@@ -310,7 +310,7 @@ impl Interface {
             // A server may promise more than the device can; the network works without.
             say!("{}: {error:#}", self.link.name);
         }
-        rtnetlink.add_address(index, lease.address)?;
+        rtnetlink.add_address(index, self.metric(), lease.address)?;
         for &route in &lease.routes {
             rtnetlink.add_route(index, self.metric(), route)?;
         }
@@ -327,7 +327,7 @@ impl Interface {
                 say!("{}: {error:#}", self.link.name);
             }
         }
-        rtnetlink.remove_address(self.link.index, lease.address)
+        rtnetlink.remove_address(self.link.index, self.metric(), lease.address)
     }
 }
 

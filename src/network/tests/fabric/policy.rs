@@ -165,7 +165,7 @@ fn acls_are_read_in_order_and_remember_nothing() {
 #[test]
 fn an_error_about_a_known_flow_is_not_a_packet_of_it() {
     let open = letting_in(&[(Traffic::All, everywhere())]);
-    let (mut lab, [one, _, three]) = three([open.clone(), open.clone(), open]);
+    let (mut lab, [one, _two, three]) = three([open.clone(), open.clone(), open]);
     let apply = |lab: &mut Lab, outward: Traffic| {
         let entries = vec![
             entry(Direction::Ingress, 100, true, Traffic::All, "0.0.0.0/0"),
@@ -203,7 +203,8 @@ fn an_error_about_a_known_flow_is_not_a_packet_of_it() {
 
 #[test]
 fn flows_go_on_when_a_set_outgrows_its_room() {
-    let (mut lab, [one, two, _]) = three([closed(), letting_in(&[(tcp(80, 80), everywhere())]), closed()]);
+    let (mut lab, [one, two, _three]) =
+        three([closed(), letting_in(&[(tcp(80, 80), everywhere())]), closed()]);
     let listener = two.listen(80);
     let mut talk = Talk::between(&one, &listener, "10.0.1.5");
     for members in [3, 300, 3] {
@@ -263,7 +264,7 @@ fn who_says_to_be_another_is_not_heard() {
 #[test]
 fn what_is_dropped_is_counted_by_its_reason() {
     let open = letting_in(&[(Traffic::All, everywhere())]);
-    let (mut lab, [one, _, three]) = three([closed(), closed(), open]);
+    let (mut lab, [one, _two, three]) = three([closed(), closed(), open]);
     let denying = entry(Direction::Ingress, 10, false, udp(54), "0.0.0.0/0");
     lab.vpc.acls.get_mut(&id(1)).unwrap().entries.insert(0, denying);
     let to_three = (net("192.0.2.0/24"), Target::Interface(id(3)));
@@ -292,7 +293,7 @@ fn what_is_dropped_is_counted_by_its_reason() {
 #[test]
 fn a_flood_of_one_guest_leaves_room_for_its_neighbours() {
     let open = letting_in(&[(Traffic::All, everywhere())]);
-    let (mut lab, [_, two, three]) = three([open.clone(), open.clone(), open]);
+    let (mut lab, [_one, two, three]) = three([open.clone(), open.clone(), open]);
     lab.vpc.interfaces.insert(id(4), interface(4, &["10.0.1.6"], &[2]));
     let mut wire = Wire::new(lab.fabric.namespace(), &device_name(id(4)), mac(4));
     lab.apply();

@@ -153,7 +153,11 @@ impl Records {
             let path = entry.with_context(|| self.cannot("read"))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.ends_with(NEW) {
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                match fs::remove_file(&path) {
+                    // Who was before has written it to its end.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.with_context(|| format!("cannot remove {}", path.display()))?,
+                }
             } else if let Some(id) = name.strip_suffix(SUFFIX).and_then(|id| id.parse().ok()) {
                 let read = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let record = serde_json::from_slice(&read);
